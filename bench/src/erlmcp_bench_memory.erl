@@ -1,0 +1,250 @@
+%% @doc `make bench-memory': the three forms of the example host side by side.
+%%
+%% Each form runs in a fresh VM; requests and single operations of all forms are timed in one VM,
+%% in turn. The text that is printed says first what was measured, then which marks are met.
+-module(erlmcp_bench_memory).
+
+-export([main/1]).
+
+-define(PLAIN, erlmcp_host_plain).
+-define(PERSISTENT, erlmcp_host_persistent).
+-define(COMPACT, erlmcp_host_compact).
+-define(FORMS, [?PLAIN, ?PERSISTENT, ?COMPACT]).
+%% Awake at the same time; more of these forms would not fit into a modest machine.
+-define(AWAKE, 2000).
+
+%% @doc `Count' connections, `File' with a tools/list (empty: a generated one), and for how many
+%% seconds to work at random. Ends with a status other than 0 when something could not be measured,
+%% whether or not the marks are met.
+-spec main([string()]) -> ok.
+main([CountText, File, SecondsText]) ->
+    Count = list_to_integer(CountText),
+    Seconds = list_to_integer(SecondsText),
+    case erlmcp_bench_json:library() of
+        none ->
+            io:put_chars("No JSON library: install jiffy (erlang-jiffy), or OTP 27 or later.\n"),
+            halt(1);
+        Library ->
+            run(Count, source(File), Seconds, Library)
+    end.
+
+source("") -> generated;
+source(File) -> filename:absname(File).
+
+run(Count, File, Seconds, Library) ->
+    Tools = erlmcp_bench_form:tools(#{file => File}),
+    #{tools := N, bytes := Bytes} = erlmcp_bench_tools:shape(Tools),
+    print("~b tools, ~b bytes of JSON, encoded by ~s; OTP ~s, ~b schedulers~n~n", [
+        N, Bytes, Library, erlang:system_info(otp_release), erlang:system_info(schedulers)
+    ]),
+    Forms = maps:from_list([{Form, form(Form, Count, File)} || Form <- ?FORMS]),
+    print_bytes(Count, Forms),
+    #{list := List, call := Call, micro := Micro, state := State} =
+        in_fresh_vm("single operations", erlmcp_bench_micro, run, [#{file => File}]),
+    print_times(List, Call),
+    print_change(Count, Forms),
+    print_operations(Micro, State),
+    Stress = in_fresh_vm("random work", erlmcp_bench_stress, run, [16, Seconds * 1000]),
+    print("~nMarks~n", []),
+    marks_of_bytes(Forms),
+    marks_of_times(List, Call),
+    marks_of_change(maps:get(change, maps:get(?COMPACT, Forms))),
+    marks_of_state(State),
+    marks_of_operations(Micro),
+    mark_of_stress(Stress, Seconds).
+
+form(Form, Count, File) ->
+    {All, Awake} =
+        case Form of
+            ?PLAIN -> {min(Count, ?AWAKE), min(Count, ?AWAKE)};
+            ?PERSISTENT -> {Count, min(Count, ?AWAKE)};
+            ?COMPACT -> {Count, Count}
+        end,
+    Options = #{
+        form => Form,
+        count => All,
+        running => Awake,
+        hibernates => Form =/= ?PLAIN,
+        change => Form =/= ?PLAIN,
+        file => File
+    },
+    Result = in_fresh_vm(name(Form), erlmcp_bench_form, run, [Options]),
+    Result#{count => All, awake => Awake}.
+
+in_fresh_vm(What, Module, Function, Arguments) ->
+    io:format(standard_error, "~s ...~n", [What]),
+    {ok, Peer, _Node} = peer:start_link(#{
+        connection => standard_io,
+        args => ["+P", "400000", "-pa" | code:get_path()]
+    }),
+    Result = peer:call(Peer, Module, Function, Arguments, infinity),
+    ok = peer:stop(Peer),
+    Result.
+
+name(?PLAIN) -> "plain";
+name(?PERSISTENT) -> "persistent_term";
+name(?COMPACT) -> "ours".
+
+%% --- tables ---
+
+print_bytes(Count, Forms) ->
+    print("Bytes a connection (~b connections; awake at once: ~s)~n", [
+        Count,
+        lists:join(", ", [
+            io_lib:format("~b ~s", [maps:get(awake, maps:get(F, Forms)), name(F)])
+         || F <- ?FORMS
+        ])
+    ]),
+    Kinds = [total, resident, processes, binaries, native, other],
+    row(["" | [atom_to_list(Kind) || Kind <- Kinds]]),
+    [
+        row([[name(Form), " ", atom_to_list(Phase)] | [bytes(maps:get(K, Bytes)) || K <- Kinds]])
+     || Form <- ?FORMS,
+        Phase <- [running, collected, hibernated],
+        Bytes <- [maps:get(Phase, maps:get(Form, Forms), none)],
+        Bytes =/= none
+    ],
+    print(
+        "  total: erlang:memory(total). native: what the library's code asked for; its headers~n"
+        "  are in binaries and other. Ours hibernates after each message.~n",
+        []
+    ).
+
+print_times(List, Call) ->
+    print("~nTime of a request as its sender sees it, median~n", []),
+    row(["" | ["tools/list", "of plain", "tools/call", "of plain"]]),
+    [
+        row([
+            name(Form),
+            micros(maps:get(Form, List)),
+            ratio(maps:get(Form, List), maps:get(?PLAIN, List)),
+            micros(maps:get(Form, Call)),
+            ratio(maps:get(Form, Call), maps:get(?PLAIN, Call))
+        ])
+     || Form <- ?FORMS
+    ].
+
+print_change(Count, Forms) ->
+    print("~nOne tool changed under ~b connections; longest pauses in ms~n", [Count]),
+    row(["", "change", "heartbeat", "(quiet)", "collection", "time slice", "collected"]),
+    [
+        begin
+            #{micros := Micros, quiet := #{heartbeat := Quiet}, pauses := Pauses} =
+                maps:get(change, maps:get(Form, Forms)),
+            #{heartbeat := Heartbeat, gc := Gc, slice := Slice, collections := Collected} = Pauses,
+            row([
+                name(Form),
+                [float_to_list(Micros / 1000, [{decimals, 1}]), " ms"],
+                ms(Heartbeat),
+                ms(Quiet),
+                ms(Gc),
+                ms(Slice),
+                integer_to_list(Collected)
+            ])
+        end
+     || Form <- [?PERSISTENT, ?COMPACT]
+    ].
+
+print_operations(#{empty_nif := Nif, ets_lookup := Ets} = Micro, State) ->
+    print("~nSingle operations, median, and as a multiple of an empty NIF call and of ets:lookup~n", []),
+    Names = [
+        {empty_nif, "empty NIF call"},
+        {ets_lookup, "ets:lookup"},
+        {read, "read a field"},
+        {read_path, "read under a path"},
+        {update, "update a field"},
+        {update_path, "update under a path"},
+        {find_schema, "find_shared, a schema"},
+        {decode_schema, "binary_to_term of it"}
+    ],
+    row(["", "ns", "NIF calls", "lookups"]),
+    [
+        row([Name, bytes(Ns), ratio(Ns, Nif), ratio(Ns, Ets)])
+     || {Key, Name} <- Names, Ns <- [maps:get(Key, Micro)]
+    ],
+    #{estimate := Estimate, measured := Measured, record_flat := Flat, record_measured := Record} =
+        State,
+    print(
+        "~nA state of id, phase, transport, three metadata keys, three pending requests, in bytes~n"
+        "  ours   ~b by its own account, ~s measured with its reference~n"
+        "  record ~b by erts_debug:flat_size, ~s measured on the heap of a process~n",
+        [Estimate, bytes(Measured), Flat, bytes(Record)]
+    ).
+
+%% --- marks ---
+
+marks_of_bytes(#{?PLAIN := Plain, ?PERSISTENT := Persistent, ?COMPACT := Compact}) ->
+    Total = fun(Phase, Form) -> maps:get(total, maps:get(Phase, Form)) end,
+    Hibernated = maps:get(hibernated, Compact),
+    mark(1, "hibernated, total bytes", at_most, maps:get(total, Hibernated), 2048),
+    mark(1, "hibernated, resident bytes", at_most, maps:get(resident, Hibernated), 2048),
+    Running = Total(running, Compact),
+    mark(2, "running, total bytes", at_most, Running, 6 * 1024),
+    mark(2, "running, plain, total bytes", at_least, Total(running, Plain), 1 bsl 20),
+    mark(2, "running, persistent_term as a multiple of ours", at_least,
+        Total(running, Persistent) / Running, 100).
+
+marks_of_times(#{?PLAIN := PlainList, ?COMPACT := List}, #{?PLAIN := PlainCall, ?COMPACT := Call}) ->
+    mark(3, "tools/list, plain's time as a multiple of ours", at_least, PlainList / List, 50),
+    mark(3, "tools/call, ns more than plain", at_most, Call - PlainCall, 5000).
+
+marks_of_change(#{pauses := Pauses} = Change) ->
+    #{share := Share, freed := Freed} = Change,
+    truth(4, "connections keep the version they hold", maps:get(old_keep, Change)),
+    truth(4, "new connections get the new one, and keep it", maps:get(new_get, Change) andalso
+        maps:get(new_stay, Change)),
+    truth(4, "the last user of the old version still has it", maps:get(last_keeps, Change)),
+    mark(4, "bytes freed with it, 90 % of the old version's", at_least, Freed, 0.9 * Share),
+    #{heartbeat := Heartbeat, gc := Gc, slice := Slice} = Pauses,
+    mark(4, "longest pause of any process, ms", at_most, lists:max([Heartbeat, Gc, Slice]), 10).
+
+marks_of_state(#{measured := Measured, record_flat := Flat, record_measured := Record}) ->
+    mark(5, "state, bytes in all", at_most, Measured, 360),
+    mark(5, "the same, against the record's flat size", at_most, Measured, Flat),
+    mark(5, "the same, against the record as measured", at_most, Measured, Record).
+
+marks_of_operations(Micro) ->
+    #{read := Read, update := Update, find_schema := Find, decode_schema := Decode} = Micro,
+    mark(6, "read a field, ns", at_most, Read, 100),
+    mark(6, "update a field, ns", at_most, Update, 350),
+    mark(6, "find_shared of a schema, ns, against binary_to_term", at_most, Find, Decode),
+    mark(6, "find_shared, the worst schema's ratio", at_most, maps:get(find_worst_ratio, Micro), 1).
+
+mark_of_stress(#{operations := Operations, left := Left, once := Once}, Seconds) ->
+    Text = io_lib:format("bytes left after ~b s, ~b operations, no wrong answer", [
+        Seconds, Operations
+    ]),
+    mark(7, Text, at_most, Left, Once).
+
+mark(Number, Text, Kind, Value, Mark) ->
+    {Met, Words} =
+        case Kind of
+            at_most -> {Value =< Mark, "at most"};
+            at_least -> {Value >= Mark, "at least"}
+        end,
+    print("  ~b. ~-60ts ~10s  ~-8s ~9s  ~s~n", [
+        Number, Text, figure(Value), Words, figure(Mark), verdict(Met)
+    ]).
+
+truth(Number, Text, Met) ->
+    print("  ~b. ~-60ts ~10s  ~-18s  ~s~n", [Number, Text, atom_to_list(Met), "", verdict(Met)]).
+
+verdict(true) -> "met";
+verdict(false) -> "NOT MET".
+
+figure(Value) when abs(Value) < 100, is_float(Value) -> float_to_list(Value, [{decimals, 2}]);
+figure(Value) -> integer_to_list(round(Value)).
+
+row([Name | Cells]) ->
+    print("  ~-28s~s~n", [Name, [io_lib:format("~12s", [Cell]) || Cell <- Cells]]).
+
+bytes(Value) -> integer_to_list(round(Value)).
+
+micros(Ns) -> [float_to_list(Ns / 1000, [{decimals, 1}]), " us"].
+
+ms(Value) -> float_to_list(float(Value), [{decimals, 2}]).
+
+ratio(Value, Of) -> float_to_list(Value / Of, [{decimals, 3}]).
+
+print(Format, Arguments) ->
+    io:format(Format, Arguments).

@@ -1,0 +1,355 @@
+%% @doc Compact connection states, and content that connections share.
+%%
+%% A <em>state</em> is an immutable value in native memory behind a reference. An update returns a
+%% new state and leaves the old one as it was; the two have in common what did not change. A state
+%% has seven fields with a meaning of their own (`id', `phase', `transport', `capabilities_ref',
+%% `metadata', `pending_refs', `created_at') and any number of others; any term is a legal value.
+%%
+%% ```
+%% 1> S0 = erlmcp_connection_optimizer:create_optimized_state(<<"conn-1">>).
+%% 2> S1 = erlmcp_connection_optimizer:update_state_field(S0, phase, initialized).
+%% 3> S2 = erlmcp_connection_optimizer:update_state_field(S1, [metadata, user], <<"joe">>).
+%% 4> erlmcp_connection_optimizer:get_state_field(S2, [metadata, user]).
+%% <<"joe">>
+%% 5> erlmcp_connection_optimizer:get_state_field(S0, phase).
+%% initialization
+%% '''
+%%
+%% Wherever a field is named, a <em>path</em> may stand: a list of up to 64 keys of which the first
+%% is a field and each further one a key of the map before it. One key of a large map is read,
+%% written and removed without building the map.
+%%
+%% A <em>share</em> is a reference to content that the node keeps once for all who share an equal
+%% term: a server's tools and their schemas, its prompts, an encoded reply. It is freed with its
+%% last reference, wherever that was: in a process, in a state, in another share.
+%%
+%% Where the environment of the application `erlmcp' sets `connection_state_compact' to `false',
+%% new states are plain Erlang records with the same functions; `compression_enabled', set to
+%% `false', leaves snapshots uncompressed.
+%%
+%% Bad arguments raise `badarg' with an `error_info' text. So do terms of more than 512 MiB in
+%% their native form, and a state after its {@link cleanup_state/1}.
+-module(erlmcp_connection_optimizer).
+
+-include("erlmcp_memory_error.hrl").
+-include("erlmcp_memory_lanes.hrl").
+
+-export([
+    create_optimized_state/1,
+    update_state_field/3,
+    get_state_field/2,
+    get_field_safe/3,
+    remove_state_field/2,
+    to_map/1,
+    from_map/1
+]).
+-export([compress_state/1, decompress_state/1]).
+-export([estimate_memory/1, state_size_info/1, cleanup_state/1]).
+-export([share/1, shared/1, find_shared/2]).
+
+-export_type([state/0, field/0, path/0, share/0, size_info/0, decompress_error/0]).
+
+-opaque state() :: reference() | erlmcp_memory_plain_state:state().
+%% A connection state. With the default settings it passes `is_reference/1'.
+
+-type field() :: atom().
+-type path() :: [field() | term(), ...].
+%% A field, then keys of the maps below it.
+
+-type share() :: reference().
+
+-type size_info() :: #{
+    total_bytes := non_neg_integer(),
+    base := non_neg_integer(),
+    id := non_neg_integer(),
+    transport := non_neg_integer(),
+    capabilities_ref := non_neg_integer(),
+    metadata := non_neg_integer(),
+    pending_refs := non_neg_integer(),
+    extra := non_neg_integer(),
+    metadata_map_size := non_neg_integer(),
+    pending_count := non_neg_integer(),
+    shared_bytes := non_neg_integer()
+}.
+
+-type decompress_error() ::
+    corrupt_data
+    | unsupported_version
+    | invalid_format
+    | {unknown_atom, binary()}
+    | {too_large, Bytes :: non_neg_integer()}.
+
+%% The fields that a state has in any case, as `to_map/1' gives them.
+-define(DEFAULTS, #{
+    phase => undefined,
+    transport => undefined,
+    capabilities_ref => undefined,
+    metadata => #{},
+    pending_refs => #{}
+}).
+
+%% @doc A new state: phase `initialization', created now (milliseconds since the epoch), no
+%% metadata, no pending references, everything else `undefined'.
+-spec create_optimized_state(ConnId :: binary()) -> state().
+create_optimized_state(ConnId) ->
+    Created =
+        case is_compact() of
+            true -> ?LANES(
+                erlmcp_memory_nif:state_new(ConnId),
+                erlmcp_memory_nif:state_new_dirty(ConnId)
+            );
+            false -> erlmcp_memory_plain_state:new(ConnId)
+        end,
+    case Created of
+        {badarg, Position, Text} -> ?BADARG([ConnId], Position, Text);
+        State -> State
+    end.
+
+%% @doc The state with another value in a field or under a path.
+%%
+%% A map given for `metadata' is merged into what is there. `pending_refs' must be a map as well,
+%% `id' a binary, `created_at' an integer of 64 bits. Maps that are missing on a path are made; a
+%% path through a value that is no map is a `badarg'.
+-spec update_state_field(state(), field() | path(), term()) -> state().
+update_state_field(State, Field, Value) ->
+    Updated =
+        case is_reference(State) of
+            true -> ?LANES(
+                erlmcp_memory_nif:state_update(State, Field, Value),
+                erlmcp_memory_nif:state_update_dirty(State, Field, Value)
+            );
+            false -> erlmcp_memory_plain_state:update(State, Field, Value)
+        end,
+    case Updated of
+        {badarg, Position, Text} -> ?BADARG([State, Field, Value], Position, Text);
+        NewState -> NewState
+    end.
+
+%% @doc The value of a field or under a path; `undefined' where there is none, `#{}' for
+%% `metadata' and `pending_refs'.
+-spec get_state_field(state(), field() | path()) -> term().
+get_state_field(State, Field) ->
+    case find(State, Field) of
+        {ok, Value} -> Value;
+        none -> default(Field);
+        {badarg, Position, Text} -> ?BADARG([State, Field], Position, Text)
+    end.
+
+%% @doc As {@link get_state_field/2}, with `Default' where that gives `undefined'.
+-spec get_field_safe(state(), field() | path(), Default) -> term() | Default.
+get_field_safe(State, Field, Default) ->
+    case find(State, Field) of
+        {ok, undefined} ->
+            Default;
+        {ok, Value} ->
+            Value;
+        none ->
+            case default(Field) of
+                undefined -> Default;
+                Value -> Value
+            end;
+        {badarg, Position, Text} ->
+            ?BADARG([State, Field, Default], Position, Text)
+    end.
+
+%% @doc The state without a field, or without the key at the end of a path. `id' and `created_at'
+%% cannot be removed; what is not there, can.
+-spec remove_state_field(state(), field() | path()) -> state().
+remove_state_field(State, Field) ->
+    Removed =
+        case is_reference(State) of
+            true -> ?LANES(
+                erlmcp_memory_nif:state_remove(State, Field),
+                erlmcp_memory_nif:state_remove_dirty(State, Field)
+            );
+            false -> erlmcp_memory_plain_state:remove(State, Field)
+        end,
+    case Removed of
+        {badarg, Position, Text} -> ?BADARG([State, Field], Position, Text);
+        NewState -> NewState
+    end.
+
+%% @doc All fields as a map, those with a meaning of their own in any case.
+-spec to_map(state()) -> #{field() => term()}.
+to_map(State) ->
+    case fields(State) of
+        {badarg, Position, Text} -> ?BADARG([State], Position, Text);
+        Fields -> maps:merge(?DEFAULTS, Fields)
+    end.
+
+%% @doc A state of these fields, as {@link to_map/1} gives them. `id' must be there; what is
+%% missing of the others is as in a new state.
+-spec from_map(#{field() => term()}) -> state().
+from_map(Map) when is_map(Map) ->
+    New = #{phase => initialization, created_at => erlang:system_time(millisecond)},
+    Fields = maps:filter(fun(_Field, Value) -> Value =/= undefined end, maps:merge(New, Map)),
+    Created =
+        case is_compact() of
+            true -> from_fields(Fields);
+            false -> erlmcp_memory_plain_state:from_fields(Fields)
+        end,
+    case Created of
+        {badarg, Position, Text} -> ?BADARG([Map], Position, Text);
+        State -> State
+    end;
+from_map(Map) ->
+    ?BADARG([Map], 1, <<"not a map">>).
+
+%% @doc The whole state as a binary that {@link decompress_state/1} reads, here or on another
+%% node. What it shares is written with it. A state that takes more than 64 MiB before compression
+%% is a `badarg'.
+%%
+%% Processes, ports and references are written as they are; on another node they are those of this
+%% one. A fun is written as `term_to_binary/1' writes it.
+-spec compress_state(state()) -> binary().
+compress_state(State) ->
+    Compressed =
+        case native_state(State) of
+            {badarg, _, _} = BadArg ->
+                BadArg;
+            Native ->
+                Compress = setting(compression_enabled),
+                ?LANES(
+                    erlmcp_memory_nif:state_compress(Native, Compress),
+                    erlmcp_memory_nif:state_compress_dirty(Native, Compress)
+                )
+        end,
+    case Compressed of
+        {badarg, Position, Text} -> ?BADARG([State], Position, Text);
+        Binary -> Binary
+    end.
+
+%% @doc The state that a snapshot holds, of this version or of version 1.
+%%
+%% Safe on any bytes: no atom is made, and memory is taken for 64 MiB at most, before compression.
+%% `{unknown_atom, Name}': the snapshot holds an atom that this node does not have.
+-spec decompress_state(binary()) -> state() | {error, decompress_error()}.
+decompress_state(Binary) ->
+    Read = ?LANES(
+        erlmcp_memory_nif:state_decompress(Binary),
+        erlmcp_memory_nif:state_decompress_dirty(Binary)
+    ),
+    case is_reference(Read) andalso not is_compact() of
+        true -> erlmcp_memory_plain_state:from_fields(fields(Read));
+        false -> Read
+    end.
+
+%% @doc What the state takes, in bytes: the `total_bytes' of {@link state_size_info/1}.
+-spec estimate_memory(state()) -> non_neg_integer().
+estimate_memory(State) ->
+    case sizes(State) of
+        {badarg, Position, Text} -> ?BADARG([State], Position, Text);
+        #{total_bytes := Total} -> Total
+    end.
+
+%% @doc What the state and its parts take, in bytes, as the allocator gave them out.
+%%
+%% `total_bytes' is the sum of `base' (the handle, phase, time of creation, and what no single
+%% field takes), `id', `transport', `capabilities_ref', `metadata', `pending_refs' and `extra' (all
+%% other fields). `shared_bytes' is what the shares take to which the state refers; they are kept
+%% once for all, and not part of the total. `metadata_map_size' and `pending_count' are numbers of
+%% entries. What two versions of a state have in common counts in both.
+-spec state_size_info(state()) -> size_info().
+state_size_info(State) ->
+    case sizes(State) of
+        {badarg, Position, Text} -> ?BADARG([State], Position, Text);
+        Sizes -> Sizes
+    end.
+
+%% @doc Gives the memory of a state back at once, without waiting for the garbage collection of
+%% its reference. Later reads of this handle raise `badarg'; other versions of the state are as
+%% they were. May be called twice.
+-spec cleanup_state(state()) -> ok.
+cleanup_state(State) ->
+    Cleaned =
+        case is_reference(State) of
+            true -> erlmcp_memory_nif:state_cleanup(State);
+            false -> erlmcp_memory_plain_state:cleanup(State)
+        end,
+    case Cleaned of
+        {badarg, Position, Text} -> ?BADARG([State], Position, Text);
+        ok -> ok
+    end.
+
+%% @doc A reference to a copy of the term that the node keeps once for equal terms. Equal terms
+%% get equal references.
+-spec share(term()) -> share().
+share(Term) ->
+    Shared = ?LANES(erlmcp_memory_nif:share_new(Term), erlmcp_memory_nif:share_new_dirty(Term)),
+    case Shared of
+        {badarg, Position, Text} -> ?BADARG([Term], Position, Text);
+        Ref -> Ref
+    end.
+
+%% @doc The term that is shared. Its binaries of more than 64 bytes are not copied; each keeps the
+%% share.
+-spec shared(share()) -> term().
+shared(Ref) ->
+    Read = ?LANES(erlmcp_memory_nif:share_get(Ref), erlmcp_memory_nif:share_get_dirty(Ref)),
+    case Read of
+        {badarg, Position, Text} -> ?BADARG([Ref], Position, Text);
+        {ok, Term} -> Term
+    end.
+
+%% @doc The value under a path of map keys inside shared content; nothing else of it is built. The
+%% whole under `[]'.
+-spec find_shared(share(), Path :: [term()]) -> {ok, term()} | error.
+find_shared(Ref, Path) ->
+    Found = ?LANES(
+        erlmcp_memory_nif:share_find(Ref, Path),
+        erlmcp_memory_nif:share_find_dirty(Ref, Path)
+    ),
+    case Found of
+        {badarg, Position, Text} -> ?BADARG([Ref, Path], Position, Text);
+        none -> error;
+        {ok, _} = Ok -> Ok
+    end.
+
+find(State, Field) when is_reference(State) ->
+    ?LANES(
+        erlmcp_memory_nif:state_get(State, Field),
+        erlmcp_memory_nif:state_get_dirty(State, Field)
+    );
+find(State, Field) ->
+    erlmcp_memory_plain_state:find(State, Field).
+
+default(Field) when Field =:= metadata; Field =:= pending_refs -> #{};
+default([Field]) -> default(Field);
+default(_) -> undefined.
+
+fields(State) when is_reference(State) ->
+    ?LANES(erlmcp_memory_nif:state_fields(State), erlmcp_memory_nif:state_fields_dirty(State));
+fields(State) ->
+    erlmcp_memory_plain_state:fields(State).
+
+from_fields(Fields) ->
+    ?LANES(
+        erlmcp_memory_nif:state_from_fields(Fields),
+        erlmcp_memory_nif:state_from_fields_dirty(Fields)
+    ).
+
+%% There is one snapshot format, and one writer of it.
+native_state(State) when is_reference(State) -> State;
+native_state(State) ->
+    case erlmcp_memory_plain_state:fields(State) of
+        {badarg, _, _} = BadArg -> BadArg;
+        Fields -> from_fields(Fields)
+    end.
+
+sizes(State) when is_reference(State) ->
+    ?LANES(erlmcp_memory_nif:state_sizes(State), erlmcp_memory_nif:state_sizes_dirty(State));
+sizes(State) ->
+    case erlmcp_memory_plain_state:sizes(State) of
+        {badarg, _, _} = BadArg ->
+            BadArg;
+        Sizes ->
+            %% Only native code can look into a share.
+            #{shared_bytes := Shared} = sizes(native_state(State)),
+            Sizes#{shared_bytes := Shared}
+    end.
+
+is_compact() ->
+    setting(connection_state_compact).
+
+setting(Key) ->
+    application:get_env(erlmcp, Key, true) =/= false.

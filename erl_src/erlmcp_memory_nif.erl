@@ -1,0 +1,402 @@
+%% @private
+%% @doc The bridge to the native library: stubs, and the load of the library itself.
+%%
+%% Internal. A NIF library cannot be loaded twice into one VM, so this module holds nothing that
+%% ever changes at run time; what users call is in the modules that stand before it.
+%%
+%% Functions come in pairs where the work depends on the size of what is given: the first does a
+%% small piece of work on the scheduler of its caller, or answers `busy'; the one that ends in
+%% `_dirty' does any amount on a dirty CPU scheduler. `{badarg, Position, Text}' says which
+%% argument of the public function is wrong.
+-module(erlmcp_memory_nif).
+
+-on_load(load/0).
+
+%% --- shared content ---
+-export([share_new/1, share_new_dirty/1]).
+-export([share_get/1, share_get_dirty/1]).
+-export([share_find/2, share_find_dirty/2]).
+%% --- connection states ---
+-export([state_new/1, state_new_dirty/1]).
+-export([state_update/3, state_update_dirty/3]).
+-export([state_get/2, state_get_dirty/2]).
+-export([state_remove/2, state_remove_dirty/2]).
+-export([state_fields/1, state_fields_dirty/1]).
+-export([state_from_fields/1, state_from_fields_dirty/1]).
+-export([state_sizes/1, state_sizes_dirty/1]).
+-export([state_cleanup/1]).
+-export([state_compress/2, state_compress_dirty/2]).
+-export([state_decompress/1, state_decompress_dirty/1]).
+
+-type badarg() :: {badarg, Position :: pos_integer(), Text :: binary()}.
+-export_type([badarg/0]).
+
+%% --- profiler ---
+-export([
+    native_bytes/0,
+    profiler_start/3,
+    profiler_stop/1,
+    profiler_push/2,
+    profiler_session/0,
+    profiler_status/1,
+    profiler_samples/1,
+    profiler_samples_dirty/1,
+    profiler_trend/1,
+    profiler_trend_dirty/1,
+    profiler_gc/0,
+    profiler_probe/1,
+    memory_trend/1,
+    memory_trend_dirty/1,
+    histogram_new/0,
+    histogram_record/2,
+    histogram_read/1,
+    histogram_percentile/2
+]).
+%% --- the tracer: erl_tracer's callbacks ---
+-export([enabled/3, trace/5]).
+
+-include("erlmcp_memory.hrl").
+
+%% --- pool ---
+-export([
+    pool_start/2,
+    pool_stop/0,
+    pool_prepare/1,
+    pool_shed/1,
+    pool_trim/0,
+    pool_stats/0,
+    pool_acquire/1,
+    pool_acquire_dirty/1,
+    pool_release/1,
+    pool_release_dirty/1,
+    pool_read/1,
+    pool_read_dirty/1,
+    pool_update/2,
+    pool_update_dirty/2,
+    buffer_stats/0,
+    buffer_acquire/1,
+    buffer_release/1,
+    buffer_release_dirty/1,
+    buffer_append/2,
+    buffer_append_dirty/2,
+    buffer_next/1,
+    buffer_next_dirty/1,
+    buffer_held/1,
+    buffer_held_dirty/1
+]).
+
+-spec load() -> ok | {error, term()}.
+load() ->
+    erlang:load_nif(filename:join(priv_dir(), ?MODULE_STRING), 0).
+
+%% In a release and under rebar3 the code server knows the application; a shell started with
+%% plain -pa knows at least where this module lies.
+priv_dir() ->
+    case code:priv_dir(erlmcp_memory) of
+        {error, bad_name} ->
+            filename:join(filename:dirname(filename:dirname(code:which(?MODULE))), "priv");
+        Dir ->
+            Dir
+    end.
+
+%% --- shared content ---
+
+-spec share_new(term()) -> reference() | busy | badarg().
+share_new(_Term) -> erlang:nif_error(nif_not_loaded).
+-spec share_new_dirty(term()) -> reference() | badarg().
+share_new_dirty(_Term) -> erlang:nif_error(nif_not_loaded).
+
+-spec share_get(term()) -> {ok, term()} | busy | badarg().
+share_get(_Ref) -> erlang:nif_error(nif_not_loaded).
+-spec share_get_dirty(term()) -> {ok, term()} | badarg().
+share_get_dirty(_Ref) -> erlang:nif_error(nif_not_loaded).
+
+-spec share_find(term(), term()) -> {ok, term()} | none | busy | badarg().
+share_find(_Ref, _Path) -> erlang:nif_error(nif_not_loaded).
+-spec share_find_dirty(term(), term()) -> {ok, term()} | none | badarg().
+share_find_dirty(_Ref, _Path) -> erlang:nif_error(nif_not_loaded).
+
+%% --- connection states ---
+
+-spec state_new(term()) -> reference() | busy | badarg().
+state_new(_Id) -> erlang:nif_error(nif_not_loaded).
+-spec state_new_dirty(term()) -> reference() | badarg().
+state_new_dirty(_Id) -> erlang:nif_error(nif_not_loaded).
+
+-spec state_update(term(), term(), term()) -> reference() | busy | badarg().
+state_update(_State, _Field, _Value) -> erlang:nif_error(nif_not_loaded).
+-spec state_update_dirty(term(), term(), term()) -> reference() | badarg().
+state_update_dirty(_State, _Field, _Value) -> erlang:nif_error(nif_not_loaded).
+
+-spec state_get(term(), term()) -> {ok, term()} | none | busy | badarg().
+state_get(_State, _Field) -> erlang:nif_error(nif_not_loaded).
+-spec state_get_dirty(term(), term()) -> {ok, term()} | none | badarg().
+state_get_dirty(_State, _Field) -> erlang:nif_error(nif_not_loaded).
+
+-spec state_remove(term(), term()) -> reference() | busy | badarg().
+state_remove(_State, _Field) -> erlang:nif_error(nif_not_loaded).
+-spec state_remove_dirty(term(), term()) -> reference() | badarg().
+state_remove_dirty(_State, _Field) -> erlang:nif_error(nif_not_loaded).
+
+-spec state_fields(term()) -> #{atom() => term()} | busy | badarg().
+state_fields(_State) -> erlang:nif_error(nif_not_loaded).
+-spec state_fields_dirty(term()) -> #{atom() => term()} | badarg().
+state_fields_dirty(_State) -> erlang:nif_error(nif_not_loaded).
+
+-spec state_from_fields(term()) -> reference() | busy | badarg().
+state_from_fields(_Fields) -> erlang:nif_error(nif_not_loaded).
+-spec state_from_fields_dirty(term()) -> reference() | badarg().
+state_from_fields_dirty(_Fields) -> erlang:nif_error(nif_not_loaded).
+
+-spec state_sizes(term()) -> #{atom() => non_neg_integer()} | busy | badarg().
+state_sizes(_State) -> erlang:nif_error(nif_not_loaded).
+-spec state_sizes_dirty(term()) -> #{atom() => non_neg_integer()} | badarg().
+state_sizes_dirty(_State) -> erlang:nif_error(nif_not_loaded).
+
+-spec state_cleanup(term()) -> ok | badarg().
+state_cleanup(_State) -> erlang:nif_error(nif_not_loaded).
+
+-spec state_compress(term(), boolean()) -> binary() | busy | badarg().
+state_compress(_State, _Compressed) -> erlang:nif_error(nif_not_loaded).
+-spec state_compress_dirty(term(), boolean()) -> binary() | badarg().
+state_compress_dirty(_State, _Compressed) -> erlang:nif_error(nif_not_loaded).
+
+-spec state_decompress(term()) -> reference() | {error, term()} | busy.
+state_decompress(_Snapshot) -> erlang:nif_error(nif_not_loaded).
+-spec state_decompress_dirty(term()) -> reference() | {error, term()}.
+state_decompress_dirty(_Snapshot) -> erlang:nif_error(nif_not_loaded).
+
+%% --- profiler ---
+
+%% @doc Bytes that the library's own code holds on the heap. Not in it: what the VM's allocators
+%% add on top of each block, and what the VM allocates for the library itself, above all the
+%% headers of resources (about 90 bytes each). `erlang:memory(total)' includes all of these.
+-spec native_bytes() -> non_neg_integer().
+native_bytes() ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc Begins a session in place of the last one; it ends when the process dies.
+-spec profiler_start(Sampler :: pid(), Keep :: pos_integer(), Gc :: boolean()) -> reference().
+profiler_start(_Sampler, _Keep, _Gc) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc Ends a session; once more is no error.
+-spec profiler_stop(reference()) -> ok.
+profiler_stop(_Session) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc Adds a snapshot; `false' when the session has ended.
+-spec profiler_push(reference(), #memory_snapshot{}) -> boolean().
+profiler_push(_Session, _Snapshot) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc The last session, running or not.
+-spec profiler_session() -> reference() | undefined.
+profiler_session() ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc `running', `gc_measured', `baseline' and `last' (a snapshot or `nil'), `held' and `taken'
+%% (counts), `duration_ms'.
+-spec profiler_status(reference()) -> #{atom() => term()}.
+profiler_status(_Session) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc The snapshots, oldest first; `busy' when they are many: then call the dirty twin.
+-spec profiler_samples(reference()) -> [#memory_snapshot{}] | busy.
+profiler_samples(_Session) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc The snapshots, oldest first.
+-spec profiler_samples_dirty(reference()) -> [#memory_snapshot{}].
+profiler_samples_dirty(_Session) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc The trend of a session; `undefined' for fewer than two snapshots, `busy' for many.
+-spec profiler_trend(reference()) -> #{atom() => term()} | undefined | busy.
+profiler_trend(_Session) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc The trend of a session, however long.
+-spec profiler_trend_dirty(reference()) -> #{atom() => term()} | undefined.
+profiler_trend_dirty(_Session) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc The garbage collections of the last session.
+-spec profiler_gc() -> #{atom() => term()}.
+profiler_gc() ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc `{NativeBytes, ResidentBytes, LongestPauseMs}'; the pause since this consumer asked last.
+-spec profiler_probe(sampler | caller) -> {non_neg_integer(), non_neg_integer(), float()}.
+profiler_probe(_Consumer) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc The trend of samples `{Milliseconds, Bytes}'; `busy' for many.
+-spec memory_trend([{number(), non_neg_integer()}]) ->
+    #{atom() => term()} | invalid_input | busy.
+memory_trend(_Points) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc The trend of samples, however many.
+-spec memory_trend_dirty([{number(), non_neg_integer()}]) -> #{atom() => term()} | invalid_input.
+memory_trend_dirty(_Points) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc An empty latency histogram, for any number of processes to record into at once.
+-spec histogram_new() -> reference().
+histogram_new() ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc Counts one duration.
+-spec histogram_record(reference(), Nanoseconds :: non_neg_integer()) -> ok.
+histogram_record(_Histogram, _Nanoseconds) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc `count', and in nanoseconds `min', `mean', `p50', `p90', `p99', `p999', `max'. Percentiles
+%% are at most 1 % too high, the rest is exact; all are 0 when nothing was recorded.
+-spec histogram_read(reference()) -> #{atom() => number()}.
+histogram_read(_Histogram) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc The duration in nanoseconds that so many percent of the recorded ones do not exceed.
+-spec histogram_percentile(reference(), Percent :: float()) -> non_neg_integer().
+histogram_percentile(_Histogram, _Percent) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% --- the tracer ---
+
+%% @doc Called by the VM: whether to go on tracing. Without an active session it answers
+%% `remove', so flags that a killed sampler left behind dissolve by themselves.
+-spec enabled(atom(), term(), pid() | port()) -> trace | remove.
+enabled(_Tag, _State, _Tracee) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc Called by the VM: counts one start or end of a garbage collection.
+-spec trace(atom(), term(), pid() | port(), term(), map()) -> ok.
+trace(_Tag, _State, _Tracee, _Info, _Options) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% --- pool ---
+
+-spec pool_start(pos_integer(), pos_integer()) ->
+    ok.
+pool_start(_, _) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_stop() ->
+    ok.
+pool_stop() ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_prepare(pos_integer()) ->
+    non_neg_integer().
+pool_prepare(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_shed(pos_integer()) ->
+    non_neg_integer().
+pool_shed(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_trim() ->
+    non_neg_integer().
+pool_trim() ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_stats() ->
+    {non_neg_integer(), non_neg_integer(), non_neg_integer(), non_neg_integer(), float(),
+    non_neg_integer(), non_neg_integer()}.
+pool_stats() ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_acquire(term()) ->
+    {ok, reference()} | {error, not_started} | not_a_map | too_large | busy.
+pool_acquire(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_acquire_dirty(term()) ->
+    {ok, reference()} | {error, not_started} | not_a_map | too_large.
+pool_acquire_dirty(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_release(term()) ->
+    ok | badarg | busy.
+pool_release(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_release_dirty(term()) ->
+    ok | badarg.
+pool_release_dirty(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_read(term()) ->
+    {ok, map()} | {error, released} | badarg | busy.
+pool_read(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_read_dirty(term()) ->
+    {ok, map()} | {error, released} | badarg.
+pool_read_dirty(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_update(term(), term()) ->
+    ok | {error, released} | not_a_map | too_large | badarg | busy.
+pool_update(_, _) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec pool_update_dirty(term(), term()) ->
+    ok | {error, released} | not_a_map | too_large | badarg.
+pool_update_dirty(_, _) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec buffer_stats() ->
+    {non_neg_integer(), non_neg_integer(), non_neg_integer()}.
+buffer_stats() ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec buffer_acquire(non_neg_integer()) ->
+    {ok, reference(), binary()} | {error, not_started | {message_too_large, pos_integer()}}.
+buffer_acquire(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec buffer_release(term()) ->
+    ok | badarg | busy.
+buffer_release(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec buffer_release_dirty(term()) ->
+    ok | badarg.
+buffer_release_dirty(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec buffer_append(term(), term()) ->
+    {ok, non_neg_integer()} | {error, released | {message_too_large, pos_integer()}}
+    | not_iodata | badarg | busy.
+buffer_append(_, _) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec buffer_append_dirty(term(), term()) ->
+    {ok, non_neg_integer()} | {error, released | {message_too_large, pos_integer()}}
+    | not_iodata | badarg.
+buffer_append_dirty(_, _) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec buffer_next(term()) ->
+    {ok, binary()} | more | {error, released} | badarg | busy.
+buffer_next(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec buffer_next_dirty(term()) ->
+    {ok, binary()} | more | {error, released} | badarg.
+buffer_next_dirty(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec buffer_held(term()) ->
+    {ok, binary()} | {error, released} | badarg | busy.
+buffer_held(_) ->
+    erlang:nif_error(nif_not_loaded).
+
+-spec buffer_held_dirty(term()) ->
+    {ok, binary()} | {error, released} | badarg.
+buffer_held_dirty(_) ->
+    erlang:nif_error(nif_not_loaded).

@@ -1,0 +1,522 @@
+%% @doc Connection states and message buffers from a native pool.
+%%
+%% A connection <em>state</em> is a map of any terms, kept off the heap of every process behind a
+%% reference. A message <em>buffer</em> takes bytes as they arrive and gives out newline-terminated
+%% frames. Both are native objects that are reused.
+%%
+%% == Ownership ==
+%%
+%% Who has the reference has the state. It goes back to the pool when it is released, or when the
+%% last reference to it is garbage-collected: a process that dies gives everything back without a
+%% monitor and without a call. A reference kept elsewhere, in an ETS table or by another process,
+%% keeps the state alive. A reference that was released answers `{error, released}' for ever: a
+%% state that goes to its next owner is found under that owner's new reference only.
+%%
+%% == The process ==
+%%
+%% `start_link/0' starts a process that is registered as `erlmcp_memory_pool'. It holds the
+%% settings, makes states ahead of need, gives unused memory back to the system and logs; no
+%% acquisition, release, read or update goes through it. When it is killed, states in use stay
+%% valid, acquisitions go on, and its successor finds the counters as they are. When it is stopped
+%% in order (by its supervisor, or with `gen_server:stop/1'), the idle memory is freed and
+%% acquisitions answer `{error, not_started}' until the next start; states in use stay valid then
+%% too. Counters are never reset while the node runs.
+%%
+%% == Settings ==
+%%
+%% Read from the environment of the application `erlmcp' at the start:
+%%
+%% <ul>
+%% <li>`memory_pool_size' (default 1000): idle states that are made ahead of need and that are
+%%   kept even when nobody uses them;</li>
+%% <li>`memory_pool_max_size' (default 10000): idle states kept at the most. It does not bound
+%%   the states in use. Not less than `memory_pool_size'.</li>
+%% </ul>
+%%
+%% Both are integers from 1 to 10,000,000.
+%%
+%% == Giving memory back ==
+%%
+%% Every five seconds half of the idle states over `memory_pool_size' that nobody needed in those
+%% five seconds are freed, and likewise half of the unused blocks of message buffers: after a peak
+%% that fills the default `memory_pool_max_size' the pool is back at the default `memory_pool_size'
+%% after about 75 seconds.
+%%
+%% ```
+%% 1> {ok, _} = erlmcp_memory_pool:start_link().
+%% 2> {ok, S} = erlmcp_memory_pool:acquire_connection_state(#{id => 1}).
+%% 3> ok = erlmcp_memory_pool:update_connection_state(S, #{user => <<"ann">>}).
+%% 4> erlmcp_memory_pool:connection_state(S).
+%% {ok,#{id => 1,user => <<"ann">>}}
+%% 5> erlmcp_memory_pool:release_connection_state(S).
+%% ok
+%% 6> erlmcp_memory_pool:connection_state(S).
+%% {error,released}
+%% '''
+-module(erlmcp_memory_pool).
+-behaviour(gen_server).
+
+-include_lib("kernel/include/logger.hrl").
+-include("erlmcp_memory_error.hrl").
+-include("erlmcp_memory_lanes.hrl").
+
+-export([start_link/0, child_spec/0]).
+-export([
+    acquire_connection_state/1,
+    release_connection_state/1,
+    connection_state/1,
+    update_connection_state/2
+]).
+-export([
+    acquire_message_buffer/1,
+    release_message_buffer/1,
+    append_message_buffer/2,
+    next_message/1,
+    message_buffer/1
+]).
+-export([pool_stats/0, pool_info/0, configure/2]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+
+-export_type([stats/0, info/0, state_ref/0, buffer_ref/0]).
+
+-define(DEFAULT_POOL_SIZE, 1000).
+-define(DEFAULT_MAX_POOL_SIZE, 10000).
+%% Nobody gets to ask for terabytes of idle states.
+-define(SIZE_LIMIT, 10000000).
+
+%% States made or freed in one native call.
+-define(STEP, 10000).
+-define(BUFFER_SIZE, 65536).
+
+-define(TRIM_INTERVAL, 5000).
+-define(WATCH_INTERVAL, 1000).
+%% Milliseconds between two warnings, at the least.
+-define(WARNING_INTERVAL, 60000).
+
+-define(NOT_A_STATE, <<"not a connection state of this pool">>).
+-define(NOT_A_BUFFER, <<"not a message buffer of this pool">>).
+-define(NOT_A_MAP, <<"not a map">>).
+-define(TOO_LARGE, <<"larger than a connection state may be">>).
+
+-type state_ref() :: reference().
+%% A connection state.
+
+-type buffer_ref() :: reference().
+%% A message buffer.
+
+-type stats() :: #{
+    in_use := non_neg_integer(),
+    available := non_neg_integer(),
+    total_allocated := non_neg_integer(),
+    reused := non_neg_integer(),
+    created := non_neg_integer(),
+    reuse_ratio := float()
+}.
+%% See {@link pool_stats/0}.
+
+-type info() :: #{
+    connection_pool := #{
+        queue_length := non_neg_integer(),
+        pool_size := pos_integer(),
+        max_size := pos_integer()
+    },
+    buffer_pool := #{queue_length := non_neg_integer(), buffer_size := pos_integer()},
+    ets_table := #{size := non_neg_integer(), memory_bytes := non_neg_integer()},
+    stats := #{
+        in_use := non_neg_integer(),
+        available := non_neg_integer(),
+        total_allocated := non_neg_integer(),
+        reused := non_neg_integer(),
+        created := non_neg_integer()
+    },
+    memory := #{
+        native_bytes := non_neg_integer(),
+        idle_bytes := non_neg_integer(),
+        live_bytes := non_neg_integer(),
+        buffer_bytes := non_neg_integer()
+    }
+}.
+%% See {@link pool_info/0}.
+
+-record(server, {
+    pool_size :: pos_integer(),
+    max_pool_size :: pos_integer(),
+    %% the counter `created' at the last warning, or at the start
+    created :: non_neg_integer(),
+    %% when the last warning was logged, in monotonic milliseconds
+    warned :: integer() | undefined
+}).
+
+%%% Starting
+
+%% @doc Starts the pool.
+%%
+%% `{error, {invalid_config, Key, Value}}' names the setting of the application `erlmcp' that is
+%% wrong; no process was started then, so the caller gets no exit signal.
+-spec start_link() ->
+    {ok, pid()}
+    | {error, {already_started, pid()} | {invalid_config, atom(), term()} | term()}.
+start_link() ->
+    Size = application:get_env(erlmcp, memory_pool_size, ?DEFAULT_POOL_SIZE),
+    Max = application:get_env(erlmcp, memory_pool_max_size, ?DEFAULT_MAX_POOL_SIZE),
+    case {is_size(Size), is_size(Max)} of
+        {false, _} ->
+            {error, {invalid_config, memory_pool_size, Size}};
+        {true, true} when Max >= Size ->
+            gen_server:start_link({local, ?MODULE}, ?MODULE, {Size, Max}, []);
+        {true, _} ->
+            {error, {invalid_config, memory_pool_max_size, Max}}
+    end.
+
+%% @doc The pool as a child of a supervisor.
+-spec child_spec() -> supervisor:child_spec().
+child_spec() ->
+    #{
+        id => ?MODULE,
+        start => {?MODULE, start_link, []},
+        restart => permanent,
+        shutdown => 5000,
+        type => worker,
+        modules => [?MODULE]
+    }.
+
+%%% Connection states
+
+%% @doc A new state with the content of `Map', owned by whoever has the reference.
+%%
+%% `{error, not_started}' before the first `start_link/0' and after an orderly stop. Raises
+%% `badarg' where `Map' is no map, or is larger than a state may be (64 MiB packed).
+-spec acquire_connection_state(Map :: map()) -> {ok, state_ref()} | {error, not_started}.
+acquire_connection_state(Map) ->
+    case ?LANES(erlmcp_memory_nif:pool_acquire(Map), erlmcp_memory_nif:pool_acquire_dirty(Map)) of
+        {_, _} = Result -> Result;
+        not_a_map -> ?BADARG([Map], 1, ?NOT_A_MAP);
+        too_large -> ?BADARG([Map], 1, ?TOO_LARGE)
+    end.
+
+%% @doc Gives a state back. `ok' also when it was given back before.
+%%
+%% Raises `badarg' where `Ref' is no state of this pool.
+-spec release_connection_state(Ref :: state_ref()) -> ok.
+release_connection_state(Ref) ->
+    case ?LANES(erlmcp_memory_nif:pool_release(Ref), erlmcp_memory_nif:pool_release_dirty(Ref)) of
+        ok -> ok;
+        badarg -> ?BADARG([Ref], 1, ?NOT_A_STATE)
+    end.
+
+%% @doc The content of a state.
+%%
+%% Raises `badarg' where `Ref' is no state of this pool.
+-spec connection_state(Ref :: state_ref()) -> {ok, map()} | {error, released}.
+connection_state(Ref) ->
+    case ?LANES(erlmcp_memory_nif:pool_read(Ref), erlmcp_memory_nif:pool_read_dirty(Ref)) of
+        {_, _} = Result -> Result;
+        badarg -> ?BADARG([Ref], 1, ?NOT_A_STATE)
+    end.
+
+%% @doc Merges `Map' into a state: keys that it had get the new values.
+%%
+%% Raises `badarg' where `Ref' is no state of this pool, `Map' is no map, or `Map' is larger than
+%% a state may be; the state is unchanged then.
+-spec update_connection_state(Ref :: state_ref(), Map :: map()) -> ok | {error, released}.
+update_connection_state(Ref, Map) ->
+    case
+        ?LANES(
+            erlmcp_memory_nif:pool_update(Ref, Map),
+            erlmcp_memory_nif:pool_update_dirty(Ref, Map)
+        )
+    of
+        ok -> ok;
+        {error, _} = Error -> Error;
+        badarg -> ?BADARG([Ref, Map], 1, ?NOT_A_STATE);
+        not_a_map -> ?BADARG([Ref, Map], 2, ?NOT_A_MAP);
+        too_large -> ?BADARG([Ref, Map], 2, ?TOO_LARGE)
+    end.
+
+%%% Message buffers
+
+%% @doc A new, empty message buffer, and a binary of zero bytes.
+%%
+%% The binary has `Size' bytes, 65536 at the least. It takes no memory of its own, and has nothing
+%% to do with the buffer otherwise: hosts that want `Size' zero bytes to start with have them. The
+%% buffer takes memory when bytes are appended and gives it back when the last frame is taken.
+%%
+%% `{error, {message_too_large, Limit}}' where `Size' is over the 16 MiB that a buffer may hold;
+%% `{error, not_started}' before the first `start_link/0' and after an orderly stop. Raises
+%% `badarg' where `Size' is no integer or below 0.
+-spec acquire_message_buffer(Size :: non_neg_integer()) ->
+    {ok, buffer_ref(), binary()}
+    | {error, not_started | {message_too_large, Limit :: pos_integer()}}.
+acquire_message_buffer(Size) when is_integer(Size), Size >= 0 ->
+    erlmcp_memory_nif:buffer_acquire(Size);
+acquire_message_buffer(Size) ->
+    ?BADARG([Size], 1, <<"not a non-negative integer">>).
+
+%% @doc Gives a buffer back, with what it holds. `ok' also when it was given back before.
+%%
+%% Raises `badarg' where `Ref' is no message buffer.
+-spec release_message_buffer(Ref :: buffer_ref()) -> ok.
+release_message_buffer(Ref) ->
+    case
+        ?LANES(erlmcp_memory_nif:buffer_release(Ref), erlmcp_memory_nif:buffer_release_dirty(Ref))
+    of
+        ok -> ok;
+        badarg -> ?BADARG([Ref], 1, ?NOT_A_BUFFER)
+    end.
+
+%% @doc Appends bytes; answers how many are now held and not yet taken.
+%%
+%% `{error, {message_too_large, Limit}}' where more than 16 MiB would be held, and for data of so
+%% many parts (64 Mi) that it could not be looked through; the buffer is unchanged then. Raises
+%% `badarg' where `Ref' is no message buffer or `Data' is no iodata; the buffer is unchanged too.
+-spec append_message_buffer(Ref :: buffer_ref(), Data :: iodata()) ->
+    {ok, Held :: non_neg_integer()}
+    | {error, released | {message_too_large, Limit :: pos_integer()}}.
+append_message_buffer(Ref, Data) ->
+    case
+        ?LANES(
+            erlmcp_memory_nif:buffer_append(Ref, Data),
+            erlmcp_memory_nif:buffer_append_dirty(Ref, Data)
+        )
+    of
+        {_, _} = Result -> Result;
+        badarg -> ?BADARG([Ref, Data], 1, ?NOT_A_BUFFER);
+        not_iodata -> ?BADARG([Ref, Data], 2, <<"not iodata">>)
+    end.
+
+%% @doc Takes the next frame: the bytes up to a newline, without the newline and without a CR
+%% before it. `more' where no whole frame is held.
+%%
+%% Raises `badarg' where `Ref' is no message buffer.
+-spec next_message(Ref :: buffer_ref()) -> {ok, binary()} | more | {error, released}.
+next_message(Ref) ->
+    case ?LANES(erlmcp_memory_nif:buffer_next(Ref), erlmcp_memory_nif:buffer_next_dirty(Ref)) of
+        {_, _} = Result -> Result;
+        more -> more;
+        badarg -> ?BADARG([Ref], 1, ?NOT_A_BUFFER)
+    end.
+
+%% @doc What is held and not yet taken; it stays held.
+%%
+%% Raises `badarg' where `Ref' is no message buffer.
+-spec message_buffer(Ref :: buffer_ref()) -> {ok, binary()} | {error, released}.
+message_buffer(Ref) ->
+    case ?LANES(erlmcp_memory_nif:buffer_held(Ref), erlmcp_memory_nif:buffer_held_dirty(Ref)) of
+        {_, _} = Result -> Result;
+        badarg -> ?BADARG([Ref], 1, ?NOT_A_BUFFER)
+    end.
+
+%%% Figures and settings
+
+%% @doc The pool's counters.
+%%
+%% <ul>
+%% <li>`in_use': states acquired and not yet back;</li>
+%% <li>`available': idle states, ready for reuse;</li>
+%% <li>`total_allocated': `in_use + available';</li>
+%% <li>`reused': acquisitions that an idle state served, those made ahead of need included;</li>
+%% <li>`created': acquisitions that had to make a state;</li>
+%% <li>`reuse_ratio': `100.0 * reused / (reused + created)'; 100.0 before the first.</li>
+%% </ul>
+%%
+%% At rest all relations hold exactly. A state whose reference is garbage counts as in use until
+%% it is collected. Exits with `noproc' where the pool is not started.
+-spec pool_stats() -> stats().
+pool_stats() ->
+    gen_server:call(?MODULE, pool_stats).
+
+%% @doc The pool's counters, settings and bytes.
+%%
+%% `queue_length' is the number of idle states, or of idle blocks of message buffers. There is no
+%% ETS table; `ets_table' is there for dashboards that read it: the number of states in use, and
+%% the pool's native bytes. `memory', in bytes: `idle_bytes' of idle states, `live_bytes' of states
+%% in use, `buffer_bytes' of all blocks of message buffers, and `native_bytes', their sum; all of
+%% it is part of `erlang:memory(total)'. The references are not counted in.
+%%
+%% Exits with `noproc' where the pool is not started.
+-spec pool_info() -> info().
+pool_info() ->
+    gen_server:call(?MODULE, pool_info).
+
+%% @doc Changes a setting while the pool is in use, at once: a larger `pool_size' makes states
+%% now, a smaller `max_pool_size' frees the idle states over it now.
+%%
+%% `{error, invalid_config}', and nothing is changed, for any other name, for a value that is no
+%% integer from 1 to 10,000,000, and where `pool_size' would be larger than `max_pool_size': to
+%% raise both, raise `max_pool_size' first. Not kept over a restart of the pool. Exits with
+%% `noproc' where the pool is not started.
+-spec configure(pool_size | max_pool_size, Value :: pos_integer()) ->
+    ok | {error, invalid_config}.
+configure(Key, Value) ->
+    gen_server:call(?MODULE, {configure, Key, Value}, infinity).
+
+%%% The process
+
+%% @private
+-spec init({pos_integer(), pos_integer()}) -> {ok, #server{}}.
+init({Size, Max}) ->
+    %% So that terminate/2 is called when the supervisor stops the pool.
+    process_flag(trap_exit, true),
+    ok = erlmcp_memory_nif:pool_start(Size, Max),
+    ok = shed(),
+    _ = erlmcp_memory_nif:pool_prepare(?STEP),
+    %% What one step did not make is made in the background.
+    self() ! {prepare, Size - ?STEP},
+    ok = start_timer(trim),
+    ok = start_timer(watch),
+    {_, _, _, Created, _, _, _} = erlmcp_memory_nif:pool_stats(),
+    {ok, #server{pool_size = Size, max_pool_size = Max, created = Created}}.
+
+%% @private
+-spec handle_call(term(), {pid(), term()}, #server{}) -> {reply, term(), #server{}}.
+handle_call(pool_stats, _From, Server) ->
+    {reply, stats(), Server};
+handle_call(pool_info, _From, Server) ->
+    {reply, info(Server), Server};
+handle_call({configure, Key, Value}, _From, Server) ->
+    case configured(Key, Value, Server) of
+        {ok, #server{pool_size = Size, max_pool_size = Max} = New} ->
+            ok = erlmcp_memory_nif:pool_start(Size, Max),
+            ok = shed(),
+            ok = prepare(Size),
+            {reply, ok, New};
+        error ->
+            {reply, {error, invalid_config}, Server}
+    end;
+handle_call(_Unknown, _From, Server) ->
+    {reply, {error, unknown_call}, Server}.
+
+%% @private
+-spec handle_cast(term(), #server{}) -> {noreply, #server{}}.
+handle_cast(_Unknown, Server) ->
+    {noreply, Server}.
+
+%% @private
+-spec handle_info(term(), #server{}) -> {noreply, #server{}}.
+handle_info({timeout, _Timer, Tick}, Server) when Tick =:= trim; Tick =:= watch ->
+    ok = start_timer(Tick),
+    {noreply, tick(Tick, Server)};
+%% Without a timer's envelope: a tick out of turn.
+handle_info(Tick, Server) when Tick =:= trim; Tick =:= watch ->
+    {noreply, tick(Tick, Server)};
+handle_info({prepare, Left}, Server) when is_integer(Left), Left > 0 ->
+    Made = erlmcp_memory_nif:pool_prepare(?STEP),
+    _ = Made > 0 andalso (self() ! {prepare, Left - ?STEP}),
+    {noreply, Server};
+handle_info(_Unknown, Server) ->
+    {noreply, Server}.
+
+%% @private
+%% @doc Only an orderly stop closes the pool: after a failure the successor finds it as it was.
+-spec terminate(term(), #server{}) -> ok.
+terminate(Reason, _Server) when Reason =:= normal; Reason =:= shutdown ->
+    erlmcp_memory_nif:pool_stop();
+terminate({shutdown, _}, _Server) ->
+    erlmcp_memory_nif:pool_stop();
+terminate(_Failure, _Server) ->
+    ok.
+
+%%% Inside
+
+is_size(Value) ->
+    is_integer(Value) andalso Value >= 1 andalso Value =< ?SIZE_LIMIT.
+
+configured(Key, Value, Server) ->
+    case is_size(Value) andalso Key of
+        pool_size when Value =< Server#server.max_pool_size ->
+            {ok, Server#server{pool_size = Value}};
+        max_pool_size when Value >= Server#server.pool_size ->
+            {ok, Server#server{max_pool_size = Value}};
+        _ ->
+            error
+    end.
+
+%% Frees what is idle over the maximum.
+shed() ->
+    case erlmcp_memory_nif:pool_shed(?STEP) of
+        0 -> ok;
+        _ -> shed()
+    end.
+
+%% Makes the idle states that are missing; no more steps than the number asks for, however fast
+%% others take them.
+prepare(Left) when Left > 0 ->
+    case erlmcp_memory_nif:pool_prepare(?STEP) of
+        0 -> ok;
+        _ -> prepare(Left - ?STEP)
+    end;
+prepare(_Done) ->
+    ok.
+
+start_timer(Tick) ->
+    _ = erlang:start_timer(interval(Tick), self(), Tick),
+    ok.
+
+interval(trim) -> ?TRIM_INTERVAL;
+interval(watch) -> ?WATCH_INTERVAL.
+
+tick(trim, Server) ->
+    _ = erlmcp_memory_nif:pool_trim(),
+    Server;
+tick(watch, #server{created = Before, pool_size = Size} = Server) ->
+    Now = erlang:monotonic_time(millisecond),
+    case erlmcp_memory_nif:pool_stats() of
+        {_, _, _, Created, _, _, _} when Created > Before ->
+            case is_warning_due(Now, Server) of
+                true ->
+                    warn(Created - Before, min(Size + Created - Before, ?SIZE_LIMIT), Server),
+                    Server#server{created = Created, warned = Now};
+                false ->
+                    Server
+            end;
+        _ ->
+            Server
+    end.
+
+is_warning_due(_Now, #server{warned = undefined}) -> true;
+is_warning_due(Now, #server{warned = Last}) -> Now - Last >= ?WARNING_INTERVAL.
+
+warn(Created, Enough, #server{max_pool_size = Max}) when Enough =< Max ->
+    ?LOG_WARNING(
+        "pool depleted: ~b connection states had to be created. "
+        "erlmcp_memory_pool:configure(pool_size, ~b) makes enough ahead of need",
+        [Created, Enough]
+    );
+warn(Created, Enough, _Server) ->
+    ?LOG_WARNING(
+        "pool depleted: ~b connection states had to be created. "
+        "erlmcp_memory_pool:configure(max_pool_size, ~b) and then "
+        "erlmcp_memory_pool:configure(pool_size, ~b) make enough ahead of need",
+        [Created, Enough, Enough]
+    ).
+
+stats() ->
+    {InUse, Available, Reused, Created, Ratio, _, _} = erlmcp_memory_nif:pool_stats(),
+    (counters(InUse, Available, Reused, Created))#{reuse_ratio => Ratio}.
+
+counters(InUse, Available, Reused, Created) ->
+    #{
+        in_use => InUse,
+        available => Available,
+        total_allocated => InUse + Available,
+        reused => Reused,
+        created => Created
+    }.
+
+info(#server{pool_size = Size, max_pool_size = Max}) ->
+    {InUse, Available, Reused, Created, _, Idle, Live} = erlmcp_memory_nif:pool_stats(),
+    {IdleBlocks, IdleBlockBytes, LiveBlockBytes} = erlmcp_memory_nif:buffer_stats(),
+    Buffers = IdleBlockBytes + LiveBlockBytes,
+    Native = Idle + Live + Buffers,
+    #{
+        connection_pool => #{queue_length => Available, pool_size => Size, max_size => Max},
+        buffer_pool => #{queue_length => IdleBlocks, buffer_size => ?BUFFER_SIZE},
+        ets_table => #{size => InUse, memory_bytes => Native},
+        stats => counters(InUse, Available, Reused, Created),
+        memory => #{
+            native_bytes => Native,
+            idle_bytes => Idle,
+            live_bytes => Live,
+            buffer_bytes => Buffers
+        }
+    }.

@@ -1,0 +1,405 @@
+%% @doc Measures the node's memory and its garbage collections, and says what they mean.
+%%
+%% One session runs on a node at a time. It takes a snapshot every interval and, unless told
+%% otherwise, times every garbage collection of every process with a native tracer: no message is
+%% sent, and a collection costs a few microseconds more, nearly all of them the VM's own work for
+%% a traced one; a measured pause includes about one of these. The session belongs to the node: it goes
+%% on when the process that started it is gone, until {@link stop_profiling/0}. When its process is
+%% killed the session ends, and trace flags dissolve at each process's next collection.
+%%
+%% ```
+%% 1> erlmcp_memory_profiler:start_profiling(#{interval_ms => 1000}).
+%% ok
+%% 2> {ok, Report} = erlmcp_memory_profiler:generate_report(), io:put_chars(Report).
+%% 3> #{gc := #{pause_ms := #{p99 := P99}}} = erlmcp_memory_profiler:stop_profiling().
+%% '''
+%%
+%% What is in the figures: `total_memory' is `erlang:memory(total)', and includes every byte that
+%% the native library allocates. `native_memory' is what the library's own code holds of that,
+%% without the VM's allocator overhead and the headers of its resources. `resident_memory' is what
+%% the operating system counts for the whole process. Megabytes are of 1,048,576 bytes.
+-module(erlmcp_memory_profiler).
+
+-export([
+    start_profiling/0, start_profiling/1,
+    stop_profiling/0,
+    get_profiling_data/0,
+    measure_memory_snapshot/0,
+    measure_memory_after_delay/1,
+    memory_per_connection/1,
+    analyze_memory_trend/1,
+    generate_report/0,
+    alerts/0
+]).
+-export([
+    create_test_connections/2, create_test_connections/3,
+    stop_test_connections/1,
+    simulate_100k_load/1, simulate_100k_load/2
+]).
+
+-export_type([options/0, snapshot_map/0, gc/0, trend/0, alert/0]).
+-export_type([connection_options/0, load_options/0, load_result/0]).
+
+-include("erlmcp_memory.hrl").
+-include("erlmcp_memory_error.hrl").
+
+-define(MB, 1048576).
+-define(MAX_KEEP, 1000000).
+%% The longest time a timer or a receive takes.
+-define(MAX_MS, 16#FFFFFFFF).
+-define(MAX_ROUNDS, 1000000).
+-define(MAX_DRIVERS, 1000).
+
+-type options() :: #{interval_ms => pos_integer(), keep => pos_integer(), gc => boolean()}.
+%% The fields of `#memory_snapshot{}' as keys, and `total_memory_mb'.
+-type snapshot_map() :: #{atom() => number()}.
+%% `measured' (whether collections were timed), `collections', `minor', `major',
+%% `reclaimed_bytes' (what the collected heaps shrank by), and `pause_ms', a map of `min', `mean',
+%% `p50', `p90', `p99', `p999', `max' in milliseconds. All zero when nothing was measured.
+-type gc() :: #{atom() => term()}.
+-type trend() :: #{
+    min_memory := non_neg_integer(),
+    max_memory := non_neg_integer(),
+    avg_memory := float(),
+    memory_delta := integer(),
+    avg_growth_per_snapshot := float(),
+    trend_slope := float(),
+    leak_indication := binary()
+}.
+-type alert() :: erlmcp_memory_report:alert().
+-type connection_options() :: #{metadata => map(), capabilities => term()}.
+-type load_options() :: #{
+    progress => boolean(), rounds => non_neg_integer(), drivers => pos_integer()
+}.
+-type load_result() :: erlmcp_memory_load_result:result().
+
+%% @doc The same as `start_profiling(#{})'.
+-spec start_profiling() -> ok | {error, {already_traced, erlmcp_memory_sampler:tracer()}}.
+start_profiling() ->
+    start_profiling(#{}).
+
+%% @doc Starts a session; one that runs is ended first, and its data are given up.
+%%
+%% Options: `interval_ms' between snapshots (5000; 1 to 4294967295), `keep', how many of the newest
+%% snapshots to keep (10080; at most 1,000,000, about 100 bytes each, taken as they come), `gc',
+%% whether to time garbage collections (true). Anything else is a `badarg'.
+%%
+%% `{error, {already_traced, Tracer}}': some process of the node is traced by somebody else, and
+%% nothing was started. `Tracer' is a pid, a port, `{Module, State}', or `{sessions, Sessions}' of
+%% OTP 27 and later. End that trace, or profile with `gc => false'.
+%%
+%% Switching the tracer on or off passes over all processes in one call; on a node of 100,000 that
+%% takes some tens of milliseconds, and looking for other tracers before it some hundreds, process
+%% by process.
+-spec start_profiling(options()) ->
+    ok | {error, {already_traced, erlmcp_memory_sampler:tracer()}}.
+start_profiling(Options) when is_map(Options) ->
+    Defaults = #{interval_ms => 5000, keep => 10080, gc => true},
+    case [Text || {Key, Value} <- maps:to_list(Options), (Text = wrong(Key, Value)) =/= ok] of
+        [] -> erlmcp_memory_sampler:start(maps:merge(Defaults, Options));
+        [Text | _] -> ?BADARG([Options], 1, Text)
+    end;
+start_profiling(Options) ->
+    ?BADARG([Options], 1, <<"not a map of options">>).
+
+wrong(interval_ms, Ms) when is_integer(Ms), Ms >= 1, Ms =< ?MAX_MS -> ok;
+wrong(interval_ms, _) -> <<"interval_ms is not an integer from 1 to 4294967295">>;
+wrong(keep, Keep) when is_integer(Keep), Keep >= 1, Keep =< ?MAX_KEEP -> ok;
+wrong(keep, _) -> <<"keep is not an integer from 1 to 1000000">>;
+wrong(gc, Gc) when is_boolean(Gc) -> ok;
+wrong(gc, _) -> <<"gc is not a boolean">>;
+wrong(_, _) -> <<"an unknown option; known are interval_ms, keep and gc">>.
+
+%% @doc Ends the running session, with a last snapshot, and sums it up.
+%%
+%% `baseline' and `final' are the first and the last snapshot, `snapshots' the number kept,
+%% `total_memory_delta' (bytes) and `process_count_delta' what changed from the one to the other,
+%% `avg_gc_pause' the mean pause in milliseconds, `gc' all of the collections, `duration_ms' how long
+%% it ran. The data stay readable until the next start.
+-spec stop_profiling() ->
+    #{
+        baseline := snapshot_map(),
+        final := snapshot_map(),
+        snapshots := pos_integer(),
+        total_memory_delta := integer(),
+        process_count_delta := integer(),
+        avg_gc_pause := float(),
+        gc := gc(),
+        duration_ms := non_neg_integer()
+    }
+    | {error, profiling_not_started}.
+stop_profiling() ->
+    case erlmcp_memory_sampler:stop() of
+        ok -> summary(erlmcp_memory_nif:profiler_session());
+        {error, _} = Error -> Error
+    end.
+
+summary(Session) ->
+    #{baseline := Baseline, last := Final, held := Held, duration_ms := Duration} =
+        erlmcp_memory_nif:profiler_status(Session),
+    #{pause_ms := #{mean := Mean}} = Gc = erlmcp_memory_nif:profiler_gc(),
+    #{
+        baseline => erlmcp_memory_snapshot:to_map(Baseline),
+        final => erlmcp_memory_snapshot:to_map(Final),
+        snapshots => Held,
+        total_memory_delta =>
+            Final#memory_snapshot.total_memory - Baseline#memory_snapshot.total_memory,
+        process_count_delta =>
+            Final#memory_snapshot.process_count - Baseline#memory_snapshot.process_count,
+        avg_gc_pause => Mean,
+        gc => Gc,
+        duration_ms => Duration
+    }.
+
+%% @doc The data of the running session or, when none runs, of the last one.
+%%
+%% `snapshots' are the newest `keep' ones, oldest first; the first one ever taken stays in
+%% `baseline'.
+-spec get_profiling_data() ->
+    #{
+        baseline := snapshot_map(),
+        snapshots := [snapshot_map()],
+        snapshot_count := non_neg_integer(),
+        duration_ms := non_neg_integer()
+    }
+    | {error, no_profiling_data}.
+get_profiling_data() ->
+    case erlmcp_memory_report:session() of
+        {ok, Session, #{baseline := Baseline, duration_ms := Duration}} ->
+            Samples = erlmcp_memory_report:samples(Session),
+            #{
+                baseline => erlmcp_memory_snapshot:to_map(Baseline),
+                snapshots => [erlmcp_memory_snapshot:to_map(Sample) || Sample <- Samples],
+                snapshot_count => length(Samples),
+                duration_ms => Duration
+            };
+        none ->
+            {error, no_profiling_data}
+    end.
+
+%% @doc Measures the node now; costs some tens of microseconds, whatever the number of processes.
+%%
+%% `gc_pause_max' is the longest pause in milliseconds since this function was called before (the
+%% session's own snapshots do not take it away), and 0.0 while no session times collections.
+-spec measure_memory_snapshot() -> #memory_snapshot{}.
+measure_memory_snapshot() ->
+    erlmcp_memory_snapshot:measure(caller).
+
+%% @doc How many bytes of total memory came on top (or went: then it is negative) in so many
+%% milliseconds. Blocks the caller for that long; 0 to 4294967295.
+-spec measure_memory_after_delay(non_neg_integer()) -> {integer(), non_neg_integer()}.
+measure_memory_after_delay(Ms) when is_integer(Ms), Ms >= 0, Ms =< ?MAX_MS ->
+    Before = erlang:memory(total),
+    ok = timer:sleep(Ms),
+    {erlang:memory(total) - Before, Ms};
+measure_memory_after_delay(Ms) ->
+    ?BADARG([Ms], 1, <<"not an integer of milliseconds from 0 to 4294967295">>).
+
+%% @doc The node's total memory over a number of connections: whole bytes, and megabytes.
+-spec memory_per_connection(pos_integer()) -> {Bytes :: non_neg_integer(), MegaBytes :: float()}.
+memory_per_connection(Count) when is_integer(Count), Count > 0 ->
+    Bytes = erlang:memory(total) div Count,
+    {Bytes, Bytes / ?MB};
+memory_per_connection(Count) ->
+    ?BADARG([Count], 1, <<"not a positive integer">>).
+
+%% @doc Whether memory grew over these snapshots, and how fast.
+%%
+%% Snapshots are records or maps (with `timestamp' in milliseconds and `total_memory' in bytes),
+%% in any order; they are taken in the order of their timestamps.
+%%
+%% `trend_slope' is the Theil-Sen estimate in bytes a second, the median of the slopes between all
+%% pairs; 0.0 when all are of one moment. `leak_indication' is `<<"possible_memory_leak">>' when the
+%% growth is significant (Student's t at 1 in 10,000, with the number of independent samples
+%% corrected for autocorrelation) and at least 3 MB an hour, else `<<"normal">>'. Fewer than three
+%% snapshots are never called a leak.
+-spec analyze_memory_trend([#memory_snapshot{} | snapshot_map()]) ->
+    trend() | {error, no_data | need_multiple_snapshots | invalid_input}.
+analyze_memory_trend([]) ->
+    {error, no_data};
+analyze_memory_trend(Snapshots) ->
+    case erlmcp_memory_snapshot:points(Snapshots) of
+        invalid_input ->
+            {error, invalid_input};
+        [_] ->
+            {error, need_multiple_snapshots};
+        Points ->
+            case erlmcp_memory_report:trend_of(Points) of
+                invalid_input -> {error, invalid_input};
+                Trend -> Trend
+            end
+    end.
+
+%% @doc The running session's data, or the last one's, as text for an operator.
+-spec generate_report() -> {ok, string()} | {error, no_profiling_data}.
+generate_report() ->
+    erlmcp_memory_report:generate().
+
+%% @doc What is over its threshold now; `[]' when all is well.
+%%
+%% <table border="1">
+%% <tr><th>metric</th><th>value</th><th>warning</th><th>critical</th></tr>
+%% <tr><td>`memory_per_connection'</td><td>MB: total memory over the pool's states in use, from
+%%   100 of these on: below, the node's own memory would be blamed on a few connections</td><td>over 2.5</td><td>over 3.0</td></tr>
+%% <tr><td>`reuse_ratio'</td><td>percent of the pool's acquisitions, when there were
+%%   any</td><td>under 70.0</td><td>under 50.0</td></tr>
+%% <tr><td>`gc_pause'</td><td>ms: the longest pause of the running session, or the last
+%%   one</td><td>over 80.0</td><td>over 150.0</td></tr>
+%% <tr><td>`memory_growth'</td><td>MB an hour, over the snapshots of that session, when
+%%   significant</td><td>over 5.0</td><td>over 10.0</td></tr>
+%% </table>
+%%
+%% `advice' is a sentence that names the call that helps.
+-spec alerts() -> [alert()].
+alerts() ->
+    erlmcp_memory_report:alerts().
+
+%% @doc The same as `create_test_connections(Count, Server, #{})'.
+-spec create_test_connections(pos_integer(), pid()) -> {ok, [pid()]} | {error, term()}.
+create_test_connections(Count, Server) ->
+    case wrong_connections(Count, Server, #{}) of
+        ok -> erlmcp_memory_test_connections:create(Count, Server, #{});
+        {Position, Text} -> ?BADARG([Count, Server], Position, Text)
+    end.
+
+%% @doc Starts so many connection processes, to measure or to test with.
+%%
+%% Each holds a pooled state and a compact state with metadata and shared capabilities, and
+%% hibernates. It ends when the process `Server' does, or by {@link stop_test_connections/1}; the
+%% end of the caller leaves it alone. `Server' is any live process of this node.
+%%
+%% Options: `metadata', a map that is every connection's (a different small one for each),
+%% `capabilities', any term, which is shared by all (40 generated tools with their schemas and
+%% encoded replies). Anything else is a `badarg'.
+%%
+%% All are started or none: `{error, not_started}' where the pool is not running,
+%% `{error, {too_many_connections, Limit}}' where the node's process limit leaves room for no more
+%% than `Limit' (1000 processes are left to the rest of the node; see `+P' of erl), and
+%% `{error, Reason}' with the reason for which a connection did not start.
+-spec create_test_connections(pos_integer(), pid(), connection_options()) ->
+    {ok, [pid()]}
+    | {error, not_started | {too_many_connections, non_neg_integer()} | term()}.
+create_test_connections(Count, Server, Options) ->
+    case wrong_connections(Count, Server, Options) of
+        ok -> erlmcp_memory_test_connections:create(Count, Server, Options);
+        {Position, Text} -> ?BADARG([Count, Server, Options], Position, Text)
+    end.
+
+wrong_connections(Count, _, _) when not is_integer(Count); Count < 1 ->
+    {1, <<"not a positive integer">>};
+wrong_connections(_, Server, _) when not is_pid(Server); node(Server) =/= node() ->
+    {2, <<"not a process of this node">>};
+wrong_connections(_, Server, Options) ->
+    case is_process_alive(Server) of
+        true -> wrong_connection_options(Options);
+        false -> {2, <<"not alive">>}
+    end.
+
+wrong_connection_options(#{metadata := Metadata}) when not is_map(Metadata) ->
+    {3, <<"metadata is not a map">>};
+wrong_connection_options(Options) when is_map(Options) ->
+    case maps:keys(maps:without([metadata, capabilities], Options)) of
+        [] -> ok;
+        _ -> {3, <<"an unknown option; known are metadata and capabilities">>}
+    end;
+wrong_connection_options(_) ->
+    {3, <<"not a map of options">>}.
+
+%% @doc Ends test connections, and returns when all are gone; those that do not end within five
+%% seconds are killed. Connections that are gone already are no error.
+-spec stop_test_connections([pid()]) -> ok.
+stop_test_connections(Pids) ->
+    case erlmcp_memory_test_connections:are_connections(Pids) of
+        true -> erlmcp_memory_test_connections:stop(Pids);
+        false -> ?BADARG([Pids], 1, <<"not a list of test connections">>)
+    end.
+
+%% @doc The same as `simulate_100k_load(Count, #{})'.
+-spec simulate_100k_load(pos_integer()) -> load_result() | {error, term()}.
+simulate_100k_load(Count) when is_integer(Count), Count > 0 ->
+    erlmcp_memory_simulation:run(Count, load_defaults());
+simulate_100k_load(Count) ->
+    ?BADARG([Count], 1, <<"not a positive integer">>).
+
+%% @doc Runs so many real connection processes through their life, measures it, and takes
+%% everything down again.
+%%
+%% Each connection acquires a pooled state, builds a compact state with metadata and shared
+%% capabilities, takes an `initialize' message in pieces through a message buffer, answers it and
+%% hibernates. Then come rounds of messages over all of them (`tools/list' and `tools/call' in
+%% turn), then all are closed. Every answer is verified: it must come from the right connection,
+%% with the right number of messages taken, to the right request, with the right result; and the
+%% connection's two states must agree. The pool is started for the run where it is not running.
+%%
+%% Options: `rounds' of messages after the first one (2; at most 1,000,000), `drivers', how many
+%% processes play the clients, each with one message in flight (two a scheduler; at most 1000),
+%% `progress', whether to show it (true): in a terminal on one line rewritten in place, elsewhere
+%% as a log message of level notice every five seconds. Anything else is a `badarg'.
+%%
+%% Errors, at once: `{too_many_connections, Limit}' where the process limit leaves room for no
+%% more than `Limit' (see {@link create_test_connections/3}); `profiling_in_progress' where a
+%% session runs, which the simulation's own would end; `simulation_in_progress', one at a time;
+%% `{invalid_config, Key, Value}' where the pool cannot be started. The simulation's session is
+%% the last one afterwards: {@link generate_report/0} and {@link get_profiling_data/0} tell of it.
+%%
+%% When the caller dies, the run takes everything down by itself.
+%%
+%% The result:
+%%
+%% <ul>
+%% <li>`target_connections', `batches_completed' (of 10,000 connections), `duration_ms';</li>
+%% <li>`final_process_count', `final_total_memory_mb', `final_memory_per_connection' (bytes),
+%%   `final_memory_per_connection_mb': while all are connected and idle after the rounds;
+%%   `baseline_memory_mb' before the start, `memory_delta_mb' between the two. What a connection
+%%   takes is what total memory has grown by over their number, at least 0;</li>
+%% <li>`batch_results', a map after each batch: `batch', `connection_count' (all so far),
+%%   `memory_per_connection', `memory_per_connection_mb', `total_memory_mb', `process_count',
+%%   `timestamp';</li>
+%% <li>`memory': `before', `peak' and `afterwards', each of them bytes: `total', and of these
+%%   `processes', `binaries' (with the VM's headers of native resources) and `native'; and
+%%   `resident' as the operating system counts. `bytes_per_connection' has the same keys;
+%%   `resident_bytes_per_connection' is one of them. Native bytes are those of all of the library;
+%%   </li>
+%% <li>`latency' in microseconds: of `acquire', `update' (one state field) and `message' (from its
+%%   first piece sent to its answer sent), each with `count', `min', `mean', `p50', `p90', `p99',
+%%   `p999', `max';</li>
+%% <li>`gc_pause' in milliseconds: `measured => true', `collections', `min', `mean', `p50', `p90',
+%%   `p99', `p999', `max'; or `measured => false' with a `reason', `{already_traced, Tracer}' or
+%%   `session_replaced'. The collections of all of the node's processes;</li>
+%% <li>`errors', and `first_errors', at most 10 terms that say which;</li>
+%% <li>`states_left', `buffer_bytes_left', `processes_left': what had not come back after 20
+%%   seconds. States that others acquire meanwhile are theirs; bytes in message buffers that others
+%%   hold at the end and did not at the start count;</li>
+%% <li>`pool': `started', whether the run started (and stopped) it, and what it kept idle at the
+%%   end, `idle_states', `idle_bytes', `idle_buffer_bytes';</li>
+%% <li>`success': under 2.0 MB for a connection, no errors, nothing left.</li>
+%% </ul>
+-spec simulate_100k_load(pos_integer(), load_options()) ->
+    load_result()
+    | {error,
+        {too_many_connections, non_neg_integer()}
+        | profiling_in_progress
+        | simulation_in_progress
+        | term()}.
+simulate_100k_load(Count, Options) when is_integer(Count), Count > 0, is_map(Options) ->
+    case
+        [Text || {Key, Value} <- maps:to_list(Options), (Text = wrong_load(Key, Value)) =/= ok]
+    of
+        [] -> erlmcp_memory_simulation:run(Count, maps:merge(load_defaults(), Options));
+        [Text | _] -> ?BADARG([Count, Options], 2, Text)
+    end;
+simulate_100k_load(Count, Options) when is_integer(Count), Count > 0 ->
+    ?BADARG([Count, Options], 2, <<"not a map of options">>);
+simulate_100k_load(Count, Options) ->
+    ?BADARG([Count, Options], 1, <<"not a positive integer">>).
+
+load_defaults() ->
+    #{progress => true, rounds => 2, drivers => 2 * erlang:system_info(schedulers_online)}.
+
+wrong_load(progress, Progress) when is_boolean(Progress) -> ok;
+wrong_load(progress, _) -> <<"progress is not a boolean">>;
+wrong_load(rounds, N) when is_integer(N), N >= 0, N =< ?MAX_ROUNDS -> ok;
+wrong_load(rounds, _) -> <<"rounds is not an integer from 0 to 1000000">>;
+wrong_load(drivers, N) when is_integer(N), N >= 1, N =< ?MAX_DRIVERS -> ok;
+wrong_load(drivers, _) -> <<"drivers is not an integer from 1 to 1000">>;
+wrong_load(_, _) -> <<"an unknown option; known are progress, rounds and drivers">>.

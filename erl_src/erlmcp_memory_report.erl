@@ -1,0 +1,246 @@
+%% @private
+%% @doc What the profiler's data mean: the report for an operator, and the alerts.
+-module(erlmcp_memory_report).
+
+-export([session/0, samples/1, trend_of/1, generate/0, alerts/0, evaluate/1]).
+
+-export_type([alert/0, metric/0]).
+
+-include("erlmcp_memory.hrl").
+-include("erlmcp_memory_lanes.hrl").
+
+-define(MB, 1048576).
+
+-type metric() :: memory_per_connection | reuse_ratio | gc_pause | memory_growth.
+-type alert() :: #{
+    metric := metric(),
+    level := warning | critical,
+    value := number(),
+    threshold := number(),
+    advice := binary()
+}.
+
+%% @doc The last session, running or not, when it has a snapshot, and how it stands.
+-spec session() -> {ok, reference(), #{atom() => term()}} | none.
+session() ->
+    case erlmcp_memory_nif:profiler_session() of
+        undefined ->
+            none;
+        Session ->
+            case erlmcp_memory_nif:profiler_status(Session) of
+                #{baseline := #memory_snapshot{}} = Status -> {ok, Session, Status};
+                _ -> none
+            end
+    end.
+
+%% @doc The snapshots of a session, oldest first.
+-spec samples(reference()) -> [#memory_snapshot{}].
+samples(Session) ->
+    ?LANES(
+        erlmcp_memory_nif:profiler_samples(Session),
+        erlmcp_memory_nif:profiler_samples_dirty(Session)
+    ).
+
+%% @doc The trend of two points or more.
+-spec trend_of([{number(), non_neg_integer()}]) -> #{atom() => term()} | invalid_input.
+trend_of(Points) ->
+    ?LANES(erlmcp_memory_nif:memory_trend(Points), erlmcp_memory_nif:memory_trend_dirty(Points)).
+
+session_trend(Session) ->
+    ?LANES(erlmcp_memory_nif:profiler_trend(Session), erlmcp_memory_nif:profiler_trend_dirty(Session)).
+
+%% @doc The alerts of the node as it stands.
+-spec alerts() -> [alert()].
+alerts() ->
+    evaluate(maps:merge(pool_figures(), session_figures())).
+
+%% From so many states in use on, what the node takes by itself (some 50 MB) is a small part of
+%% total memory over connections. Below, an idle node would be an alert.
+-define(MANY, 100).
+
+%% The pool may not run; then it has no figures.
+pool_figures() ->
+    Pool = erlmcp_memory_pool,
+    try whereis(Pool) =/= undefined andalso Pool:pool_stats() of
+        #{in_use := InUse, reused := Reused, created := Created, reuse_ratio := Ratio} ->
+            maps:from_list(
+                [
+                    {memory_per_connection, erlang:memory(total) / InUse / ?MB}
+                 || InUse >= ?MANY
+                ] ++
+                    [{reuse_ratio, Ratio} || Reused + Created > 0]
+            );
+        _ ->
+            #{}
+    catch
+        %% It may stop between the question and the call.
+        exit:_ -> #{};
+        error:undef -> #{}
+    end.
+
+session_figures() ->
+    case session() of
+        {ok, Session, #{gc_measured := Measured}} ->
+            #{pause_ms := #{max := Longest}} = erlmcp_memory_nif:profiler_gc(),
+            maps:from_list(
+                [{gc_pause, Longest} || Measured] ++
+                    case session_trend(Session) of
+                        #{leak_indication := <<"possible_memory_leak">>, trend_slope := Slope} ->
+                            [{memory_growth, Slope * 3600 / ?MB}];
+                        _ ->
+                            []
+                    end
+            );
+        none ->
+            #{}
+    end.
+
+%% @doc The alerts that figures give: MB a connection, percent reused, milliseconds of pause, MB of
+%% growth an hour. A figure that is missing gives none.
+-spec evaluate(#{metric() => number()}) -> [alert()].
+evaluate(Figures) ->
+    [
+        #{
+            metric => Metric,
+            level => Level,
+            value => Value,
+            threshold => Threshold,
+            advice => advice(Metric)
+        }
+     || {Metric, Bad, Warning, Critical} <- thresholds(),
+        {ok, Value} <- [maps:find(Metric, Figures)],
+        {Level, Threshold} <- level(Bad, Value, Warning, Critical)
+    ].
+
+thresholds() ->
+    [
+        {memory_per_connection, over, 2.5, 3.0},
+        {reuse_ratio, under, 70.0, 50.0},
+        {gc_pause, over, 80.0, 150.0},
+        {memory_growth, over, 5.0, 10.0}
+    ].
+
+level(over, Value, _, Critical) when Value > Critical -> [{critical, Critical}];
+level(over, Value, Warning, _) when Value > Warning -> [{warning, Warning}];
+level(under, Value, _, Critical) when Value < Critical -> [{critical, Critical}];
+level(under, Value, Warning, _) when Value < Warning -> [{warning, Warning}];
+level(_, _, _, _) -> [].
+
+advice(memory_per_connection) ->
+    <<"Hold what is equal for all connections once with erlmcp_connection_optimizer:share/1, and "
+        "let idle connections hibernate.">>;
+advice(reuse_ratio) ->
+    <<"Make more states ahead of need with erlmcp_memory_pool:configure(pool_size, N), and keep "
+        "more idle ones with erlmcp_memory_pool:configure(max_pool_size, N).">>;
+advice(gc_pause) ->
+    <<"Move large states off the process heaps with "
+        "erlmcp_connection_optimizer:create_optimized_state/1; "
+        "erlmcp_memory_profiler:start_profiling/0 begins a new measurement.">>;
+advice(memory_growth) ->
+    <<"Read erlmcp_memory_profiler:generate_report/0 for the kind of memory that grows, and "
+        "erlmcp_memory_pool:pool_info/0 for states that are not given back.">>.
+
+%% @doc The report.
+-spec generate() -> {ok, string()} | {error, no_profiling_data}.
+generate() ->
+    case session() of
+        {ok, Session, Status} -> {ok, lists:flatten(text(Session, Status))};
+        none -> {error, no_profiling_data}
+    end.
+
+text(Session, #{baseline := First, last := Last} = Status) ->
+    [
+        "Memory profile of ", atom_to_list(node()), "\n\n",
+        duration(Status), "\n\n",
+        row(["", "baseline", "last", "change"]),
+        [
+            bytes_row(Name, element(Field, First), element(Field, Last))
+         || {Name, Field} <- fields()
+        ],
+        count_row(
+            "processes", First#memory_snapshot.process_count, Last#memory_snapshot.process_count
+        ),
+        "\n",
+        trend_text(session_trend(Session)),
+        "\n",
+        gc_text(erlmcp_memory_nif:profiler_gc()),
+        "\n",
+        alerts_text(alerts())
+    ].
+
+fields() ->
+    [
+        {"total", #memory_snapshot.total_memory},
+        {"processes", #memory_snapshot.process_memory},
+        {"binaries", #memory_snapshot.binary_memory},
+        {"ETS", #memory_snapshot.ets_memory},
+        {"atoms", #memory_snapshot.atom_memory},
+        {"native", #memory_snapshot.native_memory},
+        {"resident", #memory_snapshot.resident_memory}
+    ].
+
+duration(#{running := Running, duration_ms := Ms, held := Held, taken := Taken}) ->
+    io_lib:format("~s for ~.1f s; ~b snapshots taken, ~b kept", [
+        case Running of
+            true -> "Running";
+            false -> "Ran"
+        end,
+        Ms / 1000,
+        Taken,
+        Held
+    ]).
+
+row(Columns) ->
+    io_lib:format("~-10s ~15s ~15s ~15s~n", Columns).
+
+bytes_row(Name, From, To) ->
+    row([Name, mb(From), mb(To), mb(To - From)]).
+
+count_row(Name, From, To) ->
+    row([Name, integer_to_list(From), integer_to_list(To), integer_to_list(To - From)]).
+
+mb(Bytes) ->
+    io_lib:format("~.2f MB", [Bytes / ?MB]).
+
+trend_text(#{
+    min_memory := Min,
+    max_memory := Max,
+    avg_memory := Avg,
+    trend_slope := Slope,
+    leak_indication := Indication
+}) ->
+    io_lib:format(
+        "Total memory: min ~s, max ~s, avg ~s~nTrend: ~.2f MB/hour, ~s~n",
+        [mb(Min), mb(Max), mb(Avg), Slope * 3600 / ?MB, Indication]
+    );
+trend_text(undefined) ->
+    "Trend: needs at least two snapshots\n".
+
+gc_text(#{measured := false}) ->
+    "Garbage collections: not measured in this session\n";
+gc_text(#{minor := Minor, major := Major, reclaimed_bytes := Reclaimed, pause_ms := Pause}) ->
+    io_lib:format(
+        "Garbage collections: ~b minor, ~b major, ~s reclaimed~n"
+        "GC pauses in ms: mean ~.3f, p50 ~.3f, p90 ~.3f, p99 ~.3f, p99.9 ~.3f, max ~.3f~n",
+        [Minor, Major, mb(Reclaimed)] ++
+            [maps:get(Key, Pause) || Key <- [mean, p50, p90, p99, p999, max]]
+    ).
+
+alerts_text([]) ->
+    "Alerts: none\n";
+alerts_text(Alerts) ->
+    [
+        "Alerts:\n",
+        [
+            io_lib:format("  ~s: ~s is ~.2f, threshold ~.1f. ~s~n", [
+                Level, Metric, float(Value), Threshold, Advice
+            ])
+         || #{
+                metric := Metric,
+                level := Level,
+                value := Value,
+                threshold := Threshold,
+                advice := Advice
+            } <- Alerts
+        ]
+    ].

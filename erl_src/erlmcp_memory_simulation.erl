@@ -1,0 +1,327 @@
+%% @private
+%% @doc The load simulation: `erlmcp_memory_profiler:simulate_100k_load/2'.
+%%
+%% The run is a process of its own that watches its caller. It starts drivers, which start the
+%% connections and play their clients, and orders them about: connect a batch, do a round, close.
+%% Whatever happens, it ends in the same way: the drivers close what they have connected, then the
+%% profiler is stopped and, where the run started it, the pool. Should the run itself be killed,
+%% its drivers go by their links, and the connections by their monitors.
+-module(erlmcp_memory_simulation).
+
+-export([run/2]).
+-export([init/3]).
+
+-export_type([options/0]).
+
+-define(NIF, erlmcp_memory_nif).
+-define(POOL, erlmcp_memory_pool).
+-define(BATCH, 10000).
+%% How long what comes back late (references to be collected, memory that another thread frees) may
+%% take, in milliseconds, before it counts as left over.
+-define(PATIENCE, 20000).
+-define(POLL, 100).
+
+-type options() :: #{progress := boolean(), rounds := non_neg_integer(), drivers := pos_integer()}.
+
+-record(run, {
+    caller :: reference(),
+    count :: pos_integer(),
+    rounds :: non_neg_integer(),
+    counter :: erlmcp_memory_driver:progress(),
+    shown :: erlmcp_memory_progress:progress() | none,
+    drivers :: [pid()],
+    before :: erlmcp_memory_load_result:measured()
+}).
+
+%% @doc Runs it. Answers at once where it cannot be run.
+-spec run(pos_integer(), options()) -> erlmcp_memory_load_result:result() | {error, term()}.
+run(Count, Options) ->
+    Caller = self(),
+    {Run, Monitor} = spawn_monitor(?MODULE, init, [Count, Options, Caller]),
+    receive
+        {'DOWN', Monitor, process, Run, {?MODULE, Result}} -> Result;
+        {'DOWN', Monitor, process, Run, Reason} -> exit(Reason)
+    end.
+
+%% @private
+-spec init(pos_integer(), options(), pid()) -> no_return().
+init(Count, Options, Caller) ->
+    exit({?MODULE, start(Count, Options, Caller)}).
+
+start(Count, Options, Caller) ->
+    Room = erlmcp_memory_test_connections:room(),
+    try register(?MODULE, self()) andalso whereis(erlmcp_memory_sampler) of
+        _ when Count > Room -> {error, {too_many_connections, Room}};
+        undefined -> whole(Count, Options, monitor(process, Caller));
+        _Sampler -> {error, profiling_in_progress}
+    catch
+        error:badarg -> {error, simulation_in_progress}
+    end.
+
+whole(Count, Options, Caller) ->
+    false = process_flag(trap_exit, true),
+    Start = now_ms(),
+    ok = load(),
+    true = erlang:garbage_collect(),
+    Before = erlmcp_memory_load_result:measure(),
+    Ran = with_pool(fun() ->
+        with_profiler(fun() -> life(Count, Options, Caller, Before) end)
+    end),
+    case Ran of
+        {error, _} ->
+            Ran;
+        #{drivers := Drivers} ->
+            Left = processes_left([self() | Drivers], now_ms() + ?PATIENCE),
+            erlmcp_memory_load_result:of_run(Count, Before, Ran#{
+                processes_left => Left, duration_ms => now_ms() - Start
+            })
+    end.
+
+%% Code that is loaded on the way would be counted as the connections'.
+load() ->
+    lists:foreach(
+        fun(Module) -> {module, Module} = code:ensure_loaded(Module) end,
+        [
+            ?NIF,
+            ?POOL,
+            erlmcp_connection_optimizer,
+            erlmcp_memory_connection,
+            erlmcp_memory_driver,
+            erlmcp_memory_exchange,
+            erlmcp_memory_load_result,
+            erlmcp_memory_profiler,
+            erlmcp_memory_progress,
+            erlmcp_memory_sampler,
+            erlmcp_memory_snapshot
+        ]
+    ).
+
+%%% What a run uses of the node
+
+%% Fun() with a pool: the one that there is, or one that is there for this run.
+with_pool(Fun) ->
+    case ?POOL:start_link() of
+        {ok, Pool} ->
+            {Result, ok} = finally(Fun, fun() -> stop_pool(Pool) end),
+            Result#{pool_started => true};
+        {error, {already_started, _}} ->
+            Result = Fun(),
+            Result#{pool_started => false};
+        {error, _} = Error ->
+            Error
+    end.
+
+stop_pool(Pool) ->
+    try
+        gen_server:stop(Pool)
+    catch
+        exit:_ ->
+            %% It was killed meanwhile; what it had opened is to be closed all the same, unless it
+            %% has a successor.
+            case whereis(?POOL) of
+                undefined -> ?NIF:pool_stop();
+                _ -> ok
+            end
+    end.
+
+%% Fun() while collections are measured, or not where somebody else traces.
+with_profiler(Fun) ->
+    Options = #{interval_ms => 1000},
+    Unmeasured =
+        case erlmcp_memory_profiler:start_profiling(Options) of
+            ok ->
+                none;
+            {error, Reason} ->
+                ok = erlmcp_memory_profiler:start_profiling(Options#{gc => false}),
+                Reason
+        end,
+    Session = ?NIF:profiler_session(),
+    {Result, Gc} = finally(Fun, fun() -> stop_profiler(Session) end),
+    Result#{
+        gc =>
+            case Gc of
+                #{measured := true} -> Gc;
+                _ when Unmeasured =/= none -> {unmeasured, Unmeasured};
+                _ -> {unmeasured, session_replaced}
+            end
+    }.
+
+%% Somebody may have started a session of their own meanwhile, which ended this one.
+stop_profiler(Session) ->
+    case ?NIF:profiler_session() =:= Session andalso erlmcp_memory_profiler:stop_profiling() of
+        #{gc := Gc} -> Gc;
+        _ -> none
+    end.
+
+%%% The life of the connections
+
+life(Count, #{progress := Shows, rounds := Rounds, drivers := Drivers}, Caller, Before) ->
+    Counter = erlmcp_memory_driver:progress(),
+    Capabilities = erlmcp_memory_exchange:capabilities(),
+    Meters = maps:from_list([{Name, ?NIF:histogram_new()} || Name <- [acquire, update, message]]),
+    Context = Meters#{
+        run => self(),
+        progress => Counter,
+        capabilities => Capabilities,
+        share => erlmcp_connection_optimizer:share(Capabilities)
+    },
+    Run = #run{
+        caller = Caller,
+        count = Count,
+        rounds = Rounds,
+        counter = Counter,
+        shown =
+            case Shows of
+                %% Every connection is connected and closed.
+                true -> erlmcp_memory_progress:start(Counter, Count * (Rounds + 2));
+                false -> none
+            end,
+        drivers = [
+            erlmcp_memory_driver:start_link(Context)
+         || _ <- lists:seq(1, min(Count, Drivers))
+        ],
+        before = Before
+    },
+    {Lived, Errors} = finally(fun() -> lived(Run) end, fun() -> close(Run) end),
+    #{acquire := #{count := Acquired}} =
+        Latency = maps:map(fun(_, Meter) -> ?NIF:histogram_read(Meter) end, Meters),
+    Lived#{
+        latency => Latency,
+        drivers => Run#run.drivers,
+        errors => erlmcp_memory_driver:count(errors, Counter),
+        first_errors => Errors,
+        acquired => Acquired,
+        afterwards => returned(Before, Acquired, now_ms() + ?PATIENCE)
+    }.
+
+lived(#run{count = Count, rounds = Rounds} = Run) ->
+    Batches = [batch(Batch, Run) || Batch <- lists:seq(1, (Count - 1) div ?BATCH + 1)],
+    lists:foreach(
+        fun(Round) ->
+            ok = shows(Run, "round ~b of ~b", [Round, Rounds], Count),
+            ok = all({round, Round}, Run)
+        end,
+        lists:seq(1, Rounds)
+    ),
+    #{batches => Batches, peak => settled()}.
+
+batch(Batch, #run{count = Count, drivers = Drivers, before = Before} = Run) ->
+    First = (Batch - 1) * ?BATCH + 1,
+    Last = min(Count, Batch * ?BATCH),
+    Batches = (Count - 1) div ?BATCH + 1,
+    ok = shows(Run, "connect, batch ~b of ~b", [Batch, Batches], Last - First + 1),
+    Step = length(Drivers),
+    Orders = [
+        erlmcp_memory_driver:order(Driver, {connect, lists:seq(Start, Last, Step)})
+     || {Driver, Start} <- lists:zip(Drivers, lists:seq(First, First + Step - 1)), Start =< Last
+    ],
+    ok = await(Orders, Run),
+    erlmcp_memory_load_result:of_batch(Batch, Last, Before, erlmcp_memory_load_result:measure()).
+
+all(Order, #run{drivers = Drivers} = Run) ->
+    await([erlmcp_memory_driver:order(Driver, Order) || Driver <- Drivers], Run).
+
+await([], _Run) ->
+    ok;
+await([Order | Orders], #run{caller = Caller, drivers = Drivers} = Run) ->
+    receive
+        {Order, _Errors} ->
+            await(Orders, Run);
+        {'DOWN', Caller, process, _, _} ->
+            exit(caller_gone);
+        {'EXIT', Pid, Reason} ->
+            case lists:member(Pid, Drivers) of
+                true -> exit({driver, Reason});
+                %% The pool's; states live on without it.
+                false -> await([Order | Orders], Run)
+            end
+    end.
+
+%% Cuts short what the drivers do, has them close what is connected, and ends them. Answers with
+%% the first errors of the run.
+close(#run{count = Count, counter = Counter, drivers = Drivers, shown = Shown} = Run) ->
+    ok = erlmcp_memory_driver:abort(Counter),
+    ok = shows(Run, "close", [], Count),
+    Orders = [
+        {Driver, monitor(process, Driver), erlmcp_memory_driver:order(Driver, close)}
+     || Driver <- Drivers
+    ],
+    Errors = [
+        receive
+            {Order, Errors} ->
+                exit(Driver, kill),
+                receive
+                    {'DOWN', Monitor, process, Driver, _} -> Errors
+                end;
+            {'DOWN', Monitor, process, Driver, Reason} ->
+                [{driver, Reason}]
+        end
+     || {Driver, Monitor, Order} <- Orders
+    ],
+    ok = erlmcp_memory_progress:stop(Shown),
+    lists:sublist(lists:append(Errors), 10).
+
+shows(#run{shown = Shown}, Format, Arguments, Steps) ->
+    erlmcp_memory_progress:phase(Shown, lists:flatten(io_lib:format(Format, Arguments)), Steps).
+
+%%% What is there, and what is left
+
+%% The memory when it has stopped falling: what one thread allocated and another freed comes back a
+%% little later.
+settled() ->
+    settled(erlmcp_memory_load_result:measure(), now_ms() + ?PATIENCE).
+
+settled(#{memory := #{total := Total}} = Measured, Deadline) ->
+    ok = timer:sleep(?POLL),
+    #{memory := #{total := Now}} = Next = erlmcp_memory_load_result:measure(),
+    case Now < Total - Total div 1000 andalso now_ms() < Deadline of
+        true -> settled(Next, Deadline);
+        false when Now < Total -> Next;
+        false -> Measured
+    end.
+
+%% What is there when all states and buffers are back.
+returned(Before, Acquired, Deadline) ->
+    true = erlang:garbage_collect(),
+    case erlmcp_memory_load_result:left(Before, erlmcp_memory_load_result:measure(), Acquired) of
+        #{states_left := 0, buffer_bytes_left := 0} ->
+            settled();
+        _ ->
+            case now_ms() < Deadline of
+                true ->
+                    ok = timer:sleep(?POLL),
+                    returned(Before, Acquired, Deadline);
+                false ->
+                    settled()
+            end
+    end.
+
+%% How many processes that these processes have started are alive, after some patience.
+processes_left(Parents, Deadline) ->
+    Own = maps:from_keys(Parents, []),
+    Left = [
+        Pid
+     || Pid <- processes(),
+        {parent, Parent} <- [erlang:process_info(Pid, parent)],
+        is_map_key(Parent, Own)
+    ],
+    case Left =/= [] andalso now_ms() < Deadline of
+        true ->
+            ok = timer:sleep(?POLL),
+            processes_left(Parents, Deadline);
+        false ->
+            length(Left)
+    end.
+
+%% Last() after Fun(), whatever becomes of it.
+finally(Fun, Last) ->
+    try Fun() of
+        Result -> {Result, Last()}
+    catch
+        Class:Reason:Stack ->
+            _ = Last(),
+            erlang:raise(Class, Reason, Stack)
+    end.
+
+now_ms() ->
+    erlang:monotonic_time(millisecond).

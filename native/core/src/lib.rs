@@ -1,0 +1,17 @@
+//! The parts of `erlmcp_memory` that need no BEAM: everything here can be built, tested and
+//! benchmarked with cargo alone. The NIF crate beside it only translates Erlang terms.
+
+pub mod buffer;
+pub mod gc;
+pub mod heap;
+pub mod histogram;
+pub mod map;
+pub mod packed;
+pub mod pool;
+pub mod samples;
+pub mod shared;
+pub mod snapshot;
+pub mod state;
+mod sync;
+pub mod threads;
+pub mod trend;

@@ -1,0 +1,200 @@
+//! Changing what a path of keys leads to.
+
+use super::node::{store, with_entry, without_entry};
+use super::{INLINE, MAX_PATH, Map, PAGE};
+use crate::packed::{Anchor, Item, Packed, Page, Target, View, Writer, item};
+use std::sync::Arc;
+
+/// Why a path could not be followed to be changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EditError {
+    /// A value on the way, under the key of this index, is no map.
+    NotAMap(usize),
+    /// The path has no key, or more than [`MAX_PATH`].
+    PathLength,
+}
+
+/// The number of entries of a value that is a map.
+pub(super) fn len<A: Anchor>(map: View<'_, A>) -> Option<usize> {
+    match item(map.bytes, &mut 0) {
+        Ok(Item::Map(page)) => Some(page.len()),
+        Ok(Item::Trie(_)) => match map.target() {
+            Some(Target::Trie(node)) => Some(node.len()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn trie<A: Anchor>(node: Arc<super::Node<A>>) -> Packed<A> {
+    let mut link = Writer::default();
+    link.link(Target::Trie(node));
+    link.finish()
+}
+
+/// A map with one entry more or another, as a map stores it with at most `inline` bytes in line.
+fn insert<A: Anchor>(
+    map: View<'_, A>,
+    key: View<'_, A>,
+    value: View<'_, A>,
+    inline: usize,
+) -> Packed<A> {
+    match map.target() {
+        Some(Target::Trie(node)) => trie(node.with(key, value)),
+        _ => {
+            let changed = with_entry(map, key, value);
+            if changed.bytes().len() <= inline {
+                changed
+            } else {
+                store(changed.view(), inline)
+            }
+        }
+    }
+}
+
+/// A map without a key; nothing if it has no such key. A trie that became small enough lies in
+/// line again.
+fn remove<A: Anchor>(map: View<'_, A>, key: &[u8], inline: usize) -> Option<Packed<A>> {
+    match map.target() {
+        Some(Target::Trie(node)) => {
+            let node = node.without(key)?;
+            if node.packed_bytes() <= inline / 2 {
+                return Some(node.join());
+            }
+            Some(trie(node))
+        }
+        _ => without_entry(map, key),
+    }
+}
+
+fn put<A: Anchor>(
+    map: View<'_, A>,
+    path: &[View<'_, A>],
+    value: View<'_, A>,
+    absent: &[u8],
+    inline: usize,
+) -> Result<Packed<A>, usize> {
+    let (key, rest) = match path {
+        [] => return Ok(store(value, inline)),
+        [key, rest @ ..] => (key, rest),
+    };
+    if rest.is_empty() && value.bytes.len() <= INLINE {
+        return Ok(insert(map, *key, value, inline));
+    }
+    let child = if rest.is_empty() {
+        store(value, INLINE)
+    } else {
+        let empty;
+        let below = match map.find(&[key.bytes]) {
+            Some(below) if below.bytes != absent => {
+                len(below).ok_or(0usize)?;
+                below
+            }
+            _ => {
+                empty = Map::default();
+                empty.root.view()
+            }
+        };
+        put(below, rest, value, absent, INLINE).map_err(|depth| depth + 1)?
+    };
+    Ok(insert(map, *key, child.view(), inline))
+}
+
+fn delete<A: Anchor>(map: View<'_, A>, path: &[View<'_, A>], inline: usize) -> Option<Packed<A>> {
+    match path {
+        [] => None,
+        [key] => remove(map, key.bytes, inline),
+        [key, rest @ ..] => {
+            let below = map.find(&[key.bytes])?;
+            len(below)?;
+            let changed = delete(below, rest, INLINE)?;
+            Some(insert(map, *key, changed.view(), inline))
+        }
+    }
+}
+
+impl<A: Anchor> Map<A> {
+    /// This map with another value under a path of keys. Maps that are missing on the way are
+    /// made; `absent` is the value that counts as missing.
+    pub fn put(
+        &self,
+        path: &[View<'_, A>],
+        value: View<'_, A>,
+        absent: &[u8],
+    ) -> Result<Self, EditError> {
+        if path.is_empty() || path.len() > MAX_PATH {
+            return Err(EditError::PathLength);
+        }
+        put(self.view(), path, value, absent, PAGE)
+            .map(|root| Map { root })
+            .map_err(EditError::NotAMap)
+    }
+
+    /// This map with all entries of the packed map `entries` put into the map under a path.
+    pub fn merge(
+        &self,
+        path: &[View<'_, A>],
+        entries: View<'_, A>,
+        absent: &[u8],
+    ) -> Result<Self, EditError> {
+        let below = match self.get(path) {
+            Some(below) if below.bytes != absent => below,
+            _ => return self.put(path, entries, absent),
+        };
+        match len(below) {
+            None => return Err(EditError::NotAMap(path.len().saturating_sub(1))),
+            Some(0) if !path.is_empty() => return self.put(path, entries, absent),
+            Some(_) => {}
+        }
+        let inline = if path.is_empty() { PAGE } else { INLINE };
+        let merged = merge_into(below, entries, inline);
+        if path.is_empty() {
+            return Ok(Map { root: merged });
+        }
+        put_stored(self, path, merged)
+    }
+
+    /// This map without what a path leads to; nothing if the path leads nowhere.
+    pub fn remove(&self, path: &[View<'_, A>]) -> Option<Self> {
+        delete(self.view(), path, PAGE).map(|root| Map { root })
+    }
+}
+
+/// A map with all entries of another put in.
+fn merge_into<A: Anchor>(map: View<'_, A>, entries: View<'_, A>, inline: usize) -> Packed<A> {
+    let mut merged: Option<Packed<A>> = None;
+    if let Some(page) = Page::of(entries.bytes) {
+        for (key, value) in page.entries() {
+            let key = View::new(key, entries.links);
+            let value = store(View::new(value, entries.links), INLINE);
+            let into = merged.as_ref().map_or(map, Packed::view);
+            merged = Some(insert(into, key, value.view(), inline));
+        }
+    }
+    merged.unwrap_or_else(|| map.to_packed())
+}
+
+/// Puts a map that is stored already under a path that exists.
+fn put_stored<A: Anchor>(
+    map: &Map<A>,
+    path: &[View<'_, A>],
+    stored: Packed<A>,
+) -> Result<Map<A>, EditError> {
+    fn replace<A: Anchor>(
+        map: View<'_, A>,
+        path: &[View<'_, A>],
+        stored: &Packed<A>,
+        inline: usize,
+    ) -> Option<Packed<A>> {
+        let (key, rest) = path.split_first()?;
+        if rest.is_empty() {
+            return Some(insert(map, *key, stored.view(), inline));
+        }
+        let below = map.find(&[key.bytes])?;
+        let changed = replace(below, rest, stored, INLINE)?;
+        Some(insert(map, *key, changed.view(), inline))
+    }
+    replace(map.view(), path, &stored, PAGE)
+        .map(|root| Map { root })
+        .ok_or(EditError::PathLength)
+}

@@ -1,0 +1,98 @@
+//! An immutable map of packed terms. An update makes a new map; what did not change, the two have
+//! in common.
+//!
+//! A small map is one packed run of bytes ([`Page`]), written anew by an update: that costs less
+//! than following pointers would. A larger one is a hash trie ([`Node`]) of such pages, 16-way,
+//! in the manner of Bagwell's hash array mapped tries ("Ideal Hash Trees", 2001): an update
+//! rewrites one page and the branches above it. Values over [`INLINE`] bytes lie out of line, so
+//! that neither copies them; maps among them are tries of their own, so that a path of keys is
+//! followed, and one key changed, without touching what lies beside it.
+
+mod edit;
+mod node;
+
+pub use edit::EditError;
+pub use node::Node;
+
+use crate::packed::{Anchor, Packed, Page, View};
+use node::store;
+
+/// The largest value, in packed bytes, that lies among the entries of a map.
+pub const INLINE: usize = 256;
+
+/// The largest page, in packed bytes, that holds more than one entry.
+pub const PAGE: usize = 1024;
+
+/// The longest path of keys, so that following one needs a bounded stack.
+pub const MAX_PATH: usize = 64;
+
+/// An immutable map of packed keys and values.
+#[derive(Debug)]
+pub struct Map<A> {
+    /// A packed map, or a link to a trie.
+    root: Packed<A>,
+}
+
+impl<A: Anchor> Default for Map<A> {
+    fn default() -> Self {
+        Map {
+            root: Packed::new(Page::build(std::iter::empty()), Default::default()),
+        }
+    }
+}
+
+impl<A: Anchor> Map<A> {
+    /// The map that this packed value is; nothing if it is no map.
+    pub fn from_packed(value: Packed<A>) -> Option<Self> {
+        Page::of(value.bytes())?;
+        let root = if value.bytes().len() <= PAGE {
+            value
+        } else {
+            store(value.view(), PAGE)
+        };
+        Some(Map { root })
+    }
+
+    /// The whole map as a value.
+    pub fn view(&self) -> View<'_, A> {
+        self.root.view()
+    }
+
+    /// The number of its entries.
+    pub fn len(&self) -> usize {
+        edit::len(self.view()).unwrap_or(0)
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The value under a path of packed keys; the map itself under the empty path.
+    pub fn get<K: AsRef<[u8]>>(&self, path: &[K]) -> Option<View<'_, A>> {
+        self.view().find(path)
+    }
+
+    /// Every entry: key, value.
+    pub fn for_each<'a>(&'a self, mut entry: impl FnMut(&'a [u8], View<'a, A>)) {
+        node::for_each(self.view(), &mut entry);
+    }
+
+    /// Bytes of memory behind the map.
+    pub fn heap_bytes(&self) -> usize {
+        self.root.heap_bytes()
+    }
+}
+
+/// The number of entries of a map inside a map; nothing if the value is no map.
+pub fn len_of<A: Anchor>(value: View<'_, A>) -> Option<usize> {
+    edit::len(value)
+}
+
+/// Calls `entry` with every entry of a map inside a map.
+pub fn for_each_of<'a, A: Anchor>(
+    value: View<'a, A>,
+    mut entry: impl FnMut(&'a [u8], View<'a, A>),
+) {
+    node::for_each(value, &mut entry);
+}

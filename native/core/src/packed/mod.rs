@@ -1,0 +1,157 @@
+//! The packed form of a term: one run of bytes a value, without pointers.
+//!
+//! A value is a tag byte and what the tag asks for ([`tag`]). Integers are LEB128 varints, signed
+//! ones in zigzag (the encodings of Protocol Buffers). The form is canonical: terms that are equal
+//! (`=:=`) have equal bytes, so that a map is searched by comparing bytes and equal shared content
+//! is found by hashing them.
+//!
+//! What bytes cannot hold is a *link*: the bytes carry the link's id, the [`Links`] beside them
+//! hold its target. [`Target::Anchor`] keeps something of the host's alive (a shared content, an
+//! environment with a fun in it); [`Target::Blob`] and [`Target::Trie`] hold large parts of a
+//! [`crate::map::Map`] out of line, so that two versions of a map can have them in common. Each
+//! occurrence of an id in the bytes has its own entry in the links, so that a part of a value can
+//! be cut out together with its links, without looking at the rest.
+//!
+//! A map is `tag, count, length, offsets, body`: entries sorted by the bytes of their keys, every
+//! number one, two or four bytes wide as the length of the body asks for. A key is found by binary
+//! search, and no other entry is looked at.
+
+mod links;
+mod page;
+mod reader;
+mod writer;
+
+pub use links::{Links, Target};
+pub use page::{Entries, Page};
+pub use reader::{Item, ReadError, View, item, skip};
+pub use writer::{MapBuilder, Scalar, Writer, pack_atom, pack_int};
+
+use std::fmt::Debug;
+
+/// A target that the host keeps alive through a packed value. Cloning makes a further owner.
+pub trait Anchor: Clone + Debug + Send + Sync + 'static {
+    /// Bytes of memory that only this target takes; none for one that others may keep as well.
+    fn kept_bytes(&self) -> usize {
+        0
+    }
+}
+
+impl Anchor for std::convert::Infallible {}
+
+impl<T: Debug + Send + Sync + ?Sized + 'static> Anchor for std::sync::Arc<T> {}
+
+/// The deepest nesting of one packed value. The host packs what lies deeper as a foreign term, so
+/// that code which follows the nesting needs a bounded stack.
+pub const MAX_DEPTH: usize = 128;
+
+/// The deepest nesting of a key. It does not depend on how deep the map lies, so that a key has the
+/// same bytes wherever it stands and whoever looks for it.
+pub const MAX_KEY_DEPTH: usize = 32;
+
+/// The largest arity of a tuple.
+pub const MAX_ARITY: usize = (1 << 24) - 1;
+
+/// The bytes that one packed value may have. The four-byte numbers of a map hold any length below.
+pub const MAX_BYTES: usize = 512 << 20;
+
+/// The first byte of a value.
+pub mod tag {
+    /// Integers from 0 to 63 are their own tag.
+    pub const SMALL_END: u8 = 0x40;
+    /// Any other integer of 64 bits: a zigzag varint.
+    pub const INT: u8 = 0x40;
+    /// A float: the eight bytes of its IEEE 754 form, little endian.
+    pub const FLOAT: u8 = 0x41;
+    /// An atom: the host's word for it, as a varint.
+    pub const ATOM: u8 = 0x42;
+    /// The empty list.
+    pub const NIL: u8 = 0x43;
+    /// A proper list of integers from 0 to 255: varint length, then the bytes.
+    pub const BYTES: u8 = 0x44;
+    /// Any other proper list: varint length, then the elements.
+    pub const LIST: u8 = 0x45;
+    /// An improper list: varint number of elements before the tail, the elements, the tail.
+    pub const IMPROPER: u8 = 0x46;
+    /// A process of this node: the host's word for it, as a varint.
+    pub const PID: u8 = 0x47;
+    /// A port of this node: the host's word for it, as a varint.
+    pub const PORT: u8 = 0x48;
+    /// A reference of this node: a byte with the length of its numbers, then these.
+    pub const REFERENCE: u8 = 0x49;
+    /// A term in the host's external format that nothing needs to keep alive: varint length, bytes.
+    pub const OPAQUE: u8 = 0x4a;
+    /// A term that an anchor holds: varint id, varint length, bytes that equal terms have equal.
+    pub const FOREIGN: u8 = 0x4b;
+    /// A reference to shared content: varint id.
+    pub const SHARE: u8 = 0x4c;
+    /// A value out of line: varint id.
+    pub const BLOB: u8 = 0x4d;
+    /// A map out of line: varint id.
+    pub const TRIE: u8 = 0x4e;
+    /// A binary of 32 bytes or more: varint length, then the bytes.
+    pub const BINARY: u8 = 0x4f;
+    /// A binary of up to 31 bytes: its length is in the tag.
+    pub const SHORT_BINARY: u8 = 0x50;
+    /// The longest binary whose length is in its tag.
+    pub const SHORT_BINARY_MAX: usize = 31;
+    /// A tuple of up to 7 elements: its arity is in the tag.
+    pub const SHORT_TUPLE: u8 = 0x70;
+    /// The greatest arity that is in the tag.
+    pub const SHORT_TUPLE_MAX: usize = 7;
+    /// Any other tuple: varint arity, then the elements.
+    pub const TUPLE: u8 = 0x78;
+    /// A map whose numbers are one byte wide.
+    pub const MAP8: u8 = 0x79;
+    /// A map whose numbers are two bytes wide.
+    pub const MAP16: u8 = 0x7a;
+    /// A map whose numbers are four bytes wide.
+    pub const MAP32: u8 = 0x7b;
+}
+
+/// A value that owns its bytes and its links.
+#[derive(Debug)]
+pub struct Packed<A> {
+    bytes: Box<[u8]>,
+    links: Links<A>,
+}
+
+impl<A> AsRef<[u8]> for Packed<A> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<A: Anchor> Packed<A> {
+    /// A value from its parts, as a [`Writer`] made them.
+    pub fn new(bytes: Box<[u8]>, links: Links<A>) -> Self {
+        Packed { bytes, links }
+    }
+
+    /// A value without links.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Packed {
+            bytes: bytes.into(),
+            links: Links::default(),
+        }
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its links.
+    pub fn links(&self) -> &Links<A> {
+        &self.links
+    }
+
+    /// The value, to be read.
+    pub fn view(&self) -> View<'_, A> {
+        View::new(&self.bytes, &self.links)
+    }
+
+    /// Bytes of memory behind it, out-of-line parts included.
+    pub fn heap_bytes(&self) -> usize {
+        crate::heap::block(self.bytes.len()) + self.links.heap_bytes()
+    }
+}

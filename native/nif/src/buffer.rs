@@ -1,0 +1,172 @@
+//! Message buffers as resources.
+
+use crate::iodata::{self, IoDataError};
+use crate::lane::{FAST_BYTES, Lane};
+use crate::pool::{badarg, not_started, released, started};
+use crate::{lanes, reply};
+use erlmcp_memory_core::buffer::{BlockPool, Found, MESSAGE_LIMIT, MessageBuffer};
+use parking_lot::Mutex;
+use rustler::types::atom::ok;
+use rustler::{Encoder, Env, Resource, ResourceArc, Term};
+use std::sync::atomic::AtomicU8;
+use std::sync::{LazyLock, OnceLock};
+
+rustler::atoms! {
+    message_too_large,
+    more,
+    not_iodata,
+}
+
+/// The blocks of all message buffers.
+pub static BLOCKS: LazyLock<BlockPool> = LazyLock::new(BlockPool::new);
+
+/// The smallest binary that `acquire_message_buffer` answers with.
+const BUFFER_SIZE: usize = 65_536;
+
+/// Zero bytes that take no memory: never written, so the system maps its one page of zeros for
+/// whatever part is read, and the library file has only their number. Atomics, because a plain
+/// array of zeros would be written out into the file.
+static ZEROS: [AtomicU8; MESSAGE_LIMIT] = [const { AtomicU8::new(0) }; MESSAGE_LIMIT];
+
+/// What the binaries over [`ZEROS`] refer to: nothing that could be freed or reused, so such a
+/// binary does not keep the buffer alive that it came with.
+struct ZeroBytes;
+
+#[rustler::resource_impl]
+impl Resource for ZeroBytes {}
+
+/// A binary of `size` zero bytes, at the most [`MESSAGE_LIMIT`].
+fn zeros(env: Env<'_>, size: usize) -> Term<'_> {
+    static OWNER: OnceLock<ResourceArc<ZeroBytes>> = OnceLock::new();
+    let bytes = &ZEROS[..size];
+    // SAFETY: `AtomicU8` has the size and the layout of `u8`; the array lives as long as the
+    // library and nobody ever writes to it.
+    let bytes: &'static [u8] =
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), bytes.len()) };
+    OWNER
+        .get_or_init(|| ResourceArc::new(ZeroBytes))
+        .make_binary(env, |_| bytes)
+        .to_term(env)
+}
+
+/// A message buffer's owner: released explicitly, or when the last reference is collected. Either
+/// way the buffer is dropped and its block goes back.
+struct BufferHandle(Mutex<Option<MessageBuffer<'static>>>);
+
+#[rustler::resource_impl]
+impl Resource for BufferHandle {}
+
+fn too_large(env: Env<'_>) -> Term<'_> {
+    env.error_tuple((message_too_large(), MESSAGE_LIMIT))
+}
+
+/// Runs `work` on the buffer behind `handle`; answers `badarg` where that is no buffer handle,
+/// `busy` where it would have to wait, `{error, released}` where it was released.
+fn with_buffer<'a>(
+    env: Env<'a>,
+    handle: Term<'a>,
+    lane: Lane,
+    work: impl FnOnce(&mut MessageBuffer<'static>) -> Term<'a>,
+) -> Term<'a> {
+    let Some(handle) = handle.try_get_resource::<BufferHandle>() else {
+        return badarg().encode(env);
+    };
+    match lane.lock(&handle.0).as_deref_mut() {
+        None => reply::busy(env),
+        Some(None) => env.error_tuple(released()),
+        Some(Some(buffer)) => work(buffer),
+    }
+}
+
+/// `{ok, Ref, Zeros}`, or an error tuple. An integer beyond 64 bits is too large as well.
+#[rustler::nif]
+fn buffer_acquire<'a>(env: Env<'a>, size: Term<'a>) -> Term<'a> {
+    if !started() {
+        return env.error_tuple(not_started());
+    }
+    let size = match size.decode::<usize>() {
+        Ok(size) if size <= MESSAGE_LIMIT => size,
+        _ => return too_large(env),
+    };
+    let handle = ResourceArc::new(BufferHandle(Mutex::new(Some(MessageBuffer::new(&BLOCKS)))));
+    (ok(), handle, zeros(env, size.max(BUFFER_SIZE))).encode(env)
+}
+
+fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
+    let Some(handle) = handle.try_get_resource::<BufferHandle>() else {
+        return badarg().encode(env);
+    };
+    let Some(buffer) = lane.lock(&handle.0).map(|mut held| held.take()) else {
+        return reply::busy(env);
+    };
+    drop(buffer);
+    ok().encode(env)
+}
+
+// `ok`, also when it was released before.
+lanes!(release => buffer_release, buffer_release_dirty(handle));
+
+fn append<'a>(env: Env<'a>, handle: Term<'a>, data: Term<'a>, lane: Lane) -> Term<'a> {
+    with_buffer(env, handle, lane, |buffer| {
+        // Walked twice, so that the limit is checked before a byte is copied.
+        let bytes = match iodata::walk(data, lane, |_| ()) {
+            Ok(bytes) => bytes,
+            Err(why) => return refusal(env, why),
+        };
+        if lane == Lane::Fast && buffer.append_cost(bytes) > FAST_BYTES {
+            return reply::busy(env);
+        }
+        if bytes > 0 {
+            if buffer.reserve(bytes).is_err() {
+                return too_large(env);
+            }
+            // The same walk over the same term: it cannot end otherwise.
+            let copied = iodata::walk(data, lane, |piece| buffer.push(piece));
+            debug_assert!(copied.is_ok());
+        }
+        (ok(), buffer.held().len()).encode(env)
+    })
+}
+
+fn refusal(env: Env<'_>, why: IoDataError) -> Term<'_> {
+    match why {
+        IoDataError::NotIoData => not_iodata().encode(env),
+        IoDataError::Busy => reply::busy(env),
+        IoDataError::TooLarge => too_large(env),
+    }
+}
+
+// `{ok, Held}` or an error tuple.
+lanes!(append => buffer_append, buffer_append_dirty(handle, data));
+
+fn next<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
+    let budget = match lane {
+        Lane::Fast => FAST_BYTES,
+        Lane::Dirty => usize::MAX,
+    };
+    with_buffer(env, handle, lane, |buffer| match buffer.find(budget) {
+        Found::More => more().encode(env),
+        Found::Unfinished => reply::busy(env),
+        Found::Frame(bytes) if bytes > budget => reply::busy(env),
+        // A copy, so that it stays as it is whatever happens to the buffer, and keeps no block alive.
+        Found::Frame(_) => match buffer.take(|frame| reply::binary(env, frame)) {
+            Some(frame) => (ok(), frame).encode(env),
+            None => more().encode(env),
+        },
+    })
+}
+
+// `{ok, Frame}`, `more` or an error tuple.
+lanes!(next => buffer_next, buffer_next_dirty(handle));
+
+fn held<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
+    with_buffer(env, handle, lane, |buffer| {
+        if lane == Lane::Fast && buffer.held().len() > FAST_BYTES {
+            return reply::busy(env);
+        }
+        reply::ok_value(env, reply::binary(env, buffer.held()))
+    })
+}
+
+// `{ok, Held}` or an error tuple.
+lanes!(held => buffer_held, buffer_held_dirty(handle));

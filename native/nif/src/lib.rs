@@ -1,0 +1,32 @@
+//! The NIF library of `erlmcp_memory`: it decodes Erlang terms, calls `erlmcp-memory-core`, and
+//! encodes the answers. No algorithm lives here.
+
+mod alloc;
+mod buffer;
+mod connection;
+mod histogram;
+mod iodata;
+mod lane;
+mod pool;
+mod profiler;
+mod reaper;
+mod reply;
+mod share;
+mod snapshot;
+mod state;
+mod terms;
+mod tracer;
+
+use rustler::{Env, Term};
+
+/// Rust's heap is the VM's heap: native bytes appear in `erlang:memory/0`.
+#[global_allocator]
+static ALLOCATOR: alloc::CountingAllocator = alloc::CountingAllocator;
+
+fn load(env: Env, _info: Term) -> bool {
+    state::load_names(env);
+    terms::learn_magic_bit(env, share::Share::example);
+    true
+}
+
+rustler::init!("erlmcp_memory_nif", load = load);

@@ -1,0 +1,198 @@
+//! The pool of connection states: handles as resources, and the pool's settings and figures.
+
+use crate::buffer::BLOCKS;
+use crate::connection::ConnectionState;
+use crate::lane::{Busy, FAST_BYTES, Lane};
+use crate::terms::PackError;
+use crate::{lanes, reply};
+use erlmcp_memory_core::pool::{Lease, Pool};
+use parking_lot::Mutex;
+use rustler::types::atom::ok;
+use rustler::{Encoder, Env, Resource, ResourceArc, Term};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use rustler::types::atom::badarg;
+
+rustler::atoms! {
+    not_a_map,
+    not_started,
+    released,
+    too_large,
+}
+
+/// Bytes of a state that is freed on a normal scheduler.
+const FAST_RELEASE: usize = 16 * FAST_BYTES;
+
+/// All connection states of the node, and their counters since the library was loaded.
+static STATES: LazyLock<Pool<ConnectionState>> = LazyLock::new(Pool::new);
+
+/// Between `pool_start` and `pool_stop`. A pool process that was killed leaves it on: its states
+/// and the acquisitions of others do not depend on the process.
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the pool gives out states and buffers.
+pub fn started() -> bool {
+    STARTED.load(Ordering::Relaxed)
+}
+
+/// A state's owner: released explicitly, or when the last reference is collected. Either way the
+/// lease is dropped and the state goes back; a handle never gets a state again.
+struct StateHandle(Mutex<Option<Lease<'static, ConnectionState>>>);
+
+#[rustler::resource_impl]
+impl Resource for StateHandle {}
+
+/// Runs `work` on the state behind `handle`; answers `badarg` where that is no state handle,
+/// `busy` where it would have to wait, `{error, released}` where it was released.
+fn with_state<'a>(
+    env: Env<'a>,
+    handle: Term<'a>,
+    lane: Lane,
+    work: impl FnOnce(&mut Lease<'static, ConnectionState>) -> Term<'a>,
+) -> Term<'a> {
+    let Some(handle) = handle.try_get_resource::<StateHandle>() else {
+        return badarg().encode(env);
+    };
+    match lane.lock(&handle.0).as_deref_mut() {
+        None => reply::busy(env),
+        Some(None) => env.error_tuple(released()),
+        Some(Some(state)) => work(state),
+    }
+}
+
+fn refusal(env: Env<'_>, why: PackError) -> Term<'_> {
+    match why {
+        PackError::Busy => reply::busy(env),
+        PackError::TooLarge | PackError::NotAPath => too_large().encode(env),
+    }
+}
+
+fn acquire<'a>(env: Env<'a>, map: Term<'a>, lane: Lane) -> Term<'a> {
+    if !map.is_map() {
+        return not_a_map().encode(env);
+    }
+    if !started() {
+        return env.error_tuple(not_started());
+    }
+    let packed = match ConnectionState::pack(map, lane) {
+        Ok(packed) => packed,
+        Err(why) => return refusal(env, why),
+    };
+    let mut state = STATES.acquire();
+    state.modify(|state| state.merge(packed));
+    let handle = ResourceArc::new(StateHandle(Mutex::new(Some(state))));
+    (ok(), handle).encode(env)
+}
+
+// `{ok, Ref}`, `{error, not_started}`, or the atom `not_a_map` or `too_large`.
+lanes!(acquire => pool_acquire, pool_acquire_dirty(map));
+
+fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
+    let Some(handle) = handle.try_get_resource::<StateHandle>() else {
+        return badarg().encode(env);
+    };
+    let Some(mut held) = lane.lock(&handle.0) else {
+        return reply::busy(env);
+    };
+    let bytes = held.as_ref().map_or(0, Lease::bytes);
+    if lane == Lane::Fast && bytes > FAST_RELEASE {
+        return reply::busy(env);
+    }
+    let state = held.take();
+    drop(held);
+    drop(state);
+    ok().encode(env)
+}
+
+// `ok`, also when it was released before.
+lanes!(release => pool_release, pool_release_dirty(handle));
+
+fn read<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
+    with_state(env, handle, lane, |state| match state.to_term(env, lane) {
+        Ok(map) => reply::ok_value(env, map),
+        Err(Busy) => reply::busy(env),
+    })
+}
+
+// `{ok, Map}` or an error tuple.
+lanes!(read => pool_read, pool_read_dirty(handle));
+
+fn update<'a>(env: Env<'a>, handle: Term<'a>, map: Term<'a>, lane: Lane) -> Term<'a> {
+    with_state(env, handle, lane, |state| {
+        if !map.is_map() {
+            return not_a_map().encode(env);
+        }
+        match ConnectionState::pack(map, lane) {
+            Ok(packed) => {
+                state.modify(|state| state.merge(packed));
+                ok().encode(env)
+            }
+            Err(why) => refusal(env, why),
+        }
+    })
+}
+
+// `ok`, `{error, released}`, or the atom `not_a_map` or `too_large`.
+lanes!(update => pool_update, pool_update_dirty(handle, map));
+
+/// Sets both sizes and lets acquisitions in. States and counters from before go on.
+#[rustler::nif]
+fn pool_start(pool_size: usize, max_pool_size: usize) -> rustler::Atom {
+    STATES.set_pool_size(pool_size);
+    STATES.set_max_pool_size(max_pool_size);
+    BLOCKS.open();
+    STARTED.store(true, Ordering::Relaxed);
+    ok()
+}
+
+/// Refuses acquisitions from now on, and keeps nothing idle. States in use stay valid.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn pool_stop() -> rustler::Atom {
+    STARTED.store(false, Ordering::Relaxed);
+    STATES.set_pool_size(0);
+    STATES.set_max_pool_size(0);
+    while STATES.shed_step(usize::MAX) > 0 {}
+    BLOCKS.close();
+    ok()
+}
+
+/// Makes up to `limit` of the idle states that are missing; how many were made.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn pool_prepare(limit: usize) -> usize {
+    STATES.prepare_step(limit)
+}
+
+/// Frees up to `limit` of the idle states over the maximum; 0 when there are none.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn pool_shed(limit: usize) -> usize {
+    STATES.shed_step(limit)
+}
+
+/// One trimming step over states and blocks; how many were freed.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn pool_trim() -> usize {
+    STATES.trim_step() + BLOCKS.trim_step()
+}
+
+/// `{InUse, Available, Reused, Created, ReuseRatio, IdleBytes, LiveBytes}` of the states.
+#[rustler::nif]
+fn pool_stats() -> (u64, u64, u64, u64, f64, u64, u64) {
+    let stats = STATES.stats();
+    (
+        stats.in_use,
+        stats.available,
+        stats.reused,
+        stats.created,
+        stats.reuse_ratio(),
+        stats.idle_bytes,
+        stats.live_bytes,
+    )
+}
+
+/// `{IdleBlocks, IdleBytes, LiveBytes}` of the message buffers.
+#[rustler::nif]
+fn buffer_stats() -> (u64, u64, u64) {
+    let stats = BLOCKS.stats();
+    (stats.idle, stats.idle_bytes, stats.live_bytes)
+}

@@ -1,0 +1,72 @@
+//! What every NIF answers with besides its result.
+
+use crate::lane::Busy;
+use crate::terms::PackError;
+use rustler::{Encoder, Env, NewBinary, Term};
+
+mod atoms {
+    rustler::atoms! {
+        badarg,
+        busy,
+        none,
+        ok,
+        too_large,
+    }
+}
+
+/// The atom `busy`: the call belongs on a dirty scheduler.
+pub fn busy(env: Env<'_>) -> Term<'_> {
+    atoms::busy().encode(env)
+}
+
+/// The atom `none`.
+pub fn none(env: Env<'_>) -> Term<'_> {
+    atoms::none().encode(env)
+}
+
+/// The atom `ok`.
+pub fn ok(env: Env<'_>) -> Term<'_> {
+    atoms::ok().encode(env)
+}
+
+/// `{ok, Value}`.
+pub fn ok_value<'a>(env: Env<'a>, value: Term<'a>) -> Term<'a> {
+    (atoms::ok(), value).encode(env)
+}
+
+/// `{badarg, Position, Text}`: which argument of the public function is wrong, and why.
+pub fn badarg<'a>(env: Env<'a>, position: u32, text: &str) -> Term<'a> {
+    (atoms::badarg(), position, binary(env, text.as_bytes())).encode(env)
+}
+
+/// A binary of these bytes.
+pub fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
+    let mut binary = NewBinary::new(env, bytes.len());
+    binary.as_mut_slice().copy_from_slice(bytes);
+    binary.into()
+}
+
+/// An unpacked term, or `busy`.
+pub fn unpacked<'a>(
+    env: Env<'a>,
+    term: Result<Term<'a>, Busy>,
+    wrap: impl Fn(Env<'a>, Term<'a>) -> Term<'a>,
+) -> Term<'a> {
+    match term {
+        Ok(term) => wrap(env, term),
+        Err(Busy) => busy(env),
+    }
+}
+
+/// The answer to a term that could not be packed, given as this argument.
+pub fn not_packed(env: Env<'_>, position: u32, error: PackError) -> Term<'_> {
+    match error {
+        PackError::Busy => busy(env),
+        PackError::TooLarge => badarg(env, position, "larger than 512 MiB"),
+        PackError::NotAPath => badarg(
+            env,
+            position,
+            "neither a field (an atom) nor a path (a list of 1 to 64 keys that begins with a field)",
+        ),
+    }
+}

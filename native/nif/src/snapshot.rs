@@ -1,0 +1,238 @@
+//! Snapshots of connection states.
+
+use crate::lane::{Budget, Busy, Lane};
+use crate::share::Share;
+use crate::state::{content_of, names, state_from, to_term, with_state};
+use crate::terms::{
+    Anchor, LocalReferences, ShareHandle, atom_name, existing_atom, from_word, pack,
+    pack_untrusted, to_external, unknown_name, word,
+};
+use crate::{lanes, reply};
+use erlmcp_memory_core::packed::{Item, Packed, View, Writer};
+use erlmcp_memory_core::snapshot::{
+    self, Export, Import, RAW_LIMIT, Snapshot, SnapshotError, V1, claimed_bytes, encode, export,
+};
+use erlmcp_memory_core::state::State;
+use rustler::{Binary, Encoder, Env, Term};
+
+mod atoms {
+    rustler::atoms! {
+        error,
+        invalid_format,
+        unsupported_version,
+        corrupt_data,
+        unknown_atom,
+        too_large,
+        undefined,
+        initialization,
+        initialized,
+        closed,
+        unknown,
+        erlmcp_transport_tcp,
+        erlmcp_transport_stdio,
+        erlmcp_transport_http,
+        erlmcp_transport_ws,
+        id,
+        phase,
+        transport,
+        created_at,
+        pending_refs,
+    }
+}
+
+/// Snapshots of more raw bytes are written and read on a dirty scheduler.
+const SHORT: usize = 16 << 10;
+
+lanes!(compress => state_compress, state_compress_dirty(state, compressed));
+lanes!(decompress => state_decompress, state_decompress_dirty(snapshot));
+
+fn compress<'a>(env: Env<'a>, state: Term<'a>, compressed: Term<'a>, lane: Lane) -> Term<'a> {
+    let Ok(compressed) = compressed.decode::<bool>() else {
+        return reply::badarg(env, 2, "not a boolean");
+    };
+    with_state(env, state, lane, |state| {
+        let fields = state.fields().view();
+        // What is shared is written as well, and may be large: where there is a link, it is no
+        // short job.
+        let short = state.fields().heap_bytes() <= SHORT && fields.links.is_empty();
+        if lane == Lane::Fast && !short {
+            return reply::busy(env);
+        }
+        let mut host = Host::new(env, lane);
+        match export(fields, &mut host).and_then(|portable| encode(&portable, compressed)) {
+            Ok(bytes) => reply::binary(env, &bytes),
+            Err(error) => {
+                let text = match error {
+                    SnapshotError::TooLarge(bytes) => format!(
+                        "too large for a snapshot, which holds {RAW_LIMIT} bytes: {bytes} so far"
+                    ),
+                    other => format!("no snapshot can be written: {other:?}"),
+                };
+                reply::badarg(env, 1, &text)
+            }
+        }
+    })
+}
+
+fn decompress<'a>(env: Env<'a>, term: Term<'a>, lane: Lane) -> Term<'a> {
+    let Ok(bytes) = term.decode::<Binary>() else {
+        return failed(env, SnapshotError::InvalidFormat);
+    };
+    let claimed = claimed_bytes(&bytes);
+    let read = bytes.len().max(claimed);
+    // A claim over the limit is refused at once, whatever it is.
+    if lane == Lane::Fast && read > SHORT && claimed <= RAW_LIMIT {
+        return reply::busy(env);
+    }
+    match snapshot::decode(&bytes, &mut Host::new(env, lane)) {
+        Ok(Snapshot::V1(v1)) => from_v1(env, &v1),
+        Ok(Snapshot::V2(state)) => to_term(env, state),
+        Err(SnapshotError::Busy) => reply::busy(env),
+        Err(error) => failed(env, error),
+    }
+}
+
+fn failed(env: Env<'_>, error: SnapshotError) -> Term<'_> {
+    let reason = match error {
+        SnapshotError::Busy => return reply::busy(env),
+        SnapshotError::InvalidFormat => atoms::invalid_format().encode(env),
+        SnapshotError::UnsupportedVersion => atoms::unsupported_version().encode(env),
+        SnapshotError::Corrupt => atoms::corrupt_data().encode(env),
+        SnapshotError::UnknownAtom(name) => {
+            (atoms::unknown_atom(), reply::binary(env, &name)).encode(env)
+        }
+        SnapshotError::TooLarge(bytes) => (atoms::too_large(), bytes).encode(env),
+    };
+    (atoms::error(), reason).encode(env)
+}
+
+fn from_v1<'a>(env: Env<'a>, v1: &V1) -> Term<'a> {
+    let phase = match v1.phase {
+        0 => atoms::initialization(),
+        1 => atoms::initialized(),
+        2 => atoms::closed(),
+        _ => atoms::unknown(),
+    };
+    let transport = match v1.transport {
+        1 => atoms::erlmcp_transport_tcp(),
+        2 => atoms::erlmcp_transport_stdio(),
+        3 => atoms::erlmcp_transport_http(),
+        4 => atoms::erlmcp_transport_ws(),
+        _ => atoms::undefined(),
+    };
+    let pending: Vec<(Term<'_>, u16)> = (1..=v1.pending)
+        .map(|number| (env.make_ref().into(), number))
+        .collect();
+    let pending = Term::map_from_pairs(env, &pending);
+    let fields = pending.and_then(|pending| {
+        let pairs = [
+            (atoms::id(), reply::binary(env, &v1.id)),
+            (atoms::phase(), phase.encode(env)),
+            (atoms::transport(), transport.encode(env)),
+            (atoms::created_at(), v1.created_at.encode(env)),
+            (atoms::pending_refs(), pending),
+        ];
+        Term::map_from_pairs(env, &pairs)
+    });
+    let state = fields
+        .ok()
+        .and_then(|fields| pack(env, fields, Lane::Dirty).ok())
+        .and_then(|packed| State::from_fields(names(), packed).ok());
+    match state {
+        Some(state) => to_term(env, state),
+        // A time of creation that no clock shows.
+        None => failed(env, SnapshotError::Corrupt),
+    }
+}
+
+struct Host<'a> {
+    env: Env<'a>,
+    budget: Budget,
+}
+
+impl<'a> Host<'a> {
+    fn new(env: Env<'a>, lane: Lane) -> Self {
+        Host {
+            env,
+            budget: Budget::new(lane),
+        }
+    }
+
+    /// Takes what something takes that is as much work as copying so many bytes.
+    fn spend(&mut self, bytes: usize) -> Result<(), SnapshotError> {
+        self.budget.spend(bytes).map_err(|Busy| SnapshotError::Busy)
+    }
+}
+
+/// What making a share and what reading the external format cost, as bytes copied.
+const SHARE_COST: usize = 2_000;
+const EXTERNAL_COST: usize = 1_000;
+
+impl Export for Host<'_> {
+    type Anchor = Anchor;
+
+    fn atom(&mut self, word: u64) -> String {
+        atom_name(from_word(self.env, word)).unwrap_or_default()
+    }
+
+    fn external(&mut self, local: Item<'_>) -> Vec<u8> {
+        match local {
+            Item::Reference(numbers) => LocalReferences::new(self.env).external(numbers),
+            Item::Pid(word) | Item::Port(word) => to_external(from_word(self.env, word)).to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn foreign(&mut self, anchor: &Anchor) -> Vec<u8> {
+        match anchor {
+            Anchor::Foreign(foreign) => foreign.to_external(),
+            Anchor::Share(_) => Vec::new(),
+        }
+    }
+
+    fn content<'s>(&mut self, anchor: &'s Anchor) -> Option<View<'s, Anchor>> {
+        content_of(anchor)?.packed().map(Packed::view)
+    }
+}
+
+impl Import for Host<'_> {
+    type Anchor = Anchor;
+    type Fields = State<Anchor>;
+
+    fn atom(&mut self, name: &str) -> Result<u64, SnapshotError> {
+        self.spend(0)?;
+        existing_atom(self.env, name)
+            .map(word)
+            .ok_or_else(|| SnapshotError::UnknownAtom(name.into()))
+    }
+
+    fn external(
+        &mut self,
+        external: &[u8],
+        compound: bool,
+        writer: &mut Writer<Anchor>,
+    ) -> Result<(), SnapshotError> {
+        self.spend(EXTERNAL_COST + 16 * external.len())?;
+        match pack_untrusted(self.env, external, compound) {
+            Ok(Some(packed)) => {
+                writer.packed(&packed);
+                Ok(())
+            }
+            Ok(None) => Err(SnapshotError::Corrupt),
+            Err(_) => Err(match unknown_name(self.env, external) {
+                Some(name) => SnapshotError::UnknownAtom(name),
+                None => SnapshotError::Corrupt,
+            }),
+        }
+    }
+
+    fn share(&mut self, content: Packed<Anchor>) -> Result<(u64, Anchor), SnapshotError> {
+        self.spend(SHARE_COST)?;
+        let handle = ShareHandle::new(Share::of(self.env, content));
+        Ok((handle.id(), Anchor::Share(handle)))
+    }
+
+    fn fields(&mut self, fields: Packed<Anchor>) -> Result<State<Anchor>, SnapshotError> {
+        state_from(fields).map_err(|_| SnapshotError::Corrupt)
+    }
+}

@@ -1,0 +1,98 @@
+//! Fields and paths of keys, as callers name them.
+
+use super::Anchor;
+use super::pack::{PackError, list_cell, pack_keys};
+use super::words::word;
+use crate::lane::Lane;
+use erlmcp_memory_core::map::MAX_PATH;
+use erlmcp_memory_core::packed::{Links, Scalar, View, Writer, pack_atom};
+use rustler::{Env, Term};
+use smallvec::SmallVec;
+use std::cell::Cell;
+use std::sync::LazyLock;
+
+static NO_LINKS: LazyLock<Links<Anchor>> = LazyLock::new(Links::default);
+
+/// Keys of a path that is looked at without memory of its own.
+const FEW: usize = 8;
+
+/// Packed keys. A single atom, which is what nearly all calls name, takes no memory.
+pub enum Path {
+    /// A field.
+    Field(Scalar, usize),
+    /// Keys, of which the first may be a field.
+    Keys(Keys),
+}
+
+/// Keys one behind the other, and where each ends.
+pub struct Keys {
+    bytes: Vec<u8>,
+    ends: SmallVec<[usize; FEW]>,
+    links: Links<Anchor>,
+}
+
+thread_local! {
+    /// What keys are packed into; apart from what the value is packed into that goes with them.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The capacity that the vector of a thread keeps.
+const SCRATCH_KEPT: usize = 1 << 10;
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        if self.bytes.capacity() <= SCRATCH_KEPT {
+            SCRATCH.set(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+impl Path {
+    /// A field, or a list of 1 to 64 keys of which the first is a field.
+    pub fn of_state(env: Env<'_>, path: Term<'_>, lane: Lane) -> Result<Self, PackError> {
+        if path.is_atom() {
+            return Ok(Self::field(path));
+        }
+        match list_cell(path) {
+            Some((field, _)) if field.is_atom() => Self::keys(env, path, lane),
+            _ => Err(PackError::NotAPath),
+        }
+    }
+
+    fn field(atom: Term<'_>) -> Self {
+        let mut bytes = Scalar::default();
+        let len = pack_atom(word(atom), &mut bytes);
+        Path::Field(bytes, len)
+    }
+
+    /// A list of at most 64 keys.
+    pub fn keys(env: Env<'_>, keys: Term<'_>, lane: Lane) -> Result<Self, PackError> {
+        let writer = Writer::reusing(SCRATCH.take());
+        let mut ends = SmallVec::new();
+        let writer = pack_keys(env, keys, lane, writer, |end| {
+            ends.push(end);
+            ends.len() <= MAX_PATH
+        })?;
+        let (bytes, links) = writer.into_parts();
+        Ok(Path::Keys(Keys { bytes, ends, links }))
+    }
+
+    /// Calls `with` with the keys.
+    pub fn with<R>(&self, with: impl FnOnce(&[View<'_, Anchor>]) -> R) -> R {
+        match self {
+            Path::Field(bytes, len) => with(&[View::new(&bytes[..*len], &NO_LINKS)]),
+            Path::Keys(keys) => {
+                let mut start = 0;
+                let views: SmallVec<[_; FEW]> = keys
+                    .ends
+                    .iter()
+                    .map(|end| {
+                        let bytes = &keys.bytes[std::mem::replace(&mut start, *end)..*end];
+                        View::new(bytes, &keys.links)
+                    })
+                    .collect();
+                with(&views)
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The tracer: `enabled/3` and `trace/5` of `erl_tracer`, called by the VM on whatever scheduler
+//! a traced process collects garbage on. It counts into a static and sends no message.
+
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use crate::terms::word;
+use erlmcp_memory_core::gc::{GcMonitor, Kind};
+use rustler::{Atom, ListIterator, Term};
+
+mod atoms {
+    rustler::atoms! {
+        trace,
+        remove,
+        ok,
+        gc_minor_start,
+        gc_minor_end,
+        gc_major_start,
+        gc_major_end,
+        heap_size,
+        old_heap_size,
+        mbuf_size,
+    }
+}
+
+/// All collections of the node, as far as they are traced.
+pub static GC: GcMonitor = GcMonitor::new();
+
+/// The operating system's monotonic clock: the VM's own corrects for leaps of the wall clock,
+/// which costs time and bends durations.
+static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+const WORD: u64 = size_of::<usize>() as u64;
+
+/// Makes atoms and clock now, outside of anybody's collection.
+pub fn prepare() {
+    let _ = atoms::trace();
+    LazyLock::force(&CLOCK);
+}
+
+/// Whether to go on tracing. Without an active session the answer is `remove`, so trace flags
+/// that a killed sampler left behind dissolve at each process's next collection.
+#[rustler::nif]
+fn enabled(_tag: Term, _state: Term, _tracee: Term) -> Atom {
+    if GC.is_active() {
+        atoms::trace()
+    } else {
+        atoms::remove()
+    }
+}
+
+/// One event of one process. `info` is the list that `process_info(_, garbage_collection_info)`
+/// gives, sizes in words.
+#[rustler::nif]
+fn trace<'a>(
+    tag: Term<'a>,
+    _state: Term<'a>,
+    tracee: Term<'a>,
+    info: Term<'a>,
+    _options: Term<'a>,
+) -> Atom {
+    // The word of a process is the same for as long as it lives; here it is a key, nothing else.
+    let process = word(tracee);
+    // A start is timed after its list is read, an end before: the pause is the process's own.
+    let now = || CLOCK.elapsed().as_nanos() as u64;
+    let started = |kind| {
+        let bytes = heap_bytes(info);
+        GC.started(process, kind, now(), bytes);
+    };
+    let ended = |kind| GC.ended(process, kind, now(), heap_bytes(info));
+    let is = |atom: Atom| tag.as_c_arg() == atom.as_c_arg();
+    if is(atoms::gc_minor_start()) {
+        started(Kind::Minor);
+    } else if is(atoms::gc_minor_end()) {
+        ended(Kind::Minor);
+    } else if is(atoms::gc_major_start()) {
+        started(Kind::Major);
+    } else if is(atoms::gc_major_end()) {
+        ended(Kind::Major);
+    }
+    atoms::ok()
+}
+
+/// What the process holds: young heap, old heap and fragments.
+fn heap_bytes(info: Term) -> u64 {
+    let Ok(items) = info.decode::<ListIterator>() else {
+        return 0;
+    };
+    let wanted = [
+        atoms::heap_size().as_c_arg(),
+        atoms::old_heap_size().as_c_arg(),
+        atoms::mbuf_size().as_c_arg(),
+    ];
+    let (mut words, mut found) = (0u64, 0);
+    for item in items {
+        let Ok((name, value)) = item.decode::<(Term, Term)>() else {
+            continue;
+        };
+        if wanted.contains(&name.as_c_arg()) {
+            words = words.saturating_add(value.decode().unwrap_or(0));
+            found += 1;
+            if found == wanted.len() {
+                break;
+            }
+        }
+    }
+    words.saturating_mul(WORD)
+}

@@ -1,0 +1,832 @@
+%% The profiler's promises, against the live VM.
+-module(erlmcp_memory_profiler_SUITE).
+
+-include_lib("common_test/include/ct.hrl").
+-include_lib("stdlib/include/assert.hrl").
+-include("erlmcp_memory.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-define(P, erlmcp_memory_profiler).
+-define(MB, 1048576).
+-define(HOUR, 3600000).
+
+all() ->
+    [
+        nothing_before_the_first_start,
+        wrong_options,
+        wrong_arguments,
+        a_session_has_the_promised_shape,
+        data_stay_readable_until_the_next_start,
+        only_the_newest_snapshots_are_kept,
+        a_long_session_is_read_whole,
+        collections_are_counted,
+        no_collections_on_request,
+        longest_pause_is_each_readers_own,
+        a_stop_clears_every_flag,
+        a_killed_sampler_leaves_nothing_on,
+        a_session_outlives_its_caller,
+        a_start_ends_the_running_session,
+        many_callers_at_once,
+        refused_beside_a_tracer_of_new_processes,
+        refused_beside_a_tracer_of_one_process,
+        processes_die_while_traced,
+        many_processes_alive,
+        a_snapshot_is_the_vms_memory,
+        memory_after_delay,
+        memory_over_connections,
+        trend_of_records_and_maps,
+        trend_refuses_the_rest,
+        trend_finds_a_leak,
+        trend_of_many_snapshots,
+        native_memory_is_counted,
+        histograms_count_for_many_processes,
+        report_for_an_operator,
+        alerts_by_threshold,
+        alerts_of_a_session,
+        alerts_of_the_pool
+    ].
+
+init_per_testcase(_Case, Config) ->
+    _ = ?P:stop_profiling(),
+    Config.
+
+end_per_testcase(_Case, _Config) ->
+    _ = erlang:trace(all, false, [all]),
+    _ = ?P:stop_profiling(),
+    ok.
+
+%% --- sessions ---
+
+nothing_before_the_first_start(_Config) ->
+    {ok, Peer, _} = peer:start(#{connection => standard_io, args => ["-pa" | code:get_path()]}),
+    Call = fun(Function) -> peer:call(Peer, ?P, Function, []) end,
+    try
+        ?assertEqual({error, profiling_not_started}, Call(stop_profiling)),
+        ?assertEqual({error, no_profiling_data}, Call(get_profiling_data)),
+        ?assertEqual({error, no_profiling_data}, Call(generate_report)),
+        ?assertEqual([], Call(alerts)),
+        ?assertEqual(0.0, (Call(measure_memory_snapshot))#memory_snapshot.gc_pause_max),
+        ?assertEqual(ok, Call(start_profiling))
+    after
+        peer:stop(Peer)
+    end.
+
+wrong_options(_Config) ->
+    [
+        refused(start_profiling, [Options], Text)
+     || {Options, Text} <- [
+            {[], "not a map"},
+            {undefined, "not a map"},
+            {#{colour => red}, "unknown option"},
+            {#{"interval_ms" => 1}, "unknown option"},
+            {#{interval_ms => 0}, "interval_ms"},
+            {#{interval_ms => -5}, "interval_ms"},
+            {#{interval_ms => 1.5}, "interval_ms"},
+            {#{interval_ms => 1 bsl 32}, "interval_ms"},
+            {#{interval_ms => 1 bsl 200}, "interval_ms"},
+            {#{keep => 0}, "keep"},
+            {#{keep => 1000000000000}, "keep"},
+            {#{keep => many}, "keep"},
+            {#{gc => yes}, "gc"}
+        ]
+    ],
+    ?assertEqual(undefined, whereis(erlmcp_memory_sampler)),
+    %% The largest of all is legal and takes no memory ahead of need.
+    Before = erlmcp_memory_nif:native_bytes(),
+    ok = ?P:start_profiling(#{interval_ms => 16#FFFFFFFF, keep => 1000000}),
+    ?assert(erlmcp_memory_nif:native_bytes() - Before < 10 * ?MB),
+    ?assertMatch(#{snapshots := 2}, ?P:stop_profiling()).
+
+wrong_arguments(_Config) ->
+    [refused(memory_per_connection, [N], "positive") || N <- [0, -1, 1.0, many, 1 bsl 70 * -1]],
+    [refused(measure_memory_after_delay, [Ms], "milliseconds") || Ms <- [-1, 0.5, x, 1 bsl 32]],
+    [
+        ?assertError(badarg, erlang:apply(erlmcp_memory_nif, Function, Arguments))
+     || {Function, Arguments} <- [
+            {profiler_push, [make_ref(), #memory_snapshot{}]},
+            {profiler_status, [self()]},
+            {profiler_start, [dead(), 5, false]},
+            {profiler_probe, [somebody]},
+            {memory_trend, [[{1, 2} | {3, 4}]]},
+            {memory_trend_dirty, [[{1, 2} | {3, 4}]]},
+            {histogram_record, [make_ref(), 1]},
+            {histogram_record, [erlmcp_memory_nif:histogram_new(), -1]}
+        ]
+    ].
+
+refused(Function, Arguments, Text) ->
+    try erlang:apply(?P, Function, Arguments) of
+        Result -> ct:fail({Function, Arguments, Result})
+    catch
+        error:badarg:Stack ->
+            Shown = unicode:characters_to_list(erl_error:format_exception(error, badarg, Stack)),
+            ?assertNotEqual(nomatch, string:find(Shown, "argument 1"), Shown),
+            ?assertNotEqual(nomatch, string:find(Shown, Text), Shown)
+    end.
+
+a_session_has_the_promised_shape(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 5}),
+    Held = [spawn(fun wait/0) || _ <- lists:seq(1, 100)],
+    taken(5),
+    #{
+        baseline := Baseline,
+        final := Final,
+        snapshots := Count,
+        total_memory_delta := MemoryDelta,
+        process_count_delta := ProcessDelta,
+        avg_gc_pause := Pause,
+        gc := Gc,
+        duration_ms := Duration
+    } = ?P:stop_profiling(),
+    stop(Held),
+    ?assert(Count >= 5),
+    ?assert(Duration >= 20),
+    ?assert(is_float(Pause)),
+    ?assertMatch(
+        #{
+            measured := true,
+            collections := _,
+            reclaimed_bytes := _,
+            pause_ms := #{p50 := _, p90 := _, p99 := _, p999 := _, max := _}
+        },
+        Gc
+    ),
+    #{total_memory := M0, process_count := P0} = Baseline,
+    #{total_memory := M1, process_count := P1} = Final,
+    ?assertEqual(M1 - M0, MemoryDelta),
+    ?assertEqual(P1 - P0, ProcessDelta),
+    ?assert(ProcessDelta > 50),
+    ?assertEqual(M0 / ?MB, maps:get(total_memory_mb, Baseline)),
+    ?assertEqual(
+        lists:sort([total_memory_mb | record_info(fields, memory_snapshot)]),
+        lists:sort(maps:keys(Final))
+    ),
+    ?assert(lists:all(fun is_number/1, maps:values(Final))).
+
+data_stay_readable_until_the_next_start(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 5}),
+    taken(3),
+    #{snapshots := Count, baseline := Baseline, final := Final, duration_ms := Duration} =
+        ?P:stop_profiling(),
+    ?assertEqual({error, profiling_not_started}, ?P:stop_profiling()),
+    #{snapshots := Snapshots} = Data = ?P:get_profiling_data(),
+    ?assertMatch(
+        #{baseline := Baseline, snapshot_count := Count, duration_ms := Duration}, Data
+    ),
+    ?assertEqual(Count, length(Snapshots)),
+    ?assertEqual(Baseline, hd(Snapshots)),
+    ?assertEqual(Final, lists:last(Snapshots)),
+    Times = [Time || #{timestamp := Time} <- Snapshots],
+    ?assertEqual(lists:sort(Times), Times),
+    timer:sleep(20),
+    ?assertEqual(Data, ?P:get_profiling_data()),
+    ok = ?P:start_profiling(#{interval_ms => 60000}),
+    ?assertMatch(#{snapshot_count := 1}, ?P:get_profiling_data()).
+
+only_the_newest_snapshots_are_kept(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 1, keep => 4}),
+    #{baseline := Baseline} = ?P:get_profiling_data(),
+    taken(20),
+    #{snapshots := 4, final := Final} = ?P:stop_profiling(),
+    #{snapshots := Snapshots, snapshot_count := 4, baseline := Baseline} =
+        ?P:get_profiling_data(),
+    ?assertEqual(Final, lists:last(Snapshots)),
+    ?assertNot(lists:member(Baseline, Snapshots)).
+
+a_long_session_is_read_whole(_Config) ->
+    %% More snapshots than one call on a normal scheduler reads; constructed, with a leak.
+    Sampler = spawn(fun wait/0),
+    Session = erlmcp_memory_nif:profiler_start(Sampler, 5000, false),
+    [
+        true = erlmcp_memory_nif:profiler_push(Session, #memory_snapshot{
+            timestamp = N * 5000, total_memory = N * 10000
+        })
+     || N <- lists:seq(1, 6000)
+    ],
+    #{snapshots := Snapshots, snapshot_count := 5000} = ?P:get_profiling_data(),
+    ?assertEqual(lists:seq(1001, 6000), [Time div 5000 || #{timestamp := Time} <- Snapshots]),
+    ?assertMatch([#{metric := memory_growth, level := warning}], growth(?P:alerts())),
+    stop([Sampler]),
+    until(fun() -> not maps:get(running, erlmcp_memory_nif:profiler_status(Session)) end),
+    ?assertEqual(false, erlmcp_memory_nif:profiler_push(Session, #memory_snapshot{})),
+    ?assertMatch(#{snapshot_count := 5000}, ?P:get_profiling_data()).
+
+a_session_outlives_its_caller(_Config) ->
+    {Caller, Monitor} = spawn_monitor(fun() -> ok = ?P:start_profiling() end),
+    receive
+        {'DOWN', Monitor, process, Caller, Reason} -> ?assertEqual(normal, Reason)
+    end,
+    ?assertMatch(#{snapshots := 2}, ?P:stop_profiling()),
+    no_trace_left().
+
+a_start_ends_the_running_session(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 60000, gc => false}),
+    First = whereis(erlmcp_memory_sampler),
+    ok = ?P:start_profiling(#{interval_ms => 60000}),
+    ?assertNot(is_process_alive(First)),
+    %% Junk does no harm.
+    erlmcp_memory_sampler ! junk,
+    ok = gen_server:cast(erlmcp_memory_sampler, junk),
+    ?assertEqual({error, unknown_request}, gen_server:call(erlmcp_memory_sampler, junk)),
+    ?assertMatch(#{snapshots := 2, gc := #{measured := true}}, ?P:stop_profiling()).
+
+many_callers_at_once(_Config) ->
+    Self = self(),
+    Callers = [
+        spawn_monitor(fun() ->
+            Results = [{?P:start_profiling(#{interval_ms => 1}), ?P:stop_profiling()} || _ <- "12345"],
+            Self ! {results, Results}
+        end)
+     || _ <- lists:seq(1, 20)
+    ],
+    [
+        receive
+            {'DOWN', Monitor, process, Caller, Reason} -> ?assertEqual(normal, Reason)
+        end
+     || {Caller, Monitor} <- Callers
+    ],
+    [
+        receive
+            {results, Results} ->
+                [
+                    begin
+                        ?assertEqual(ok, Started),
+                        ?assert(is_map(Stopped) orelse Stopped =:= {error, profiling_not_started})
+                    end
+                 || {Started, Stopped} <- Results
+                ]
+        end
+     || _ <- Callers
+    ],
+    _ = ?P:stop_profiling(),
+    ?assertEqual(undefined, whereis(erlmcp_memory_sampler)),
+    no_trace_left().
+
+%% --- collections ---
+
+collections_are_counted(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 60000}),
+    garbage(100, 50000),
+    #{baseline := Baseline, final := Final, gc := Gc, avg_gc_pause := Mean} = ?P:stop_profiling(),
+    #{
+        measured := true,
+        collections := Collections,
+        minor := Minor,
+        major := Major,
+        reclaimed_bytes := Reclaimed,
+        pause_ms := #{min := Min, mean := Mean, p50 := P50, p99 := P99, p999 := P999, max := Max}
+    } = Gc,
+    ?assertEqual(Collections, Minor + Major),
+    ?assert(Minor > 0 andalso Major > 0),
+    ?assert(Min > 0.0),
+    ?assert(Min =< P50 andalso P50 =< P99 andalso P99 =< P999 andalso P999 =< Max),
+    ?assert(Min =< Mean andalso Mean =< Max),
+    %% The VM's own count of the same time: the session is a little shorter.
+    Counted = maps:get(gc_collections, Final) - maps:get(gc_collections, Baseline),
+    ct:log("collections: ~b traced, ~b by the VM; pauses ~p", [Collections, Counted, Gc]),
+    ?assert(Counted > 200),
+    ?assert(abs(Collections - Counted) =< 20 + Counted div 20),
+    %% Each of 100 processes drops a list of 50,000 integers: two words each.
+    Dropped = 100 * 50000 * 2 * erlang:system_info(wordsize),
+    ?assert(Reclaimed >= Dropped * 9 div 10),
+    %% The longest pause is in one of the two snapshots, but for what came after the last one.
+    Longest = max(maps:get(gc_pause_max, Baseline), maps:get(gc_pause_max, Final)),
+    ?assert(P99 =< Longest andalso Longest =< Max).
+
+no_collections_on_request(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 60000, gc => false}),
+    garbage(10, 1000),
+    no_trace_left(),
+    ?assertEqual(0.0, (?P:measure_memory_snapshot())#memory_snapshot.gc_pause_max),
+    #{final := Final, gc := Gc, avg_gc_pause := Mean} = ?P:stop_profiling(),
+    ?assertEqual(0.0, maps:get(gc_pause_max, Final)),
+    ?assertEqual(0.0, Mean),
+    ?assertMatch(#{measured := false, collections := 0, reclaimed_bytes := 0}, Gc).
+
+longest_pause_is_each_readers_own(_Config) ->
+    Pause = fun() -> (?P:measure_memory_snapshot())#memory_snapshot.gc_pause_max end,
+    ok = ?P:start_profiling(#{interval_ms => 1}),
+    garbage(5, 100000),
+    taken(10),
+    %% The sampler has asked many times since; the caller's register still has the maximum.
+    #{snapshots := Before} = ?P:get_profiling_data(),
+    Longest = Pause(),
+    ?assert(is_float(Longest)),
+    ?assert(Longest >= lists:max([P || #{gc_pause_max := P} <- Before])),
+    #{gc := #{pause_ms := #{p99 := P99, max := Max}}} = ?P:stop_profiling(),
+    ?assert(Longest > 0.0 andalso Longest =< Max),
+    #{snapshots := Snapshots} = ?P:get_profiling_data(),
+    Sampled = lists:max([P || #{gc_pause_max := P} <- Snapshots]),
+    ?assert(P99 =< Sampled andalso Sampled =< Max),
+    ?assertEqual(0.0, Pause()).
+
+a_stop_clears_every_flag(_Config) ->
+    Process = spawn(fun wait/0),
+    ok = ?P:start_profiling(),
+    _ = ?P:stop_profiling(),
+    %% A flag that was left on would dissolve when it is looked at, were no session active.
+    Sampler = spawn(fun wait/0),
+    _ = erlmcp_memory_nif:profiler_start(Sampler, 1, true),
+    no_trace_left(),
+    stop([Process, Sampler]).
+
+a_killed_sampler_leaves_nothing_on(_Config) ->
+    Process = spawn(fun wait/0),
+    ok = ?P:start_profiling(#{interval_ms => 5}),
+    taken(3),
+    ?assertEqual({flags, [garbage_collection]}, erlang:trace_info(Process, flags)),
+    Sampler = whereis(erlmcp_memory_sampler),
+    Monitor = monitor(process, Sampler),
+    exit(Sampler, kill),
+    receive
+        {'DOWN', Monitor, process, Sampler, killed} -> ok
+    end,
+    until(fun() ->
+        Session = erlmcp_memory_nif:profiler_session(),
+        not maps:get(running, erlmcp_memory_nif:profiler_status(Session))
+    end),
+    erlang:garbage_collect(Process),
+    ?assertEqual({flags, []}, erlang:trace_info(Process, flags)),
+    Fresh = spawn(fun wait/0),
+    erlang:garbage_collect(Fresh),
+    ?assertEqual({flags, []}, erlang:trace_info(Fresh, flags)),
+    ?assertEqual({error, profiling_not_started}, ?P:stop_profiling()),
+    ?assertEqual(0.0, (?P:measure_memory_snapshot())#memory_snapshot.gc_pause_max),
+    #{snapshot_count := Count} = Data = ?P:get_profiling_data(),
+    ?assert(Count >= 3),
+    {ok, _} = ?P:generate_report(),
+    timer:sleep(20),
+    ?assertEqual(Data, ?P:get_profiling_data()),
+    %% What is left over of the old session does not stop a new one.
+    ok = ?P:start_profiling(),
+    ?assertEqual({flags, [garbage_collection]}, erlang:trace_info(Process, flags)),
+    garbage(5, 1000),
+    ?assertMatch(#{gc := #{collections := N}} when N > 0, ?P:stop_profiling()),
+    no_trace_left(),
+    stop([Process, Fresh]).
+
+refused_beside_a_tracer_of_new_processes(_Config) ->
+    Tracer = spawn(fun drain/0),
+    erlang:trace(new_processes, true, [send, {tracer, Tracer}]),
+    ?assertEqual({error, {already_traced, Tracer}}, ?P:start_profiling()),
+    ?assertEqual(undefined, whereis(erlmcp_memory_sampler)),
+    no_trace_left(),
+    ok = ?P:start_profiling(#{gc => false}),
+    ?assert(is_map(?P:stop_profiling())),
+    ?assertEqual({tracer, Tracer}, erlang:trace_info(new_processes, tracer)),
+    erlang:trace(new_processes, false, [send]),
+    stop([Tracer]),
+    ok = ?P:start_profiling().
+
+refused_beside_a_tracer_of_one_process(_Config) ->
+    [Traced, Other, Tracer] = [spawn(Fun) || Fun <- [fun wait/0, fun wait/0, fun drain/0]],
+    1 = erlang:trace(Traced, true, [garbage_collection, {tracer, Tracer}]),
+    ?assertEqual({error, {already_traced, Tracer}}, ?P:start_profiling()),
+    ?assertEqual({flags, []}, erlang:trace_info(Other, flags)),
+    ?assertEqual({tracer, Tracer}, erlang:trace_info(Traced, tracer)),
+    1 = erlang:trace(Traced, false, [garbage_collection]),
+    ok = ?P:start_profiling(),
+    ?assertEqual({flags, [garbage_collection]}, erlang:trace_info(Other, flags)),
+    stop([Traced, Other, Tracer]).
+
+processes_die_while_traced(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 1}),
+    [
+        begin
+            Pid = spawn(fun() -> burn(lists:seq(1, 2000)) end),
+            erlang:yield(),
+            exit(Pid, kill)
+        end
+     || _ <- lists:seq(1, 5000)
+    ],
+    Heaped = [
+        spawn_opt(fun() -> burn(lists:seq(1, 2000)) end, [
+            {max_heap_size, #{size => 20000, kill => true, error_logger => false}}
+        ])
+     || _ <- lists:seq(1, 200)
+    ],
+    stop(Heaped),
+    ?assertMatch(#{gc := #{collections := N}} when N > 0, ?P:stop_profiling()),
+    no_trace_left().
+
+many_processes_alive(_Config) ->
+    Limit = erlang:system_info(process_limit) - erlang:system_info(process_count),
+    Count = min(50000, Limit div 2),
+    Held = [spawn(fun wait/0) || _ <- lists:seq(1, Count)],
+    ok = ?P:start_profiling(#{interval_ms => 1}),
+    taken(5),
+    [erlang:garbage_collect(Pid) || Pid <- lists:sublist(Held, 1000)],
+    ?assert((?P:measure_memory_snapshot())#memory_snapshot.process_count >= Count),
+    #{gc := #{collections := Collections}} = ?P:stop_profiling(),
+    ?assert(Collections >= 1000),
+    ?assertEqual({flags, []}, erlang:trace_info(lists:last(Held), flags)),
+    stop(Held).
+
+%% --- measurements ---
+
+a_snapshot_is_the_vms_memory(_Config) ->
+    Now = erlang:system_time(millisecond),
+    Snapshot = ?P:measure_memory_snapshot(),
+    ?assertEqual(
+        [
+            timestamp,
+            process_count,
+            total_memory,
+            process_memory,
+            binary_memory,
+            ets_memory,
+            atom_memory,
+            gc_collections,
+            gc_reclaimed,
+            gc_pause_max
+        ],
+        lists:sublist(record_info(fields, memory_snapshot), 10)
+    ),
+    ?assert(abs(Snapshot#memory_snapshot.timestamp - Now) < 60000),
+    [
+        ?assert(abs(Value - erlang:memory(Kind)) < 20 * ?MB)
+     || {Value, Kind} <- [
+            {Snapshot#memory_snapshot.total_memory, total},
+            {Snapshot#memory_snapshot.process_memory, processes},
+            {Snapshot#memory_snapshot.binary_memory, binary},
+            {Snapshot#memory_snapshot.ets_memory, ets},
+            {Snapshot#memory_snapshot.atom_memory, atom}
+        ]
+    ],
+    ?assert(Snapshot#memory_snapshot.gc_collections > 0),
+    ?assert(Snapshot#memory_snapshot.gc_reclaimed > 0),
+    ?assert(Snapshot#memory_snapshot.resident_memory > Snapshot#memory_snapshot.binary_memory),
+    ?assert(Snapshot#memory_snapshot.resident_memory > 10 * ?MB).
+
+memory_after_delay(_Config) ->
+    Self = self(),
+    spawn_link(fun() ->
+        %% Not before the first of the two measurements.
+        until(fun() ->
+            {current_function, {timer, sleep, 1}} =:= process_info(Self, current_function)
+        end),
+        Self ! {big, binary:copy(<<0>>, 64 * ?MB)}
+    end),
+    {Delta, 2000} = ?P:measure_memory_after_delay(2000),
+    receive
+        {big, Big} -> ?assertEqual(64 * ?MB, byte_size(Big))
+    end,
+    ?assert(Delta > 32 * ?MB),
+    ?assertMatch({_, 0}, ?P:measure_memory_after_delay(0)).
+
+memory_over_connections(_Config) ->
+    {Bytes, MegaBytes} = ?P:memory_per_connection(10),
+    ?assertEqual(Bytes / ?MB, MegaBytes),
+    ?assert(abs(Bytes * 10 - erlang:memory(total)) < 20 * ?MB),
+    ?assertEqual({0, 0.0}, ?P:memory_per_connection(1 bsl 80)).
+
+trend_of_records_and_maps(_Config) ->
+    Record = #memory_snapshot{timestamp = 1000, total_memory = 30},
+    %% As a host compiled against a header of ten fields has it.
+    Old = {memory_snapshot, 3000, 0, 20, 0, 0, 0, 0, 0, 0, 0.0},
+    Map = #{timestamp => 2000.0, total_memory => 10},
+    Expected = #{
+        min_memory => 10,
+        max_memory => 30,
+        avg_memory => 20.0,
+        memory_delta => -10,
+        avg_growth_per_snapshot => -5.0,
+        trend_slope => -5.0,
+        leak_indication => <<"normal">>
+    },
+    ?assertEqual(Expected, ?P:analyze_memory_trend([Record, Map, Old])),
+    ?assertEqual(Expected, ?P:analyze_memory_trend([Old, Record, Map])),
+    ok = ?P:start_profiling(#{interval_ms => 1}),
+    taken(5),
+    #{snapshots := Snapshots} = ?P:get_profiling_data(),
+    #{max_memory := Max} = ?P:analyze_memory_trend(Snapshots),
+    ?assertEqual(lists:max([Total || #{total_memory := Total} <- Snapshots]), Max).
+
+trend_refuses_the_rest(_Config) ->
+    Good = #{timestamp => 1, total_memory => 1},
+    ?assertEqual({error, no_data}, ?P:analyze_memory_trend([])),
+    ?assertEqual({error, need_multiple_snapshots}, ?P:analyze_memory_trend([Good])),
+    [
+        ?assertEqual({error, invalid_input}, ?P:analyze_memory_trend(Input), Input)
+     || Input <- [
+            atom,
+            <<"binary">>,
+            Good,
+            [Good | Good],
+            [Good, atom],
+            [atom],
+            [Good, #{}],
+            [Good, #{timestamp => now, total_memory => 1}],
+            [Good, #{timestamp => 1, total_memory => undefined}],
+            [Good, #{timestamp => 1, total_memory => -1}],
+            [Good, #{timestamp => 1, total_memory => 1 bsl 70}],
+            [Good, #{timestamp => 1 bsl 2000, total_memory => 1}],
+            [Good, #memory_snapshot{timestamp = undefined}],
+            [Good, {memory_snapshot, 1, 2, 3}],
+            [Good, {other, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}]
+        ]
+    ].
+
+trend_finds_a_leak(_Config) ->
+    Hour = fun(MbPerHour, NoiseMb) ->
+        {Snapshots, _} = lists:mapfoldl(
+            fun(N, Random) ->
+                {Noise, Next} = rand:uniform_s(Random),
+                Bytes = 500 + MbPerHour * N / 720 + (2 * Noise - 1) * NoiseMb,
+                {#{timestamp => N * 5000, total_memory => round(Bytes * ?MB)}, Next}
+            end,
+            rand:seed_s(exsss, 1),
+            lists:seq(1, 720)
+        ),
+        #{leak_indication := Indication, trend_slope := Slope} =
+            ?P:analyze_memory_trend(Snapshots),
+        {Indication, Slope * 3600 / ?MB}
+    end,
+    {<<"possible_memory_leak">>, Found} = Hour(5, 3),
+    ?assert(abs(Found - 5) < 1.5),
+    ?assertMatch({<<"normal">>, _}, Hour(0, 10)),
+    ?assertMatch({<<"normal">>, _}, Hour(-20, 3)),
+    Line = fun(Count) ->
+        Snapshots = [
+            #{timestamp => N * 1000, total_memory => N * ?MB}
+         || N <- lists:seq(1, Count)
+        ],
+        #{trend_slope := Slope, leak_indication := Indication} =
+            ?P:analyze_memory_trend(Snapshots),
+        {Slope, Indication}
+    end,
+    ?assertEqual({1048576.0, <<"normal">>}, Line(2)),
+    ?assertEqual({1048576.0, <<"possible_memory_leak">>}, Line(3)),
+    Moment = [#{timestamp => 7, total_memory => N * ?MB} || N <- lists:seq(1, 9)],
+    ?assertMatch(
+        #{trend_slope := 0.0, leak_indication := <<"normal">>}, ?P:analyze_memory_trend(Moment)
+    ).
+
+trend_of_many_snapshots(_Config) ->
+    Many = [#{timestamp => N * 10, total_memory => N} || N <- lists:seq(1, 100000)],
+    #{trend_slope := Slope, avg_memory := 50000.5, memory_delta := 99999} =
+        ?P:analyze_memory_trend(Many),
+    ?assert(abs(Slope - 100) < 0.01),
+    ?assertEqual({error, invalid_input}, ?P:analyze_memory_trend(Many ++ [bad])).
+
+native_memory_is_counted(_Config) ->
+    Before = ?P:measure_memory_snapshot(),
+    Histograms = [erlmcp_memory_nif:histogram_new() || _ <- lists:seq(1, 1000)],
+    [ok = erlmcp_memory_nif:histogram_record(H, 1000) || H <- Histograms],
+    Held = ?P:measure_memory_snapshot(),
+    Grown = Held#memory_snapshot.native_memory - Before#memory_snapshot.native_memory,
+    Total = Held#memory_snapshot.total_memory - Before#memory_snapshot.total_memory,
+    ct:log("native grew by ~b, total by ~b", [Grown, Total]),
+    ?assert(Grown > 20 * ?MB),
+    %% Other processes may have let something go meanwhile.
+    ?assert(Total > Grown - 5 * ?MB),
+    ?assert(Total < Grown * 5 div 4 + 5 * ?MB),
+    ?assertEqual(1000, length([H || H <- Histograms, is_reference(H)])),
+    erlang:garbage_collect(),
+    until(fun() ->
+        After = erlmcp_memory_nif:native_bytes(),
+        After < Before#memory_snapshot.native_memory + ?MB
+    end).
+
+histograms_count_for_many_processes(_Config) ->
+    Histogram = erlmcp_memory_nif:histogram_new(),
+    ?assertMatch(
+        #{count := 0, min := 0, max := 0, mean := 0.0, p50 := 0},
+        erlmcp_memory_nif:histogram_read(Histogram)
+    ),
+    Recorders = [
+        spawn_monitor(fun() ->
+            [ok = erlmcp_memory_nif:histogram_record(Histogram, N) || N <- lists:seq(1, 1000)]
+        end)
+     || _ <- lists:seq(1, 50)
+    ],
+    [
+        receive
+            {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual(normal, Reason)
+        end
+     || {Pid, Monitor} <- Recorders
+    ],
+    #{count := 50000, min := 1, max := 1000, mean := 500.5, p50 := P50, p99 := P99} =
+        erlmcp_memory_nif:histogram_read(Histogram),
+    ?assert(P50 >= 500 andalso P50 =< 506),
+    ?assert(P99 >= 990 andalso P99 =< 1000),
+    ?assertEqual(1000, erlmcp_memory_nif:histogram_percentile(Histogram, 100.0)).
+
+%% --- report and alerts ---
+
+report_for_an_operator(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 5}),
+    garbage(5, 10000),
+    taken(3),
+    {ok, Report} = ?P:generate_report(),
+    ct:log("~ts", [Report]),
+    ?assert(io_lib:char_list(Report)),
+    [
+        ?assertNotEqual(nomatch, string:find(Report, Text), Text)
+     || Text <- [
+            "Running", "min", "max", "avg", "Trend", "GC pauses", "native", "resident", "Alerts"
+        ]
+    ],
+    _ = ?P:stop_profiling(),
+    {ok, Later} = ?P:generate_report(),
+    ?assertNotEqual(nomatch, string:find(Later, "Ran for")),
+    ok = ?P:start_profiling(#{interval_ms => 60000, gc => false}),
+    {ok, Short} = ?P:generate_report(),
+    ?assertNotEqual(nomatch, string:find(Short, "not measured")),
+    ?assertNotEqual(nomatch, string:find(Short, "at least two")).
+
+alerts_by_threshold(_Config) ->
+    Level = fun(Metric, Value) ->
+        case erlmcp_memory_report:evaluate(#{Metric => Value}) of
+            [] ->
+                none;
+            [#{metric := Metric, level := Is, value := Value, threshold := Over, advice := Advice}] ->
+                ?assertNotEqual(nomatch, re:run(Advice, "erlmcp_[a-z_]+:[a-z_]+[/(]")),
+                {Is, Over}
+        end
+    end,
+    [
+        ?assertEqual(Expected, Level(Metric, Value), {Metric, Value})
+     || {Metric, Value, Expected} <- [
+            {memory_per_connection, 2.5, none},
+            {memory_per_connection, 2.51, {warning, 2.5}},
+            {memory_per_connection, 3.0, {warning, 2.5}},
+            {memory_per_connection, 3.01, {critical, 3.0}},
+            {reuse_ratio, 100.0, none},
+            {reuse_ratio, 70.0, none},
+            {reuse_ratio, 69.9, {warning, 70.0}},
+            {reuse_ratio, 50.0, {warning, 70.0}},
+            {reuse_ratio, 49.9, {critical, 50.0}},
+            {gc_pause, 80.0, none},
+            {gc_pause, 80.1, {warning, 80.0}},
+            {gc_pause, 150.0, {warning, 80.0}},
+            {gc_pause, 151, {critical, 150.0}},
+            {memory_growth, 5.0, none},
+            {memory_growth, 5.1, {warning, 5.0}},
+            {memory_growth, 10.0, {warning, 5.0}},
+            {memory_growth, 10.1, {critical, 10.0}}
+        ]
+    ],
+    ?assertEqual([], erlmcp_memory_report:evaluate(#{})),
+    ?assertMatch(
+        [#{metric := memory_per_connection}, #{metric := reuse_ratio}, #{metric := gc_pause},
+            #{metric := memory_growth}],
+        erlmcp_memory_report:evaluate(#{
+            memory_growth => 99, gc_pause => 999, reuse_ratio => 0, memory_per_connection => 9
+        })
+    ).
+
+alerts_of_a_session(_Config) ->
+    Sampler = spawn(fun wait/0),
+    Grow = fun(MbPerHour) ->
+        Session = erlmcp_memory_nif:profiler_start(Sampler, 1000, false),
+        [
+            true = erlmcp_memory_nif:profiler_push(Session, #memory_snapshot{
+                timestamp = N * 60000, total_memory = round((100 + MbPerHour * N / 60) * ?MB)
+            })
+         || N <- lists:seq(0, 60)
+        ],
+        growth(?P:alerts())
+    end,
+    ?assertMatch([#{level := warning, threshold := 5.0}], Grow(7)),
+    ?assertMatch([#{level := critical, threshold := 10.0}], Grow(20)),
+    ?assertEqual([], Grow(4)),
+    ?assertEqual([], Grow(-30)),
+    {ok, Report} = ?P:generate_report(),
+    ?assertNotEqual(nomatch, string:find(Report, "-30.00 MB/hour")),
+    stop([Sampler]).
+
+alerts_of_the_pool(_Config) ->
+    %% A node of its own, with a pool that says what the test wants it to say.
+    {ok, Peer, _} = peer:start(#{connection => standard_io, args => ["-pa" | code:get_path()]}),
+    Call = fun(Module, Function, Arguments) -> peer:call(Peer, Module, Function, Arguments) end,
+    Pool = fun(Body) ->
+        Forms = [
+            begin
+                {ok, Tokens, _} = erl_scan:string(Form),
+                {ok, Parsed} = erl_parse:parse_form(Tokens),
+                Parsed
+            end
+         || Form <- [
+                "-module(erlmcp_memory_pool).",
+                "-export([pool_stats/0]).",
+                "pool_stats() -> " ++ Body ++ "."
+            ]
+        ],
+        {ok, Module, Binary} = compile:forms(Forms, []),
+        Call(code, purge, [Module]),
+        {module, Module} = Call(code, load_binary, [Module, "erlmcp_memory_pool.erl", Binary]),
+        lists:sort([
+            {Metric, Level}
+         || #{metric := Metric, level := Level} <- Call(?P, alerts, [])
+        ])
+    end,
+    Stats = "#{in_use => ~b, reused => ~b, created => ~b, reuse_ratio => ~w}",
+    Says = fun(Values) -> Pool(lists:flatten(io_lib:format(Stats, Values))) end,
+    try
+        %% A pool that does not run is not asked.
+        ?assertEqual([], Says([1, 1, 9, 10.0])),
+        true = Call(erlang, register, [
+            erlmcp_memory_pool, Call(erlang, spawn, [timer, sleep, [infinity]])
+        ]),
+        %% Few connections are not blamed for what the node takes by itself.
+        ?assertEqual([{reuse_ratio, critical}], Says([1, 1, 9, 10.0])),
+        Call(?MODULE, hold, [320 * 1048576]),
+        ?assertEqual([{memory_per_connection, critical}], Says([100, 9, 1, 90.0])),
+        ?assertEqual([], Says([99, 9, 1, 90.0])),
+        ?assertEqual([{reuse_ratio, warning}], Says([100000, 6, 4, 60.0])),
+        ?assertEqual([], Says([100000, 9, 1, 90.0])),
+        ?assertEqual([], Says([0, 0, 0, 100.0])),
+        ?assertEqual([], Pool("exit(noproc)"))
+    after
+        peer:stop(Peer)
+    end.
+
+%% Runs on the peer: makes it a node that has taken so many bytes.
+hold(Bytes) ->
+    persistent_term:put(?MODULE, binary:copy(<<1>>, Bytes)).
+
+growth(Alerts) ->
+    [Alert || #{metric := memory_growth} = Alert <- Alerts].
+
+%% --- helpers ---
+
+wait() ->
+    receive
+        stop -> ok
+    end.
+
+drain() ->
+    receive
+        stop -> ok;
+        _ -> drain()
+    end.
+
+burn(List) ->
+    burn(lists:reverse([N + 1 || N <- List])).
+
+dead() ->
+    Pid = spawn(fun wait/0),
+    stop([Pid]),
+    Pid.
+
+%% Kills them, and waits until all are gone.
+stop(Pids) ->
+    Monitors = [monitor(process, Pid) || Pid <- Pids],
+    [exit(Pid, kill) || Pid <- Pids],
+    [
+        receive
+            {'DOWN', Monitor, process, _, _} -> ok
+        end
+     || Monitor <- Monitors
+    ],
+    ok.
+
+%% So many processes each drop a list of so many integers, and collect.
+garbage(Processes, Length) ->
+    Pids = [
+        spawn_monitor(fun() ->
+            Sum = lists:sum(lists:seq(1, Length)),
+            erlang:garbage_collect(),
+            Sum = Length * (Length + 1) div 2
+        end)
+     || _ <- lists:seq(1, Processes)
+    ],
+    [
+        receive
+            {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual(normal, Reason)
+        end
+     || {Pid, Monitor} <- Pids
+    ],
+    ok.
+
+%% Waits until the session has taken so many more snapshots.
+taken(Count) ->
+    Taken = fun() ->
+        maps:get(taken, erlmcp_memory_nif:profiler_status(erlmcp_memory_nif:profiler_session()))
+    end,
+    Upto = Taken() + Count,
+    until(fun() -> Taken() >= Upto end).
+
+%% No deadline of its own: Common Test's time trap is the deadline.
+until(Condition) ->
+    case Condition() of
+        true ->
+            ok;
+        false ->
+            timer:sleep(2),
+            until(Condition)
+    end.
+
+no_trace_left() ->
+    ?assertEqual(
+        [],
+        [
+            {Pid, Flags}
+         || Pid <- processes(),
+            {flags, [garbage_collection | _] = Flags} <- [erlang:trace_info(Pid, flags)]
+        ]
+    ),
+    {flags, Flags} = erlang:trace_info(new_processes, flags),
+    ?assertNot(lists:member(garbage_collection, Flags)).

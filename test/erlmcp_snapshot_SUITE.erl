@@ -1,0 +1,538 @@
+%% Snapshots: what is written comes back, and no bytes do harm.
+-module(erlmcp_snapshot_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-import(erlmcp_state_help, [alone/1, every_kind/0, nested/2, refused/3]).
+
+-export([all/0, groups/0, init_per_group/2, end_per_group/2]).
+-export([
+    every_field_comes_back/1,
+    terms_of_every_type/1,
+    again_and_again/1,
+    shares_come_back_as_shares/1,
+    a_chain_of_shares/1,
+    either_form_reads_what_the_other_wrote/1,
+    compression_is_a_setting/1,
+    version_1/1,
+    version_1_with_many_pending/1,
+    other_versions/1,
+    no_snapshots/1,
+    unknown_atoms/1,
+    claims_that_no_machine_can_meet/1,
+    an_lz4_bomb/1,
+    too_large_to_be_written/1,
+    every_truncation/1,
+    forged_contents/1,
+    forged_multitudes/1,
+    a_million_mutations/1
+]).
+
+-define(O, erlmcp_connection_optimizer).
+-define(RAW_LIMIT, 67_108_864).
+
+all() ->
+    [{group, compact}, {group, compact_uncompressed}, {group, plain}, {group, bytes}].
+
+groups() ->
+    Both = [
+        every_field_comes_back,
+        terms_of_every_type,
+        again_and_again,
+        shares_come_back_as_shares,
+        a_chain_of_shares,
+        either_form_reads_what_the_other_wrote,
+        version_1,
+        other_versions,
+        no_snapshots
+    ],
+    Bytes = [
+        compression_is_a_setting,
+        version_1_with_many_pending,
+        unknown_atoms,
+        claims_that_no_machine_can_meet,
+        an_lz4_bomb,
+        too_large_to_be_written,
+        every_truncation,
+        forged_contents,
+        forged_multitudes,
+        a_million_mutations
+    ],
+    [
+        {compact, [], Both},
+        {compact_uncompressed, [], Both},
+        {plain, [], Both},
+        {bytes, [], Bytes}
+    ].
+
+init_per_group(bytes, Config) ->
+    erlmcp_state_help:form(compact),
+    Config;
+init_per_group(Group, Config) ->
+    erlmcp_state_help:form(Group),
+    Config.
+
+end_per_group(_Group, _Config) ->
+    erlmcp_state_help:default().
+
+full() ->
+    ?O:from_map(#{
+        id => <<"conn-1">>, phase => some_phase, transport => {tcp, self()}, created_at => -1,
+        capabilities_ref => ?O:share(#{tools => #{<<"t">> => [1, 2]}}),
+        metadata => #{user => <<"joe">>, <<"k">> => [1 | 2]},
+        pending_refs => #{make_ref() => 1, make_ref() => {2, self()}},
+        server => "x", large => maps:from_list([{N, <<N:64>>} || N <- lists:seq(1, 60)])
+    }).
+
+again(State) ->
+    ?O:decompress_state(?O:compress_state(State)).
+
+uncompressed(State) ->
+    application:set_env(erlmcp, compression_enabled, false),
+    try ?O:compress_state(State) after application:unset_env(erlmcp, compression_enabled) end.
+
+%% The bytes with the checksum that belongs to them.
+sealed(<<2, Flags, _:32, Rest/binary>>) ->
+    <<2, Flags, (erlang:crc32([Flags, Rest])):32, Rest/binary>>.
+
+%% An uncompressed snapshot with this body.
+raw(Body) ->
+    sealed(<<2, 0, 0:32, (byte_size(Body)):64, Body/binary>>).
+
+%% The body: names of atoms, contents of shares, fields.
+body(Atoms, Shares, Fields) ->
+    Strings = fun(List) -> [varint(length(List)), [[varint(byte_size(B)), B] || B <- List]] end,
+    iolist_to_binary([Strings(Atoms), Strings(Shares), varint(byte_size(Fields)), Fields]).
+
+varint(N) when N < 251 -> <<N>>;
+varint(N) when N < 65_536 -> <<251, N:16/little>>;
+varint(N) -> <<252, N:32/little>>.
+
+%% Fields of a state that has, beside what it must have, the field `metadata' with these bytes.
+fields(Metadata) ->
+    Entries = [
+        {<<16#42, 0>>, <<16#51, "i">>}, {<<16#42, 1>>, <<5>>}, {<<16#42, 2>>, iolist_to_binary(Metadata)}
+    ],
+    packed_map(Entries).
+
+packed_map(Entries) ->
+    {Offsets, _} = lists:mapfoldl(
+        fun({K, V}, At) -> {At, At + byte_size(K) + byte_size(V)} end, 0, Entries
+    ),
+    Body = iolist_to_binary([[K, V] || {K, V} <- Entries]),
+    {Tag, Width} =
+        case byte_size(Body) of
+            Small when Small < 256 -> {16#79, 8};
+            Middle when Middle < 65_536 -> {16#7a, 16};
+            _ -> {16#7b, 32}
+        end,
+    Numbers = << <<N:Width/little>> || N <- [length(Entries), byte_size(Body) | Offsets] >>,
+    <<Tag, Numbers/binary, Body/binary>>.
+
+forged(Metadata) ->
+    raw(body([<<"id">>, <<"created_at">>, <<"metadata">>], [], fields(Metadata))).
+
+%% What a snapshot gives; a state is read as a whole.
+read(Snapshot) ->
+    case ?O:decompress_state(Snapshot) of
+        {error, _} = Error -> Error;
+        State -> ?O:to_map(State)
+    end.
+
+%%% What is written comes back
+
+every_field_comes_back(_Config) ->
+    State = full(),
+    Read = again(State),
+    ?assertEqual(?O:to_map(State), ?O:to_map(Read)),
+    Empty = ?O:create_optimized_state(<<>>),
+    ?assertEqual(?O:to_map(Empty), ?O:to_map(again(Empty))).
+
+terms_of_every_type(_Config) ->
+    Kinds = every_kind(),
+    [
+        ?assert(?O:get_state_field(again(?O:from_map(#{id => <<>>, f => Term})), f) =:= Term)
+     || Term <- Kinds
+    ],
+    Map = maps:from_list([{Key, Key} || Key <- Kinds]),
+    Read = again(?O:from_map(#{id => <<>>, metadata => Map})),
+    ?assert(?O:get_state_field(Read, metadata) =:= Map),
+    [?assert(?O:get_state_field(Read, [metadata, Key]) =:= V) || {Key, V} <- maps:to_list(Map)].
+
+again_and_again(_Config) ->
+    Deep = {nested(3000, fun(T) -> {T} end), nested(300_000, fun(T) -> [T] end)},
+    Path = [metadata | lists:seq(1, 63)],
+    State = ?O:update_state_field(?O:create_optimized_state(<<>>), Path, Deep),
+    Last = lists:foldl(fun(_, S) -> again(S) end, State, lists:seq(1, 5)),
+    ?assert(?O:get_state_field(Last, Path) =:= Deep),
+    ?assertEqual(?O:compress_state(again(Last)), ?O:compress_state(again(again(Last)))).
+
+shares_come_back_as_shares(_Config) ->
+    Content = #{tools => [make_ref(), binary:copy(<<"schema">>, 1000)]},
+    Share = ?O:share(Content),
+    State = ?O:from_map(#{id => <<>>, capabilities_ref => Share, other => [Share, {Share}]}),
+    %% While the content lives, it is the same share; and when only the snapshot has it, it is
+    %% one again.
+    ?assertEqual(Share, ?O:get_state_field(again(State), capabilities_ref)),
+    ?assertEqual([Share, {Share}], ?O:get_state_field(again(State), other)),
+    Snapshot = alone(fun() ->
+        Unique = #{tools => lists:seq(1, 1000), unique => make_ref()},
+        ?O:compress_state(?O:from_map(#{id => <<>>, capabilities_ref => ?O:share(Unique)}))
+    end),
+    Read = ?O:decompress_state(Snapshot),
+    Restored = ?O:get_state_field(Read, capabilities_ref),
+    ?assertEqual(lists:seq(1, 1000), maps:get(tools, ?O:shared(Restored))),
+    ?assertEqual({ok, lists:seq(1, 1000)}, ?O:find_shared(Restored, [tools])),
+    ?assertEqual(Restored, ?O:share(?O:shared(Restored))),
+    #{shared_bytes := Shared} = ?O:state_size_info(Read),
+    ?assert(Shared > 1000).
+
+a_chain_of_shares(_Config) ->
+    alone(fun() ->
+        Chain = lists:foldl(fun(N, Below) -> ?O:share({N, Below}) end, last, lists:seq(1, 20_000)),
+        State = again(?O:from_map(#{id => <<>>, chain => Chain})),
+        ?assertEqual(Chain, ?O:get_state_field(State, chain)),
+        ok
+    end).
+
+either_form_reads_what_the_other_wrote(_Config) ->
+    State = full(),
+    Map = ?O:to_map(State),
+    Snapshot = ?O:compress_state(State),
+    Settings = application:get_all_env(erlmcp),
+    [
+        begin
+            erlmcp_state_help:form(Form),
+            Read = ?O:decompress_state(Snapshot),
+            ?assertEqual(Form =/= plain, is_reference(Read)),
+            ?assertEqual(Map, ?O:to_map(Read)),
+            ?assertEqual(Map, ?O:to_map(again(Read)))
+        end
+     || Form <- [compact, compact_uncompressed, plain]
+    ],
+    erlmcp_state_help:default(),
+    [application:set_env(erlmcp, Key, Value) || {Key, Value} <- Settings].
+
+compression_is_a_setting(_Config) ->
+    State = ?O:from_map(#{id => <<>>, f => binary:copy(<<"x">>, 100_000)}),
+    Compressed = ?O:compress_state(State),
+    Plain = uncompressed(State),
+    ?assert(byte_size(Compressed) < 2000),
+    ?assert(byte_size(Plain) > 100_000),
+    ?assertEqual(?O:to_map(State), ?O:to_map(?O:decompress_state(Compressed))),
+    ?assertEqual(?O:to_map(State), ?O:to_map(?O:decompress_state(Plain))).
+
+%%% Version 1
+
+version_1(_Config) ->
+    V1 = <<1, 1, 1, 8:16, "conn-123", 1769000000000:64, 2:16>>,
+    State = ?O:decompress_state(V1),
+    #{
+        id := <<"conn-123">>,
+        phase := initialized,
+        transport := erlmcp_transport_tcp,
+        created_at := 1769000000000,
+        pending_refs := Pending,
+        metadata := Metadata,
+        capabilities_ref := undefined
+    } = ?O:to_map(State),
+    ?assertEqual(#{}, Metadata),
+    ?assertEqual([1, 2], lists:sort(maps:values(Pending))),
+    ?assert(lists:all(fun is_reference/1, maps:keys(Pending))),
+    Phases = [initialization, initialized, closed, unknown, unknown],
+    Transports = [
+        undefined, erlmcp_transport_tcp, erlmcp_transport_stdio, erlmcp_transport_http,
+        erlmcp_transport_ws, undefined
+    ],
+    Read = fun(P, T) -> ?O:decompress_state(<<1, P, T, 0:16, 0:64, 0:16>>) end,
+    ?assertEqual(Phases, [?O:get_state_field(Read(P, 0), phase) || P <- [0, 1, 2, 3, 255]]),
+    ?assertEqual(
+        Transports, [?O:get_state_field(Read(0, T), transport) || T <- [0, 1, 2, 3, 4, 5]]
+    ),
+    [
+        ?assertEqual({error, corrupt_data}, ?O:decompress_state(binary:part(V1, 0, Length)))
+     || Length <- lists:seq(1, byte_size(V1) - 1)
+    ],
+    ?assertEqual({error, corrupt_data}, ?O:decompress_state(<<V1/binary, 0>>)),
+    ?assertEqual({error, corrupt_data}, ?O:decompress_state(<<1, 0, 0, 0:16, -1:64, 0:16>>)).
+
+version_1_with_many_pending(_Config) ->
+    State = ?O:decompress_state(<<1, 0, 0, 65_535:16, 0:(65_535 * 8), 1:64, 65_535:16>>),
+    ?assertEqual(65_535, byte_size(?O:get_state_field(State, id))),
+    Pending = ?O:get_state_field(State, pending_refs),
+    ?assertEqual(lists:seq(1, 65_535), lists:sort(maps:values(Pending))).
+
+other_versions(_Config) ->
+    [
+        ?assertEqual({error, unsupported_version}, ?O:decompress_state(<<V, Rest/binary>>))
+     || V <- [0 | lists:seq(3, 255)], Rest <- [<<>>, <<0:400>>]
+    ].
+
+no_snapshots(_Config) ->
+    [
+        ?assertEqual({error, invalid_format}, ?O:decompress_state(No))
+     || No <- [
+            <<>>, <<2:3>>, <<2, 0:99>>, undefined, [], [<<1>>], [<<2>> | <<3>>], "\002", 2, -1, 1 bsl 80,
+            1.0, {}, #{}, self(), make_ref(), fun() -> ok end,
+            ?O:create_optimized_state(<<"a state">>)
+        ]
+    ].
+
+%%% Bytes that mean harm
+
+unknown_atoms(_Config) ->
+    Known = ?O:from_map(#{id => <<>>, a_known_name => 1}),
+    Patched = sealed(binary:replace(uncompressed(Known), <<"a_known_name">>, <<"un_known_n_me">>, [])),
+    ?assertEqual({error, corrupt_data}, ?O:decompress_state(Patched)),
+    Same = sealed(binary:replace(uncompressed(Known), <<"a_known_name">>, <<"un_known_nme">>, [])),
+    ?assertEqual({error, {unknown_atom, <<"un_known_nme">>}}, ?O:decompress_state(Same)),
+    %% In a fun, in a process of another node, and in one of many.
+    Fun = forged(<<16#4a, 17, 131, 113, 119, 5, "nomo1", 119, 4, "nofu", 97, 0>>),
+    ?assertEqual({error, {unknown_atom, <<"nomo1">>}}, ?O:decompress_state(Fun)),
+    Pid = forged(<<16#4a, 22, 131, 88, 119, 6, "no@how", 1:32, 2:32, 3:32>>),
+    ?assertEqual({error, {unknown_atom, <<"no@how">>}}, ?O:decompress_state(Pid)),
+    %% No atom is as long.
+    Long = raw(body([binary:copy(<<"a">>, 256)], [], <<0>>)),
+    ?assertMatch({error, {unknown_atom, _}}, ?O:decompress_state(Long)),
+    Longer = raw(body([binary:copy(<<"a">>, 1_000_000)], [], <<0>>)),
+    ?assertEqual({error, corrupt_data}, ?O:decompress_state(Longer)).
+
+claims_that_no_machine_can_meet(_Config) ->
+    [
+        begin
+            Snapshot = sealed(<<2, Flags, 0:32, Claim:64, 0:128>>),
+            ?assertEqual(30, byte_size(Snapshot)),
+            ?assertEqual({error, {too_large, Claim}}, ?O:decompress_state(Snapshot))
+        end
+     || Claim <- [?RAW_LIMIT + 1, 1 bsl 32, 1 bsl 40, 1 bsl 43, (1 bsl 64) - 1], Flags <- [0, 1]
+    ],
+    Before = erlang:memory(total),
+    ?assertEqual(
+        {error, corrupt_data}, ?O:decompress_state(sealed(<<2, 1, 0:32, ?RAW_LIMIT:64, 0:128>>))
+    ),
+    ?assert(erlang:memory(total) - Before < 10_000_000).
+
+%% 64 MiB of zeros in 260 KB: unfolded, and refused, without more memory than the limit.
+an_lz4_bomb(_Config) ->
+    Raw = 60_000_000,
+    Matches = (Raw - 1 - 19) div 255,
+    Bomb = <<16#1f, 0, 1:16/little, (binary:copy(<<255>>, Matches))/binary, 0, 16#50, 0:40>>,
+    Size = 1 + 4 + 15 + 255 * Matches + 5,
+    Snapshot = sealed(<<2, 1, 0:32, Size:64, Bomb/binary>>),
+    ?assertEqual({error, corrupt_data}, ?O:decompress_state(Snapshot)),
+    [
+        ?assertEqual(
+            {error, corrupt_data},
+            ?O:decompress_state(sealed(<<2, 1, 0:32, Wrong:64, Bomb/binary>>))
+        )
+     || Wrong <- [Size - 1, Size + 1, 1, 0]
+    ].
+
+too_large_to_be_written(_Config) ->
+    Large = ?O:from_map(#{id => <<>>, blob => binary:copy(<<0>>, ?RAW_LIMIT)}),
+    refused(1, compress_state, [Large]),
+    Just = ?O:from_map(#{id => <<>>, blob => binary:copy(<<0>>, ?RAW_LIMIT - 1000)}),
+    ?assertEqual(?O:to_map(Just), ?O:to_map(again(Just))),
+    %% What would be refused when it is read is not written.
+    Deep = ?O:from_map(#{id => <<>>, deep => nested(4_000_000, fun(T) -> [T] end)}),
+    refused(1, compress_state, [Deep]),
+    Bits = ?O:from_map(#{id => <<>>, bits => <<0:(20_000_000 * 8 + 3)>>}),
+    ?assertEqual(?O:to_map(Bits), ?O:to_map(again(Bits))).
+
+every_truncation(_Config) ->
+    [
+        begin
+            Short = binary:part(Snapshot, 0, Length),
+            ?assertEqual({error, corrupt_data}, ?O:decompress_state(Short)),
+            Length >= 14 andalso
+                ?assertMatch({error, _}, ?O:decompress_state(sealed(Short))),
+            <<Head:6/binary, _:64, Body/binary>> = <<Short/binary, 0:112>>,
+            Cut = binary:part(Body, 0, max(0, Length - 14)),
+            Fitted = sealed(<<Head/binary, (byte_size(Cut)):64, Cut/binary>>),
+            ?assertMatch({error, _}, ?O:decompress_state(Fitted))
+        end
+     || Snapshot <- [uncompressed(full())], Length <- lists:seq(1, byte_size(Snapshot) - 1, 3)
+    ].
+
+%% Contents that only somebody who means harm writes: refused, or a state that can be read.
+forged_contents(_Config) ->
+    Small = fun(Value) -> packed_map([{<<1>>, iolist_to_binary(Value)}]) end,
+    Ext = fun(Term) ->
+        Bytes = if is_binary(Term) -> Term; true -> term_to_binary(Term) end,
+        <<16#4a, (varint7(byte_size(Bytes)))/binary, Bytes/binary>>
+    end,
+    NaN = <<16#41, 0, 0, 0, 0, 0, 0, 16#f8, 16#7f>>,
+    Compressed = Ext(term_to_binary(binary:copy(<<0>>, 10_000_000), [compressed])),
+    Refused = [
+        Small(NaN), Small(Compressed), Small(<<16#44, 0>>), Small(<<16#45, 0>>),
+        Small(<<16#46, 0, 1>>), Small(<<16#4c, 0>>), Small(<<16#4d, 0>>), Small(<<16#4e, 0>>),
+        Small(<<16#4b, 0, 0>>), Small(<<16#47, 0>>), Small(<<16#48, 0>>), Small(<<16#49, 0>>),
+        Small(<<16#42, 3>>), Small(<<16#42, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1>>),
+        Small(Ext(<<>>)), Small(Ext(<<131>>)), Small(Ext(<<131, 108, 255, 255, 255, 255>>)),
+        Small(Ext(<<131, 109, 255, 255, 255, 255, 1>>)), Small(Ext(<<131, 97, 1, 97>>)),
+        %% a key twice, in other words each time
+        packed_map([{<<1>>, <<1>>}, {<<1>>, <<2>>}]),
+        packed_map([{<<16#44, 1, 7>>, <<1>>}, {<<16#45, 1, 7>>, <<2>>}]),
+        packed_map([{<<16#44, 1, 7>>, <<1>>}, {Ext([7]), <<2>>}]),
+        packed_map([{<<16#44, 1, 7>>, <<1>>}, {<<16#46, 1, 7, 16#43>>, <<2>>}]),
+        packed_map([{<<16#71, 7>>, <<1>>}, {Ext({7}), <<2>>}]),
+        packed_map([{<<7>>, <<1>>}, {Ext(7), <<2>>}]),
+        packed_map([{<<7>>, <<1>>}, {<<16#40, 14>>, <<2>>}]),
+        %% a map of more entries than it has bytes
+        <<16#7b, 16#ff, 16#ff, 16#ff, 0, 0:32>>, <<16#79, 255, 0>>,
+        %% deeper than anything is written
+        nest(1000, fun(V) -> <<16#71, V/binary>> end),
+        nest(1000, fun(V) -> packed_map([{<<1>>, V}]) end),
+        nest(1000, fun(V) -> packed_map([{V, <<1>>}]) end),
+        nest(100, fun(V) -> packed_map([{V, <<1>>}]) end)
+    ],
+    [
+        ?assertMatch({N, {error, corrupt_data}}, {N, read(forged(Metadata))})
+     || {N, Metadata} <- lists:zip(lists:seq(1, length(Refused)), Refused)
+    ],
+    %% An arity that no tuple has.
+    Tuple = <<16#78, (varint7(1 bsl 24))/binary, 0:((1 bsl 24) * 8)>>,
+    ?assertEqual({error, corrupt_data}, ?O:decompress_state(forged(Small(Tuple)))),
+    %% As deep as can be.
+    Depths = lists:seq(240, 260),
+    Read = [
+        R
+     || Wrap <- [
+            fun(V) -> <<16#71, V/binary>> end,
+            fun(V) -> <<16#45, 1, V/binary>> end,
+            fun(V) -> packed_map([{<<1>>, V}]) end,
+            fun(V) -> packed_map([{<<1>>, V}, {<<2>>, <<16#4f, 172, 2, 0:2400>>}]) end
+        ],
+        D <- Depths,
+        R <- [?O:decompress_state(forged(Small(nest(D, Wrap))))],
+        is_reference(R)
+    ],
+    ?assert(length(Read) >= 20),
+    [?assert(is_map(?O:to_map(again_or(R)))) || R <- Read],
+    %% Equal closures, which nobody can look into, as two keys.
+    <<Negative/float>> = <<16#80, 0:56>>,
+    Closure = fun(X) -> Ext(fun() -> X end) end,
+    Twice = forged(packed_map([{Closure(0.0), <<1>>}, {Closure(Negative), <<2>>}])),
+    Two = ?O:decompress_state(Twice),
+    ?assert(map_size(?O:get_state_field(Two, metadata)) =< 2).
+
+again_or(State) ->
+    case again(State) of
+        {error, corrupt_data} -> State;
+        Read -> Read
+    end.
+
+nest(Times, Wrap) ->
+    lists:foldl(fun(_, V) -> Wrap(V) end, <<0>>, lists:seq(1, Times)).
+
+varint7(N) when N < 128 -> <<N>>;
+varint7(N) -> <<1:1, N:7, (varint7(N bsr 7))/binary>>.
+
+%% Small things in such numbers that they would take far more memory than the snapshot.
+forged_multitudes(_Config) ->
+    Before = erlang:memory(total),
+    Many = 8_000_000,
+    Atoms = iolist_to_binary([varint(Many), binary:copy(<<0>>, Many), 0, 1, 0]),
+    Shares = iolist_to_binary([0, varint(Many), binary:copy(<<1, 5>>, Many), 1, 0]),
+    {Pid, Monitor} = spawn_monitor(fun() -> watch(Before, 0) end),
+    [
+        ?assertEqual({error, corrupt_data}, ?O:decompress_state(raw(Body)))
+     || Body <- [Atoms, Shares]
+    ],
+    %% Lists of one empty tuple, in the external format, each in an environment of its own.
+    One = <<16#4a, 9, 131, 108, 0, 0, 0, 1, 104, 0, 106>>,
+    Foreign = <<16#45, (varint7(2_000_000))/binary, (binary:copy(One, 2_000_000))/binary>>,
+    ?assertEqual(
+        {error, corrupt_data}, ?O:decompress_state(forged(packed_map([{<<1>>, Foreign}])))
+    ),
+    Pid ! {stop, self()},
+    Peak = receive {peak, Bytes} -> Bytes end,
+    demonitor(Monitor, [flush]),
+    ct:pal("at the most ~b MB more", [Peak div 1_000_000]),
+    ?assert(Peak < 600_000_000).
+
+watch(Before, Peak) ->
+    receive
+        {stop, To} -> To ! {peak, Peak}
+    after 2 ->
+        watch(Before, max(Peak, erlang:memory(total) - Before))
+    end.
+
+a_million_mutations(_Config) ->
+    Local = ?O:from_map(#{id => <<"seed">>, kinds => [K || K <- every_kind(), small(K)]}),
+    Seeds = [
+        Seed
+     || State <- [full(), ?O:create_optimized_state(<<"c">>), Local, shares_in_shares()],
+        Seed <- [?O:compress_state(State), uncompressed(State)]
+    ] ++ [<<1, 1, 1, 8:16, "conn-123", 1769000000000:64, 2:16>>],
+    Tuple = list_to_tuple(Seeds),
+    %% Everything that this case and the test framework need is loaded.
+    [{module, _} = code:ensure_loaded(Module) || Module <- [timer, rand, erlmcp_memory_pool_help]],
+    [probe(mutant(Tuple)) || _ <- lists:seq(1, 1000)],
+    Atoms = erlang:system_info(atom_count),
+    Schedulers = erlang:system_info(schedulers_online),
+    Each = 1_000_000 div Schedulers + 1,
+    Counts = counters:new(2, []),
+    erlmcp_memory_pool_help:in_parallel(Schedulers, fun(N) ->
+        rand:seed(exsss, {N, 2, 3}),
+        [probe(mutant(Tuple), Counts) || _ <- lists:seq(1, Each)]
+    end),
+    ?assertEqual(Atoms, erlang:system_info(atom_count)),
+    ct:pal("~b states, ~b errors", [counters:get(Counts, 1), counters:get(Counts, 2)]),
+    %% The inner decoder was reached.
+    ?assert(counters:get(Counts, 1) > 1000).
+
+small(Term) ->
+    erts_debug:flat_size(Term) < 200 andalso byte_size(term_to_binary(Term)) < 500.
+
+shares_in_shares() ->
+    Inner = ?O:share([inner, make_ref()]),
+    ?O:from_map(#{id => <<>>, s => [?O:share({1, Inner}), Inner, ?O:share({2, Inner})]}).
+
+probe(Bytes) ->
+    probe(Bytes, counters:new(2, [])).
+
+probe(Bytes, Counts) ->
+    case ?O:decompress_state(Bytes) of
+        {error, Reason} when
+            Reason =:= corrupt_data; Reason =:= unsupported_version; Reason =:= invalid_format
+        ->
+            counters:add(Counts, 2, 1);
+        {error, {unknown_atom, Name}} when is_binary(Name) ->
+            counters:add(Counts, 2, 1);
+        {error, {too_large, Size}} when is_integer(Size), Size > 0 ->
+            counters:add(Counts, 2, 1);
+        State ->
+            #{id := Id} = ?O:to_map(State),
+            true = is_binary(Id),
+            counters:add(Counts, 1, 1)
+    end.
+
+mutant(Seeds) ->
+    Seed = element(rand:uniform(tuple_size(Seeds)), Seeds),
+    case rand:uniform(20) of
+        1 -> rand:bytes(rand:uniform(60));
+        2 -> <<2, (rand:bytes(rand:uniform(60)))/binary>>;
+        3 -> <<1, (rand:bytes(rand:uniform(60)))/binary>>;
+        N when N < 7 -> mutate(Seed);
+        _ -> fitted(mutate(Seed))
+    end.
+
+%% Changes a few bytes, or cuts a piece out, or puts one in twice.
+mutate(Bytes) ->
+    Size = byte_size(Bytes),
+    At = rand:uniform(Size) - 1,
+    <<Head:At/binary, Byte, Tail/binary>> = Bytes,
+    case rand:uniform(8) of
+        1 -> <<Head/binary, Tail/binary>>;
+        2 -> <<Head/binary, Byte, Byte, Tail/binary>>;
+        3 -> <<Head/binary, (binary:part(Bytes, 0, min(Size, 20)))/binary, Tail/binary>>;
+        4 -> mutate(<<Head/binary, (Byte bxor (1 bsl rand:uniform(8) - 1)), Tail/binary>>);
+        5 -> mutate(<<Head/binary, (rand:uniform(256) - 1), Tail/binary>>);
+        _ -> <<Head/binary, (rand:uniform(256) - 1), Tail/binary>>
+    end.
+
+%% With a checksum that fits, and often a length that fits as well.
+fitted(<<2, 0, _:32, _:64, Body/binary>>) -> raw(Body);
+fitted(<<2, _, _:32, _/binary>> = Bytes) -> sealed(Bytes);
+fitted(Bytes) -> Bytes.
