@@ -197,28 +197,31 @@ connected(Count) ->
 
 test_memory_growth_analysis(_Config) ->
     ok = ?PROFILER:start_profiling(#{interval_ms => 20, gc => false}),
-    Kept = [
-        begin
-            timer:sleep(20),
-            {ok, Pids} = ?PROFILER:create_test_connections(500, self()),
-            Pids
-        end
-     || _ <- lists:seq(1, 20)
-    ],
+    {Kept, Grown} = lists:unzip([grow(Minute) || Minute <- lists:seq(1, 20)]),
     #{total_memory_delta := Delta} = ?PROFILER:stop_profiling(),
     #{snapshots := Snapshots} = ?PROFILER:get_profiling_data(),
-    #{memory_delta := TrendDelta, trend_slope := Slope, leak_indication := Leak} =
-        ?PROFILER:analyze_memory_trend(Snapshots),
     ok = ?PROFILER:stop_test_connections(lists:append(Kept)),
+    #{memory_delta := TrendDelta, trend_slope := Slope} =
+        ?PROFILER:analyze_memory_trend(Snapshots),
     ?assertEqual(Delta, TrendDelta),
     ?assert(Delta > 10000 * 1000),
     ?assert(Slope > 0),
-    ?assertEqual(<<"possible_memory_leak">>, Leak),
+    ?assertMatch(
+        #{leak_indication := <<"possible_memory_leak">>}, ?PROFILER:analyze_memory_trend(Grown)
+    ),
     Steady = [
         #memory_snapshot{timestamp = 60000 * N, total_memory = 100 * ?MB + (N rem 3) * 1000}
      || N <- lists:seq(1, 60)
     ],
     ?assertMatch(#{leak_indication := <<"normal">>}, ?PROFILER:analyze_memory_trend(Steady)).
+
+%% Real growth, sampled after each step and dated a minute apart: how long a step takes on this
+%% machine, and how many of the profiler's samples fall into it, says nothing about growth.
+grow(Minute) ->
+    {ok, Pids} = ?PROFILER:create_test_connections(500, self()),
+    true = erlang:garbage_collect(),
+    Snapshot = ?PROFILER:measure_memory_snapshot(),
+    {Pids, Snapshot#memory_snapshot{timestamp = 60000 * Minute}}.
 
 test_profiler_baseline(_Config) ->
     #memory_snapshot{total_memory = Total, process_count = Processes, resident_memory = Resident} =
