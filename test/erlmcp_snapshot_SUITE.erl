@@ -22,6 +22,7 @@
     claims_that_no_machine_can_meet/1,
     an_lz4_bomb/1,
     too_large_to_be_written/1,
+    a_fun_that_no_process_made/1,
     every_truncation/1,
     forged_contents/1,
     forged_multitudes/1,
@@ -55,6 +56,7 @@ groups() ->
         too_large_to_be_written,
         every_truncation,
         forged_contents,
+        a_fun_that_no_process_made,
         forged_multitudes,
         a_million_mutations
     ],
@@ -517,6 +519,23 @@ mutant(Seeds) ->
         N when N < 7 -> mutate(Seed);
         _ -> fitted(mutate(Seed))
     end.
+
+%% The VM makes such a fun from the external format, and dies when it is to write it down again.
+a_fun_that_no_process_made(_Config) ->
+    Free = {self(), <<"free">>},
+    Snapshot = uncompressed(?O:from_map(#{id => <<>>, f => fun() -> Free end})),
+    Pid = term_to_binary(self()),
+    Size = byte_size(Pid) - 1,
+    Node = byte_size(Pid) - 1 - 12,
+    <<131, Head:Node/binary, _/binary>> = Pid,
+    Places = binary:matches(Snapshot, Head),
+    ?assert(length(Places) >= 1),
+    %% Another term of the same length, in the first place: that of the creator.
+    [{At, _} | _] = Places,
+    <<Before:At/binary, _:Size/binary, After/binary>> = Snapshot,
+    Forged = sealed(<<Before/binary, 109, (Size - 5):32, 0:((Size - 5) * 8), After/binary>>),
+    ?assertEqual({error, corrupt_data}, ?O:decompress_state(Forged)),
+    ?assertMatch(#{f := _}, ?O:to_map(?O:decompress_state(Snapshot))).
 
 %% Changes a few bytes, or cuts a piece out, or puts one in twice.
 mutate(Bytes) ->

@@ -1,11 +1,11 @@
 //! The external term format, as far as it must be looked into
 //! (<https://www.erlang.org/doc/apps/erts/erl_ext_dist>).
 
+use erlmcp_memory_core::external::is_sound;
 use rustler::sys::{ERL_NIF_BIN2TERM_SAFE, ErlNifTerm, enif_binary_to_term};
 use rustler::{Env, OwnedBinary, Term};
 
 const VERSION: u8 = 131;
-const COMPRESSED: u8 = 80;
 const NEW_FUN: u8 = 112;
 
 /// A term in the external format.
@@ -19,12 +19,9 @@ pub fn from_external<'a>(env: Env<'a>, bytes: &[u8]) -> Option<Term<'a>> {
 }
 
 /// A term from bytes that anybody may have written: makes no atoms, and refuses the compressed
-/// form, which could unfold to gigabytes.
+/// form, which could unfold to gigabytes, and funs that the VM would stumble over.
 pub fn decode_untrusted<'a>(env: Env<'a>, bytes: &[u8]) -> Option<Term<'a>> {
-    if bytes.get(1) == Some(&COMPRESSED) {
-        return None;
-    }
-    decode(env, bytes, true)
+    is_sound(bytes).then(|| decode(env, bytes, true))?
 }
 
 fn decode<'a>(env: Env<'a>, bytes: &[u8], safe: bool) -> Option<Term<'a>> {
