@@ -2,6 +2,6 @@
 //! checker's can stand in for them.
 
 pub(crate) use parking_lot::{Mutex, MutexGuard};
-pub(crate) use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+pub(crate) use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub(crate) use crate::threads::thread_number;

@@ -40,13 +40,13 @@ fn write(term: &Term, anchor: &Anchor, to: &mut Writer<Anchor>) {
         }
         Term::Share(id) => to.share(*id, anchor.clone()),
         Term::Map(entries) => {
-            let mut map = to.begin_map(entries.len());
+            let map = to.begin_map();
             for (key, value) in entries {
                 let key_start = to.len();
                 write_key(*key, anchor, to);
                 let value_start = to.len();
                 write(value, anchor, to);
-                to.entry(&mut map, key_start, value_start);
+                to.entry(key_start, value_start);
             }
             assert!(to.end_map(map));
         }

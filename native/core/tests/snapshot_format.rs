@@ -129,13 +129,13 @@ fn write(term: &Term, to: &mut Writer<Kept>, reversed: bool) {
             elements.iter().for_each(|e| write(e, to, reversed));
         }
         Term::Map(entries) => {
-            let mut map = to.begin_map(entries.len());
+            let map = to.begin_map();
             let mut entry = |(key, value): (&u16, &Term)| {
                 let key_start = to.len();
                 to.int(i64::from(*key));
                 let value_start = to.len();
                 write(value, to, reversed);
-                to.entry(&mut map, key_start, value_start);
+                to.entry(key_start, value_start);
             };
             if reversed {
                 entries.iter().rev().for_each(&mut entry);
@@ -319,12 +319,12 @@ fn nesting_is_bounded() {
     assert_eq!(deep(1_000).unwrap_err(), SnapshotError::Corrupt);
     let in_a_key = |depth: usize| {
         let mut writer = Writer::<Kept>::new();
-        let mut map = writer.begin_map(1);
+        let map = writer.begin_map();
         (0..depth).for_each(|_| writer.tuple(1));
         writer.int(1);
         let value_start = writer.len();
         writer.int(2);
-        writer.entry(&mut map, 0, value_start);
+        writer.entry(0, value_start);
         assert!(writer.end_map(map));
         restore(&snapshot(&writer.finish(), false))
     };

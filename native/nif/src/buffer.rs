@@ -3,11 +3,12 @@
 use crate::iodata::{self, IoDataError};
 use crate::lane::{FAST_BYTES, Lane};
 use crate::pool::{badarg, not_started, released, started};
-use crate::{lanes, reply};
+use crate::resource::ResourceRef;
+use crate::{lanes, nif, reply, resource};
 use erlmcp_memory_core::buffer::{BlockPool, Found, MESSAGE_LIMIT, MessageBuffer};
 use parking_lot::Mutex;
 use rustler::types::atom::ok;
-use rustler::{Encoder, Env, Resource, ResourceArc, Term};
+use rustler::{Encoder, Env, Term};
 use std::sync::atomic::AtomicU8;
 use std::sync::{LazyLock, OnceLock};
 
@@ -32,29 +33,31 @@ static ZEROS: [AtomicU8; MESSAGE_LIMIT] = [const { AtomicU8::new(0) }; MESSAGE_L
 /// binary does not keep the buffer alive that it came with.
 struct ZeroBytes;
 
-#[rustler::resource_impl]
-impl Resource for ZeroBytes {}
+resource!(ZeroBytes, c"erlmcp_memory_zero_bytes");
 
 /// A binary of `size` zero bytes, at the most [`MESSAGE_LIMIT`].
 fn zeros(env: Env<'_>, size: usize) -> Term<'_> {
-    static OWNER: OnceLock<ResourceArc<ZeroBytes>> = OnceLock::new();
+    static OWNER: OnceLock<ResourceRef<ZeroBytes>> = OnceLock::new();
     let bytes = &ZEROS[..size];
+    let owner = OWNER.get_or_init(|| ResourceRef::new(ZeroBytes));
     // SAFETY: `AtomicU8` has the size and the layout of `u8`; the array lives as long as the
     // library and nobody ever writes to it.
-    let bytes: &'static [u8] =
-        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), bytes.len()) };
-    OWNER
-        .get_or_init(|| ResourceArc::new(ZeroBytes))
-        .make_binary(env, |_| bytes)
-        .to_term(env)
+    unsafe {
+        let bytes = std::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), bytes.len());
+        owner.binary(env, bytes)
+    }
 }
 
 /// A message buffer's owner: released explicitly, or when the last reference is collected. Either
 /// way the buffer is dropped and its block goes back.
 struct BufferHandle(Mutex<Option<MessageBuffer<'static>>>);
 
-#[rustler::resource_impl]
-impl Resource for BufferHandle {}
+resource!(BufferHandle, c"erlmcp_memory_buffer");
+
+/// Tells the VM of the types; called once, when the library is loaded.
+pub fn register(env: Env<'_>) -> bool {
+    resource::register::<ZeroBytes>(env) && resource::register::<BufferHandle>(env)
+}
 
 fn too_large(env: Env<'_>) -> Term<'_> {
     env.error_tuple((message_too_large(), MESSAGE_LIMIT))
@@ -68,7 +71,7 @@ fn with_buffer<'a>(
     lane: Lane,
     work: impl FnOnce(&mut MessageBuffer<'static>) -> Term<'a>,
 ) -> Term<'a> {
-    let Some(handle) = handle.try_get_resource::<BufferHandle>() else {
+    let Some(handle) = resource::get::<BufferHandle>(handle) else {
         return badarg().encode(env);
     };
     match lane.lock(&handle.0).as_deref_mut() {
@@ -78,8 +81,9 @@ fn with_buffer<'a>(
     }
 }
 
-/// `{ok, Ref, Zeros}`, or an error tuple. An integer beyond 64 bits is too large as well.
-#[rustler::nif]
+// `{ok, Ref, Zeros}`, or an error tuple. An integer beyond 64 bits is too large as well.
+nif!(buffer_acquire => buffer_acquire, Normal(size));
+
 fn buffer_acquire<'a>(env: Env<'a>, size: Term<'a>) -> Term<'a> {
     if !started() {
         return env.error_tuple(not_started());
@@ -88,12 +92,13 @@ fn buffer_acquire<'a>(env: Env<'a>, size: Term<'a>) -> Term<'a> {
         Ok(size) if size <= MESSAGE_LIMIT => size,
         _ => return too_large(env),
     };
-    let handle = ResourceArc::new(BufferHandle(Mutex::new(Some(MessageBuffer::new(&BLOCKS)))));
+    let buffer = MessageBuffer::new(&BLOCKS);
+    let handle = resource::make(env, BufferHandle(Mutex::new(Some(buffer))));
     (ok(), handle, zeros(env, size.max(BUFFER_SIZE))).encode(env)
 }
 
 fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
-    let Some(handle) = handle.try_get_resource::<BufferHandle>() else {
+    let Some(handle) = resource::get::<BufferHandle>(handle) else {
         return badarg().encode(env);
     };
     let Some(buffer) = lane.lock(&handle.0).map(|mut held| held.take()) else {

@@ -1,6 +1,9 @@
 //! The two lanes of a call: on a normal scheduler while the work is small, on a dirty one else.
 
 use parking_lot::{Mutex, MutexGuard};
+use rustler::sys::{ErlNifTerm, enif_raise_exception};
+use rustler::{Env, Term};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Bytes that a call on a normal scheduler copies, packs or searches at the most.
 pub const FAST_BYTES: usize = 64 * 1024;
@@ -69,18 +72,55 @@ impl Budget {
     }
 }
 
+/// Defines a NIF around a function of the environment, its arguments as terms, and any constants
+/// after them. As rustler's attribute, without the vector that it makes of the arguments.
+#[macro_export]
+macro_rules! nif {
+    ($inner:ident => $name:ident, $schedule:ident ($($argument:ident),+) $(, $constant:expr)*) => {
+        rustler::codegen_runtime::inventory::submit!(rustler::Nif {
+            name: concat!(stringify!($name), "\0").as_ptr().cast(),
+            arity: [$(stringify!($argument)),+].len() as u32,
+            flags: rustler::SchedulerFlags::$schedule as u32,
+            raw_func: {
+                unsafe extern "C" fn nif(
+                    env: *mut rustler::sys::ErlNifEnv,
+                    _arity: i32,
+                    arguments: *const rustler::sys::ErlNifTerm,
+                ) -> rustler::sys::ErlNifTerm {
+                    let lifetime = ();
+                    // SAFETY: the VM passes the environment of this call and as many terms as
+                    // the arity says, which belong to it.
+                    let (env, [$($argument),+]) = unsafe {
+                        let env = rustler::Env::new(&lifetime, env);
+                        (env, arguments.cast::<[_; [$(stringify!($argument)),+].len()]>().read())
+                    };
+                    // SAFETY: as above.
+                    $(let $argument = unsafe { rustler::Term::new(env, $argument) };)+
+                    $crate::lane::answer(env, || $inner(env, $($argument),+ $(, $constant)*))
+                }
+                nif
+            },
+        });
+    };
+}
+
+/// The answer of a NIF. A panic in it becomes an error of its caller.
+pub fn answer<'a>(env: Env<'a>, body: impl FnOnce() -> Term<'a>) -> ErlNifTerm {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(term) => term.as_c_arg(),
+        Err(_) => {
+            let reason = rustler::types::atom::nif_panicked();
+            // SAFETY: an atom belongs to every environment.
+            unsafe { enif_raise_exception(env.as_c_arg(), reason.as_c_arg()) }
+        }
+    }
+}
+
 /// Defines a NIF and its twin on a dirty scheduler, both around a function that is told its lane.
 #[macro_export]
 macro_rules! lanes {
     ($inner:ident => $fast:ident, $dirty:ident ($($argument:ident),+)) => {
-        #[rustler::nif]
-        fn $fast<'a>(env: Env<'a>, $($argument: Term<'a>),+) -> Term<'a> {
-            $inner(env, $($argument),+, Lane::Fast)
-        }
-
-        #[rustler::nif(schedule = "DirtyCpu")]
-        fn $dirty<'a>(env: Env<'a>, $($argument: Term<'a>),+) -> Term<'a> {
-            $inner(env, $($argument),+, Lane::Dirty)
-        }
+        $crate::nif!($inner => $fast, Normal($($argument),+), $crate::lane::Lane::Fast);
+        $crate::nif!($inner => $dirty, DirtyCpu($($argument),+), $crate::lane::Lane::Dirty);
     };
 }

@@ -11,6 +11,7 @@ mod pool;
 mod profiler;
 mod reaper;
 mod reply;
+mod resource;
 mod share;
 mod snapshot;
 mod state;
@@ -24,6 +25,13 @@ use rustler::{Env, Term};
 static ALLOCATOR: alloc::CountingAllocator = alloc::CountingAllocator;
 
 fn load(env: Env, _info: Term) -> bool {
+    let registered = buffer::register(env)
+        && pool::register(env)
+        && share::register(env)
+        && state::register(env);
+    if !registered {
+        return false;
+    }
     state::load_names(env);
     terms::learn_magic_bit(env, share::Share::example);
     true

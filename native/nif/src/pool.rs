@@ -3,12 +3,12 @@
 use crate::buffer::BLOCKS;
 use crate::connection::ConnectionState;
 use crate::lane::{Busy, FAST_BYTES, Lane};
-use crate::terms::PackError;
-use crate::{lanes, reply};
+use crate::terms::{PackError, with_packed};
+use crate::{lanes, reply, resource};
 use erlmcp_memory_core::pool::{Lease, Pool};
 use parking_lot::Mutex;
 use rustler::types::atom::ok;
-use rustler::{Encoder, Env, Resource, ResourceArc, Term};
+use rustler::{Encoder, Env, Term};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -40,8 +40,12 @@ pub fn started() -> bool {
 /// lease is dropped and the state goes back; a handle never gets a state again.
 struct StateHandle(Mutex<Option<Lease<'static, ConnectionState>>>);
 
-#[rustler::resource_impl]
-impl Resource for StateHandle {}
+resource!(StateHandle, c"erlmcp_memory_pool_state");
+
+/// Tells the VM of the type; called once, when the library is loaded.
+pub fn register(env: Env<'_>) -> bool {
+    resource::register::<StateHandle>(env)
+}
 
 /// Runs `work` on the state behind `handle`; answers `badarg` where that is no state handle,
 /// `busy` where it would have to wait, `{error, released}` where it was released.
@@ -51,7 +55,7 @@ fn with_state<'a>(
     lane: Lane,
     work: impl FnOnce(&mut Lease<'static, ConnectionState>) -> Term<'a>,
 ) -> Term<'a> {
-    let Some(handle) = handle.try_get_resource::<StateHandle>() else {
+    let Some(handle) = resource::get::<StateHandle>(handle) else {
         return badarg().encode(env);
     };
     match lane.lock(&handle.0).as_deref_mut() {
@@ -75,13 +79,18 @@ fn acquire<'a>(env: Env<'a>, map: Term<'a>, lane: Lane) -> Term<'a> {
     if !started() {
         return env.error_tuple(not_started());
     }
-    let packed = match ConnectionState::pack(map, lane) {
-        Ok(packed) => packed,
+    // Packed before anything is taken from the pool, so a call that is repeated on the dirty lane
+    // leaves no trace in the counters.
+    let acquired = with_packed(env, map, lane, |entries| {
+        let mut state = STATES.acquire();
+        state.modify(|state| state.merge(entries));
+        state
+    });
+    let state = match acquired {
+        Ok(state) => state,
         Err(why) => return refusal(env, why),
     };
-    let mut state = STATES.acquire();
-    state.modify(|state| state.merge(packed));
-    let handle = ResourceArc::new(StateHandle(Mutex::new(Some(state))));
+    let handle = resource::make(env, StateHandle(Mutex::new(Some(state))));
     (ok(), handle).encode(env)
 }
 
@@ -89,7 +98,7 @@ fn acquire<'a>(env: Env<'a>, map: Term<'a>, lane: Lane) -> Term<'a> {
 lanes!(acquire => pool_acquire, pool_acquire_dirty(map));
 
 fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
-    let Some(handle) = handle.try_get_resource::<StateHandle>() else {
+    let Some(handle) = resource::get::<StateHandle>(handle) else {
         return badarg().encode(env);
     };
     let Some(mut held) = lane.lock(&handle.0) else {
@@ -123,11 +132,11 @@ fn update<'a>(env: Env<'a>, handle: Term<'a>, map: Term<'a>, lane: Lane) -> Term
         if !map.is_map() {
             return not_a_map().encode(env);
         }
-        match ConnectionState::pack(map, lane) {
-            Ok(packed) => {
-                state.modify(|state| state.merge(packed));
-                ok().encode(env)
-            }
+        let merged = with_packed(env, map, lane, |entries| {
+            state.modify(|state| state.merge(entries));
+        });
+        match merged {
+            Ok(()) => ok().encode(env),
             Err(why) => refusal(env, why),
         }
     })

@@ -3,12 +3,12 @@
 use crate::lane::Lane;
 use crate::share::Share;
 use crate::terms::{Anchor, Path, Source, pack, unpack, with_packed, word};
-use crate::{lanes, reaper, reply};
+use crate::{lanes, reaper, reply, resource};
 use erlmcp_memory_core::map::{self, EditError};
 use erlmcp_memory_core::packed::{Item, Packed, Target, Writer, item};
 use erlmcp_memory_core::state::{FieldError, Names, Sizes, State};
 use parking_lot::RwLock;
-use rustler::{Encoder, Env, Resource, ResourceArc, Term};
+use rustler::{Env, Term};
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -39,8 +39,12 @@ pub struct Handle {
     state: RwLock<Option<State<Anchor>>>,
 }
 
-#[rustler::resource_impl(name = "erlmcp_memory_state")]
-impl Resource for Handle {}
+resource!(Handle, c"erlmcp_memory_state");
+
+/// Tells the VM of the type; called once, when the library is loaded.
+pub fn register(env: Env<'_>) -> bool {
+    resource::register::<Handle>(env)
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
@@ -96,7 +100,7 @@ pub fn to_term(env: Env<'_>, state: State<Anchor>) -> Term<'_> {
     let handle = Handle {
         state: RwLock::new(Some(state)),
     };
-    ResourceArc::new(handle).encode(env)
+    resource::make(env, handle)
 }
 
 fn refused(env: Env<'_>, error: FieldError, field: u32, value: u32) -> Term<'_> {
@@ -125,7 +129,7 @@ pub fn with_state<'a>(
     lane: Lane,
     with: impl FnOnce(&State<Anchor>) -> Term<'a>,
 ) -> Term<'a> {
-    let Some(handle) = term.try_get_resource::<Handle>() else {
+    let Some(handle) = resource::get::<Handle>(term) else {
         return reply::badarg(env, 1, NO_STATE);
     };
     // A reader waits for a cleanup that waits for another, slow reader.
@@ -260,13 +264,13 @@ pub fn state_from(fields: Packed<Anchor>) -> Result<State<Anchor>, &'static str>
 /// Takes a state away from its handle. On a dirty scheduler: its memory is given back at once.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn state_cleanup<'a>(env: Env<'a>, state: Term<'a>) -> Term<'a> {
-    match state.decode::<ResourceArc<Handle>>() {
-        Ok(handle) => {
+    match resource::get::<Handle>(state) {
+        Some(handle) => {
             let state = handle.state.write().take();
             drop(state);
             reply::ok(env)
         }
-        Err(_) => reply::badarg(env, 1, NO_STATE),
+        None => reply::badarg(env, 1, NO_STATE),
     }
 }
 

@@ -4,9 +4,10 @@
 use std::sync::LazyLock;
 use std::time::Instant;
 
+use crate::nif;
 use crate::terms::word;
 use erlmcp_memory_core::gc::{GcMonitor, Kind};
-use rustler::{Atom, ListIterator, Term};
+use rustler::{Atom, Env, ListIterator, Term};
 
 mod atoms {
     rustler::atoms! {
@@ -40,25 +41,27 @@ pub fn prepare() {
 
 /// Whether to go on tracing. Without an active session the answer is `remove`, so trace flags
 /// that a killed sampler left behind dissolve at each process's next collection.
-#[rustler::nif]
-fn enabled(_tag: Term, _state: Term, _tracee: Term) -> Atom {
-    if GC.is_active() {
+fn enabled<'a>(env: Env<'a>, _tag: Term<'a>, _state: Term<'a>, _tracee: Term<'a>) -> Term<'a> {
+    let answer = if GC.is_active() {
         atoms::trace()
     } else {
         atoms::remove()
-    }
+    };
+    answer.to_term(env)
 }
+
+nif!(enabled => enabled, Normal(tag, state, tracee));
 
 /// One event of one process. `info` is the list that `process_info(_, garbage_collection_info)`
 /// gives, sizes in words.
-#[rustler::nif]
 fn trace<'a>(
+    env: Env<'a>,
     tag: Term<'a>,
     _state: Term<'a>,
     tracee: Term<'a>,
     info: Term<'a>,
     _options: Term<'a>,
-) -> Atom {
+) -> Term<'a> {
     // The word of a process is the same for as long as it lives; here it is a key, nothing else.
     let process = word(tracee);
     // A start is timed after its list is read, an end before: the pause is the process's own.
@@ -78,8 +81,10 @@ fn trace<'a>(
     } else if is(atoms::gc_major_end()) {
         ended(Kind::Major);
     }
-    atoms::ok()
+    atoms::ok().to_term(env)
 }
+
+nif!(trace => trace, Normal(tag, state, tracee, info, options));
 
 /// What the process holds: young heap, old heap and fragments.
 fn heap_bytes(info: Term) -> u64 {

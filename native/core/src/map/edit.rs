@@ -161,7 +161,11 @@ impl<A: Anchor> Map<A> {
 }
 
 /// A map with all entries of another put in.
-fn merge_into<A: Anchor>(map: View<'_, A>, entries: View<'_, A>, inline: usize) -> Packed<A> {
+pub(super) fn merge_into<A: Anchor>(
+    map: View<'_, A>,
+    entries: View<'_, A>,
+    inline: usize,
+) -> Packed<A> {
     let mut merged: Option<Packed<A>> = None;
     if let Some(page) = Page::of(entries.bytes) {
         for (key, value) in page.entries() {

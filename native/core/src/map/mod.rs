@@ -8,9 +8,11 @@
 //! that neither copies them; maps among them are tries of their own, so that a path of keys is
 //! followed, and one key changed, without touching what lies beside it.
 
+mod buf;
 mod edit;
 mod node;
 
+pub use buf::MapBuf;
 pub use edit::EditError;
 pub use node::Node;
 

@@ -2,7 +2,7 @@
 
 use super::{INLINE, PAGE};
 use crate::heap;
-use crate::packed::{Anchor, Item, Links, Packed, Page, Target, View, Writer, item};
+use crate::packed::{Anchor, Item, LinkVec, Links, Packed, Page, Target, View, Writer, item};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
@@ -280,7 +280,7 @@ impl<A: Anchor> Node<A> {
     /// All entries below as one packed map.
     pub(super) fn join(&self) -> Packed<A> {
         let mut entries = Vec::with_capacity(self.len());
-        let mut links = Vec::new();
+        let mut links = LinkVec::new();
         self.for_each(&mut |key, value: View<'_, A>| {
             links.extend(View::new(key, value.links).own_links());
             links.extend(value.own_links());
@@ -323,8 +323,11 @@ pub(super) fn with_entry<A: Anchor>(
     let Some(page) = Page::of(map.bytes) else {
         return map.to_packed();
     };
+    if [map, key, value].iter().all(|view| view.links.is_empty()) {
+        return Packed::new(page.with(key.bytes, value.bytes), Links::default());
+    }
     let old = page.find(key.bytes);
-    let mut links: Vec<_> = map.links.iter().cloned().collect();
+    let mut links: LinkVec<A> = map.links.iter().cloned().collect();
     if let Some(old) = old {
         cut(&mut links, View::new(old, map.links));
     } else {
@@ -341,14 +344,14 @@ pub(super) fn with_entry<A: Anchor>(
 pub(super) fn without_entry<A: Anchor>(map: View<'_, A>, key: &[u8]) -> Option<Packed<A>> {
     let page = Page::of(map.bytes)?;
     let bytes = page.without(key)?;
-    let mut links: Vec<_> = map.links.iter().cloned().collect();
+    let mut links: LinkVec<A> = map.links.iter().cloned().collect();
     cut(&mut links, View::new(key, map.links));
     cut(&mut links, View::new(page.find(key)?, map.links));
     Some(Packed::new(bytes, Links::from_unsorted(links)))
 }
 
 /// Takes the links of a part out of the links of the whole, which are sorted by id and stay so.
-fn cut<A: Anchor>(links: &mut Vec<(u64, Target<A>)>, part: View<'_, A>) {
+fn cut<A: Anchor>(links: &mut LinkVec<A>, part: View<'_, A>) {
     let mut ids: Vec<_> = part.own_links().into_iter().map(|(id, _)| id).collect();
     if ids.is_empty() {
         return;

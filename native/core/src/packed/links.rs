@@ -3,6 +3,7 @@
 use super::{Anchor, Packed};
 use crate::heap;
 use crate::map::Node;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// What a link leads to.
@@ -40,13 +41,16 @@ impl<A: Anchor> Clone for Target<A> {
 /// A link: the id that stands in the bytes, and where it leads.
 pub type Link<A> = (u64, Target<A>);
 
+/// Links in any order. One is what most states have, and takes no memory of its own.
+pub(crate) type LinkVec<A> = SmallVec<[Link<A>; 1]>;
+
 /// The links of a value, one an occurrence in its bytes, sorted by id.
 #[derive(Debug)]
-pub struct Links<A>(Box<[Link<A>]>);
+pub struct Links<A>(LinkVec<A>);
 
 impl<A> Default for Links<A> {
     fn default() -> Self {
-        Links(Box::new([]))
+        Links(SmallVec::new())
     }
 }
 
@@ -58,15 +62,19 @@ impl<A: Anchor> Clone for Links<A> {
 
 impl<A: Anchor> Links<A> {
     /// Links in any order.
-    pub fn from_unsorted(mut links: Vec<Link<A>>) -> Self {
-        links.sort_by_key(|(id, _)| *id);
-        Links(links.into_boxed_slice())
+    pub(crate) fn from_unsorted(mut links: LinkVec<A>) -> Self {
+        if links.len() > 1 {
+            links.sort_by_key(|(id, _)| *id);
+        }
+        links.shrink_to_fit();
+        Links(links)
     }
 
     /// Where `id` leads.
     pub fn get(&self, id: u64) -> Option<&Target<A>> {
         let found = match &*self.0 {
             [(only, target)] if *only == id => return Some(target),
+            [] => return None,
             links => links.binary_search_by_key(&id, |(id, _)| *id).ok()?,
         };
         Some(&self.0[found].1)
@@ -94,7 +102,11 @@ impl<A: Anchor> Links<A> {
 
     /// Bytes of memory behind the links, out-of-line parts included.
     pub fn heap_bytes(&self) -> usize {
-        heap::block(size_of_val(&*self.0))
-            + self.0.iter().map(|(_, t)| t.heap_bytes()).sum::<usize>()
+        let spilled = if self.0.spilled() {
+            heap::block(self.0.capacity() * size_of::<Link<A>>())
+        } else {
+            0
+        };
+        spilled + self.0.iter().map(|(_, t)| t.heap_bytes()).sum::<usize>()
     }
 }

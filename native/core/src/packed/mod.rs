@@ -21,10 +21,11 @@ mod page;
 mod reader;
 mod writer;
 
+pub(crate) use links::LinkVec;
 pub use links::{Links, Target};
 pub use page::{Entries, Page};
 pub use reader::{Item, ReadError, View, item, skip};
-pub use writer::{MapBuilder, Scalar, Writer, pack_atom, pack_int};
+pub use writer::{MapBuilder, Scalar, Scratch, Writer, pack_atom, pack_int};
 
 use std::fmt::Debug;
 
@@ -133,6 +134,11 @@ impl<A: Anchor> Packed<A> {
             bytes: bytes.into(),
             links: Links::default(),
         }
+    }
+
+    /// Its bytes and its links.
+    pub fn into_parts(self) -> (Box<[u8]>, Links<A>) {
+        (self.bytes, self.links)
     }
 
     /// Its bytes.

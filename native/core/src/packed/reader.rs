@@ -1,7 +1,7 @@
 //! Reading packed bytes, one item after the other. Safe on any bytes: what does not follow the
 //! format is a [`ReadError`], never a panic.
 
-use super::{Anchor, Links, Packed, Page, Target, tag};
+use super::{Anchor, LinkVec, Links, Packed, Page, Target, tag};
 
 /// The bytes do not follow the packed format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,8 +225,8 @@ impl<'a, A: Anchor> View<'a, A> {
     }
 
     /// The links that occur in these bytes, one an occurrence.
-    pub(crate) fn own_links(self) -> Vec<(u64, Target<A>)> {
-        let mut own = Vec::new();
+    pub(crate) fn own_links(self) -> LinkVec<A> {
+        let mut own = LinkVec::new();
         if !self.links.is_empty() {
             let _ = each_link(self.bytes, &mut |id| {
                 if let Some(target) = self.links.get(id) {

@@ -1,23 +1,51 @@
 //! Writing packed bytes.
 
 use super::page::push_header;
-use super::{Anchor, Links, Packed, Target, tag};
-use std::ops::Range;
+use super::{Anchor, LinkVec, Links, Packed, Target, tag};
 
 /// Writes one value, item after item, in the order of [`super::Item`]: the head of a list or a
 /// tuple, then its elements. Maps go through [`Writer::begin_map`].
 #[derive(Debug)]
 pub struct Writer<A> {
+    scratch: Scratch,
+    links: LinkVec<A>,
+}
+
+/// The memory that a [`Writer`] works in, to be used by one after the other.
+#[derive(Debug, Default)]
+pub struct Scratch {
     bytes: Vec<u8>,
-    links: Vec<(u64, Target<A>)>,
+    /// The entries of the maps that are not ended yet, the innermost one's last.
+    entries: Vec<Entry>,
+}
+
+impl Scratch {
+    /// The bytes that were written last.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Bytes of memory behind it, about.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
+    }
+}
+
+/// Where an entry's key, its value and what follows it begin.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    key: usize,
+    value: usize,
+    end: usize,
 }
 
 /// A map that is being written.
 #[derive(Debug)]
+#[must_use]
 pub struct MapBuilder {
+    /// Where its bytes begin, and its entries.
     start: usize,
-    /// Key and value of each entry so far.
-    entries: Vec<(Range<usize>, Range<usize>)>,
+    first: usize,
 }
 
 /// Writes a number of a map in so many bytes. No number is over [`super::MAX_BYTES`].
@@ -68,8 +96,8 @@ fn zigzag(value: i64) -> u64 {
 impl<A> Default for Writer<A> {
     fn default() -> Self {
         Writer {
-            bytes: Vec::new(),
-            links: Vec::new(),
+            scratch: Scratch::default(),
+            links: LinkVec::new(),
         }
     }
 }
@@ -77,77 +105,81 @@ impl<A> Default for Writer<A> {
 impl<A: Anchor> Writer<A> {
     /// A writer with room for a small value.
     pub fn new() -> Self {
-        Self::reusing(Vec::with_capacity(128))
+        Self::reusing(Scratch {
+            bytes: Vec::with_capacity(128),
+            entries: Vec::new(),
+        })
     }
 
-    /// A writer that writes into this vector, from its beginning.
-    pub fn reusing(mut bytes: Vec<u8>) -> Self {
-        bytes.clear();
+    /// A writer that works in this memory.
+    pub fn reusing(mut scratch: Scratch) -> Self {
+        scratch.bytes.clear();
+        scratch.entries.clear();
         Writer {
-            bytes,
-            links: Vec::new(),
+            scratch,
+            links: LinkVec::new(),
         }
     }
 
-    /// The bytes and the links of the value that was written: as [`finish`](Self::finish), but
-    /// for one who copies the bytes elsewhere and keeps the vector.
-    pub fn into_parts(self) -> (Vec<u8>, Links<A>) {
-        (self.bytes, Links::from_unsorted(self.links))
+    /// The memory, with the bytes of the value that was written in it, and its links: as
+    /// [`finish`](Self::finish), but for one who looks at the bytes and keeps the memory.
+    pub fn into_parts(self) -> (Scratch, Links<A>) {
+        (self.scratch, Links::from_unsorted(self.links))
     }
 
     /// Bytes written so far.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.scratch.bytes.len()
     }
 
     /// Whether nothing was written.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.scratch.bytes.is_empty()
     }
 
     /// The bytes written so far.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.scratch.bytes
     }
 
     /// The value that was written.
     pub fn finish(self) -> Packed<A> {
         Packed::new(
-            self.bytes.as_slice().into(),
+            self.scratch.bytes.as_slice().into(),
             Links::from_unsorted(self.links),
         )
     }
 
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
-            self.bytes.push(value as u8 | 0x80);
+            self.scratch.bytes.push(value as u8 | 0x80);
             value >>= 7;
         }
-        self.bytes.push(value as u8);
+        self.scratch.bytes.push(value as u8);
     }
 
     fn tagged(&mut self, tag: u8, value: u64) {
         let mut scalar = Scalar::default();
         let len = tagged_varint(tag, value, &mut scalar);
-        self.bytes.extend_from_slice(&scalar[..len]);
+        self.scratch.bytes.extend_from_slice(&scalar[..len]);
     }
 
     fn sized(&mut self, tag: u8, bytes: &[u8]) {
         self.tagged(tag, bytes.len() as u64);
-        self.bytes.extend_from_slice(bytes);
+        self.scratch.bytes.extend_from_slice(bytes);
     }
 
     /// An integer.
     pub fn int(&mut self, value: i64) {
         let mut scalar = Scalar::default();
         let len = pack_int(value, &mut scalar);
-        self.bytes.extend_from_slice(&scalar[..len]);
+        self.scratch.bytes.extend_from_slice(&scalar[..len]);
     }
 
     /// A float.
     pub fn float(&mut self, value: f64) {
-        self.bytes.push(tag::FLOAT);
-        self.bytes.extend_from_slice(&value.to_le_bytes());
+        self.scratch.bytes.push(tag::FLOAT);
+        self.scratch.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
     /// An atom, by the host's word for it.
@@ -167,13 +199,13 @@ impl<A: Anchor> Writer<A> {
 
     /// The empty list.
     pub fn nil(&mut self) {
-        self.bytes.push(tag::NIL);
+        self.scratch.bytes.push(tag::NIL);
     }
 
     /// A proper list of bytes, at least one.
     pub fn byte_list(&mut self, bytes: impl ExactSizeIterator<Item = u8>) {
         self.tagged(tag::BYTES, bytes.len() as u64);
-        self.bytes.extend(bytes);
+        self.scratch.bytes.extend(bytes);
     }
 
     /// The head of a proper list that is no list of bytes, with at least one element.
@@ -190,7 +222,7 @@ impl<A: Anchor> Writer<A> {
     pub fn tuple(&mut self, arity: usize) {
         match u8::try_from(arity) {
             Ok(small) if arity <= tag::SHORT_TUPLE_MAX => {
-                self.bytes.push(tag::SHORT_TUPLE + small);
+                self.scratch.bytes.push(tag::SHORT_TUPLE + small);
             }
             _ => self.tagged(tag::TUPLE, arity as u64),
         }
@@ -200,8 +232,8 @@ impl<A: Anchor> Writer<A> {
     pub fn binary(&mut self, bytes: &[u8]) {
         match u8::try_from(bytes.len()) {
             Ok(small) if bytes.len() <= tag::SHORT_BINARY_MAX => {
-                self.bytes.push(tag::SHORT_BINARY + small);
-                self.bytes.extend_from_slice(bytes);
+                self.scratch.bytes.push(tag::SHORT_BINARY + small);
+                self.scratch.bytes.extend_from_slice(bytes);
             }
             _ => self.sized(tag::BINARY, bytes),
         }
@@ -209,9 +241,9 @@ impl<A: Anchor> Writer<A> {
 
     /// A reference of this node, by its numbers (at most 255 bytes).
     pub fn reference(&mut self, numbers: &[u8]) {
-        self.bytes.push(tag::REFERENCE);
-        self.bytes.push(numbers.len() as u8);
-        self.bytes.extend_from_slice(numbers);
+        self.scratch.bytes.push(tag::REFERENCE);
+        self.scratch.bytes.push(numbers.len() as u8);
+        self.scratch.bytes.extend_from_slice(numbers);
     }
 
     /// A term in the host's external format.
@@ -223,7 +255,7 @@ impl<A: Anchor> Writer<A> {
     pub fn foreign(&mut self, id: u64, likeness: &[u8], anchor: A) {
         self.tagged(tag::FOREIGN, id);
         self.varint(likeness.len() as u64);
-        self.bytes.extend_from_slice(likeness);
+        self.scratch.bytes.extend_from_slice(likeness);
         self.links.push((id, Target::Anchor(anchor)));
     }
 
@@ -240,7 +272,7 @@ impl<A: Anchor> Writer<A> {
 
     /// A value that was packed already.
     pub fn packed(&mut self, value: &Packed<A>) {
-        self.bytes.extend_from_slice(value.bytes());
+        self.scratch.bytes.extend_from_slice(value.bytes());
         self.links.extend(value.links().iter().cloned());
     }
 
@@ -259,53 +291,49 @@ impl<A: Anchor> Writer<A> {
         self.links.len()
     }
 
-    /// Begins a map with about so many entries.
-    pub fn begin_map(&self, entries: usize) -> MapBuilder {
+    /// Begins a map. Maps end in the opposite order.
+    pub fn begin_map(&self) -> MapBuilder {
         MapBuilder {
-            start: self.bytes.len(),
-            entries: Vec::with_capacity(entries),
+            start: self.scratch.bytes.len(),
+            first: self.scratch.entries.len(),
         }
     }
 
-    /// Says that the key, then the value, of an entry were written since `key_start`, the value
-    /// from `value_start` on.
-    pub fn entry(&self, map: &mut MapBuilder, key_start: usize, value_start: usize) {
-        map.entries
-            .push((key_start..value_start, value_start..self.bytes.len()));
+    /// Says that the key, then the value, of an entry of the innermost map were written since
+    /// `key_start`, the value from `value_start` on.
+    pub fn entry(&mut self, key_start: usize, value_start: usize) {
+        self.scratch.entries.push(Entry {
+            key: key_start,
+            value: value_start,
+            end: self.scratch.bytes.len(),
+        });
     }
 
     /// Ends a map: sorts its entries and puts its head before them. `false`: a key occurs twice.
     #[must_use]
     pub fn end_map(&mut self, map: MapBuilder) -> bool {
-        let MapBuilder { start, mut entries } = map;
-        let body_len = self.bytes.len() - start;
-        let bytes = &self.bytes;
-        let in_order = entries.is_sorted_by(|a, b| bytes[a.0.clone()] <= bytes[b.0.clone()]);
-        if !in_order {
-            entries.sort_unstable_by(|a, b| bytes[a.0.clone()].cmp(&bytes[b.0.clone()]));
-        }
-        let twice = |pair: &[(Range<usize>, Range<usize>)]| {
-            bytes[pair[0].0.clone()] == bytes[pair[1].0.clone()]
-        };
-        let distinct = !entries.windows(2).any(twice);
-        let mut head = Vec::with_capacity(1 + (2 + entries.len()) * 4);
-        let width = push_header(&mut head, entries.len(), body_len);
+        let MapBuilder { start, first } = map;
+        let Scratch { bytes, entries } = &mut self.scratch;
+        let end = bytes.len();
+        let map_entries = &mut entries[first..];
+        let key = |entry: &Entry| &bytes[entry.key..entry.value];
+        map_entries.sort_unstable_by(|a, b| key(a).cmp(key(b)));
+        let distinct = !map_entries
+            .windows(2)
+            .any(|pair| key(&pair[0]) == key(&pair[1]));
+        // In order behind the map, then over it.
+        let width = push_header(bytes, map_entries.len(), end - start);
         let mut offset = 0;
-        for (key, value) in &entries {
-            push_number(&mut head, width, offset);
-            offset += key.len() + value.len();
+        for entry in &*map_entries {
+            push_number(bytes, width, offset);
+            offset += entry.end - entry.key;
         }
-        if in_order {
-            self.bytes.splice(start..start, head);
-        } else {
-            let body = self.bytes.split_off(start);
-            self.bytes.reserve(head.len() + body.len());
-            self.bytes.extend_from_slice(&head);
-            for (key, value) in entries {
-                self.bytes
-                    .extend_from_slice(&body[key.start - start..value.end - start]);
-            }
+        for entry in &*map_entries {
+            bytes.extend_from_within(entry.key..entry.end);
         }
+        bytes.copy_within(end.., start);
+        bytes.truncate(start + bytes.len() - end);
+        entries.truncate(first);
         distinct
     }
 }

@@ -90,15 +90,17 @@ impl<T: Recycle> Pool<T> {
     /// An object of the caller's own, empty. It goes back when the lease is dropped.
     pub fn acquire(&self) -> Lease<'_, T> {
         let home = self.home_index();
-        let object = match self.take_idle(home) {
-            Some(object) => object,
+        let (object, bytes) = match self.take_idle(home) {
+            Some(leased) => leased,
             None => {
-                self.shards[home].lock().counts.created += 1;
-                Box::new(T::default())
+                let object = Box::new(T::default());
+                let bytes = footprint(&*object);
+                let mut shelf = self.shards[home].lock();
+                shelf.counts.created += 1;
+                shelf.live_bytes += bytes as isize;
+                (object, bytes)
             }
         };
-        let bytes = footprint(&*object);
-        self.shards[home].add_live(bytes as isize);
         Lease::new(self, object, bytes)
     }
 
@@ -106,10 +108,10 @@ impl<T: Recycle> Pool<T> {
     fn give_back(&self, mut object: Box<T>, bytes: usize) {
         object.recycle();
         let home = self.home_index();
-        self.shards[home].add_live(-(bytes as isize));
         let rest = {
             let mut shelf = self.shards[home].lock();
             shelf.counts.returned += 1;
+            shelf.live_bytes -= bytes as isize;
             shelf.push(object)
         };
         if let Some(object) = rest {
@@ -118,17 +120,18 @@ impl<T: Recycle> Pool<T> {
         }
     }
 
-    /// An idle object, the home shard's or a stolen one, counted as reused where it lay.
-    fn take_idle(&self, home: usize) -> Option<Box<T>> {
+    /// An idle object, the home shard's or a stolen one, and its bytes; counted where it lay.
+    fn take_idle(&self, home: usize) -> Option<(Box<T>, usize)> {
         self.shards_from(home).find_map(|(index, shard)| {
             // The hint saves the locks of empty shards; the home shard is worth its lock.
             if index != home && shard.len_hint() == 0 {
                 return None;
             }
             let mut shelf = shard.lock();
-            let object = shelf.pop()?;
+            let (object, bytes) = shelf.pop()?;
             shelf.counts.reused += 1;
-            Some(object)
+            shelf.live_bytes += bytes as isize;
+            Some((object, bytes))
         })
     }
 

@@ -1,7 +1,7 @@
 //! One shard: a stack of idle objects under a lock, and its counters.
 
 use super::{Recycle, footprint};
-use crate::sync::{AtomicIsize, AtomicUsize, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
 use std::ops::{Deref, DerefMut};
 
 /// Operations that this shard served.
@@ -24,6 +24,9 @@ pub(super) struct Shelf<T> {
     low_water: usize,
     /// Bytes of the idle objects, their boxes included.
     pub(super) idle_bytes: usize,
+    /// This shard's part of the bytes of the objects on lease. Below zero where objects come back
+    /// to another shard than the one they left; only the sum over all shards means something.
+    pub(super) live_bytes: isize,
     pub(super) counts: Counts,
 }
 
@@ -36,9 +39,6 @@ pub(super) struct Shard<T> {
     /// lock; a reader may see an older value.
     len: AtomicUsize,
     capacity: AtomicUsize,
-    /// This shard's part of the live bytes. Below zero where objects come back to another shard
-    /// than the one they left; only the sum over all shards means something.
-    live_bytes: AtomicIsize,
 }
 
 impl<T: Recycle> Shard<T> {
@@ -49,11 +49,11 @@ impl<T: Recycle> Shard<T> {
                 capacity: 0,
                 low_water: 0,
                 idle_bytes: 0,
+                live_bytes: 0,
                 counts: Counts::default(),
             }),
             len: AtomicUsize::new(0),
             capacity: AtomicUsize::new(0),
-            live_bytes: AtomicIsize::new(0),
         }
     }
 
@@ -70,14 +70,6 @@ impl<T: Recycle> Shard<T> {
 
     pub(super) fn has_room_hint(&self) -> bool {
         self.len_hint() < self.capacity.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn add_live(&self, bytes: isize) {
-        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn live_bytes(&self) -> isize {
-        self.live_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -117,12 +109,13 @@ impl<T: Recycle> Shelf<T> {
         self.idle.len()
     }
 
-    /// The newest idle object.
-    pub(super) fn pop(&mut self) -> Option<Box<T>> {
+    /// The newest idle object, and its bytes.
+    pub(super) fn pop(&mut self) -> Option<(Box<T>, usize)> {
         let object = self.idle.pop()?;
         self.low_water = self.low_water.min(self.idle.len());
-        self.idle_bytes -= footprint(&*object);
-        Some(object)
+        let bytes = footprint(&*object);
+        self.idle_bytes -= bytes;
+        Some((object, bytes))
     }
 
     /// Keeps the object, or returns it where the shelf is full.

@@ -100,6 +100,6 @@ impl<T: Recycle> Pool<T> {
 
     /// A leased object grew or shrank.
     pub(super) fn resized(&self, bytes: isize) {
-        self.shards[self.home_index()].add_live(bytes);
+        self.shards[self.home_index()].lock().live_bytes += bytes;
     }
 }

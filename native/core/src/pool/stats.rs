@@ -52,7 +52,7 @@ impl<T: Recycle> Pool<T> {
             stats.reused += shelf.counts.reused;
             stats.created += shelf.counts.created;
             stats.idle_bytes += shelf.idle_bytes as u64;
-            live_bytes += shard.live_bytes();
+            live_bytes += shelf.live_bytes;
         }
         stats.in_use = stats.reused + stats.created - returned;
         stats.live_bytes = live_bytes.max(0) as u64;

@@ -289,13 +289,13 @@ impl<E: Export> Exporter<'_, E> {
         entries: &[(&[u8], View<'_, E::Anchor>)],
         to: &mut PortableWriter,
     ) -> Result<(), SnapshotError> {
-        let mut map = to.begin_map(entries.len());
+        let map = to.begin_map();
         for (key, value) in entries {
             let key_start = to.len();
             self.value(View::new(key, value.links), &mut 0, to)?;
             let value_start = to.len();
             self.value(*value, &mut 0, to)?;
-            to.entry(&mut map, key_start, value_start);
+            to.entry(key_start, value_start);
         }
         // The numbers of two atoms differ as the atoms do, but what only the node names may not.
         if to.end_map(map) {
@@ -568,13 +568,13 @@ impl<I: Import> Importer<'_, I> {
             return Err(SnapshotError::Corrupt);
         }
         let mut at = 0;
-        let mut map = to.begin_map(len);
+        let map = to.begin_map();
         for _ in 0..len {
             let key_start = to.len();
             self.value(body, &mut at, place.key(), to)?;
             let value_start = to.len();
             self.value(body, &mut at, place.below(), to)?;
-            to.entry(&mut map, key_start, value_start);
+            to.entry(key_start, value_start);
         }
         if at != body.len() || !to.end_map(map) {
             return Err(SnapshotError::Corrupt);

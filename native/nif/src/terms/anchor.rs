@@ -1,10 +1,11 @@
 //! What packed values keep alive.
 
 use crate::reaper;
+use crate::resource::ResourceRef;
 use crate::share::Share;
 use erlmcp_memory_core::heap;
 use rustler::sys::{ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_make_copy};
-use rustler::{Env, OwnedEnv, ResourceArc, Term};
+use rustler::{Env, OwnedEnv, Term};
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -30,21 +31,21 @@ impl erlmcp_memory_core::packed::Anchor for Anchor {
 
 /// An owner of a share.
 #[derive(Clone)]
-pub struct ShareHandle(ManuallyDrop<ResourceArc<Share>>);
+pub struct ShareHandle(ManuallyDrop<ResourceRef<Share>>);
 
 impl ShareHandle {
     /// A further owner of this share.
-    pub fn new(share: ResourceArc<Share>) -> Self {
+    pub fn new(share: ResourceRef<Share>) -> Self {
         ShareHandle(ManuallyDrop::new(share))
     }
 
     /// What tells this share from all others while it lives.
     pub fn id(&self) -> u64 {
-        self.0.as_c_arg() as u64
+        self.0.address() as u64
     }
 
     /// The share.
-    pub fn get(&self) -> &ResourceArc<Share> {
+    pub fn get(&self) -> &ResourceRef<Share> {
         &self.0
     }
 }
@@ -104,6 +105,22 @@ impl Foreign {
         // SAFETY: `self.term` belongs to `self.env`, which lives as long as `self`.
         unsafe { Term::new(env, enif_make_copy(env.as_c_arg(), self.term)) }
     }
+
+    /// Calls `with` with the term where it lies.
+    pub fn with<R>(&self, with: impl for<'e> FnOnce(Term<'e>) -> R) -> R {
+        let lifetime = ();
+        // SAFETY: the term belongs to this environment, which lives as long as `self`; `with`
+        // cannot keep it.
+        unsafe {
+            let env = Env::new(&lifetime, self.env);
+            with(Term::new(env, self.term))
+        }
+    }
+
+    /// About what it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 impl Drop for Foreign {
@@ -114,7 +131,7 @@ impl Drop for Foreign {
 
 /// What is given back when an anchor goes.
 enum Last {
-    Share(ResourceArc<Share>),
+    Share(ResourceRef<Share>),
     Env(*mut ErlNifEnv),
 }
 

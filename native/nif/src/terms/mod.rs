@@ -9,6 +9,7 @@
 //! environment of its own, and [`Anchor`] keeps that.
 
 mod anchor;
+mod copied;
 mod external;
 mod pack;
 mod path;
@@ -17,6 +18,7 @@ mod unpack;
 mod words;
 
 pub use anchor::{Anchor, ShareHandle};
+pub use copied::{Copied, Search};
 pub use external::{atom_name, existing_atom, to_external, unknown_name};
 pub use pack::{PackError, pack, pack_untrusted, with_packed};
 pub use path::Path;

@@ -5,10 +5,13 @@ use super::references::{LocalReferences, may_be_magic};
 use super::words::{is_local_pid, is_local_port, word};
 use super::{Anchor, anchor::Foreign, anchor::ShareHandle};
 use crate::lane::{Budget, Busy, Lane};
+use crate::resource::ResourceRef;
 use crate::share::Share;
-use erlmcp_memory_core::packed::{MAX_BYTES, MAX_DEPTH, MAX_KEY_DEPTH, Packed, View, Writer};
+use erlmcp_memory_core::packed::{
+    MAX_BYTES, MAX_DEPTH, MAX_KEY_DEPTH, Packed, Scratch, View, Writer,
+};
 use rustler::sys::{ErlNifTerm, enif_get_list_cell, enif_get_tuple, enif_is_identical};
-use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, ResourceArc, Term, TermType};
+use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, Term, TermType};
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::mem::MaybeUninit;
@@ -47,7 +50,7 @@ pub fn pack(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Packed<Anchor>, 
 
 thread_local! {
     /// What small values are packed into on their way into a state.
-    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
 /// The capacity that the scratch vector of a thread keeps.
@@ -88,10 +91,10 @@ pub fn with_packed<R>(
 ) -> Result<R, PackError> {
     let mut packer = Packer::new(env, lane, Writer::reusing(SCRATCH.take()));
     packer.value(term, 0)?;
-    let (bytes, links) = packer.writer.into_parts();
-    let result = with(View::new(&bytes, &links));
-    if bytes.capacity() <= SCRATCH_KEPT {
-        SCRATCH.set(bytes);
+    let (scratch, links) = packer.writer.into_parts();
+    let result = with(View::new(scratch.bytes(), &links));
+    if scratch.capacity() <= SCRATCH_KEPT {
+        SCRATCH.set(scratch);
     }
     Ok(result)
 }
@@ -265,13 +268,13 @@ impl<'a> Packer<'a> {
         };
         let len = map.map_size().unwrap_or(0);
         self.budget.spend(len)?;
-        let mut built = self.writer.begin_map(len);
+        let built = self.writer.begin_map();
         for (key, value) in entries {
             let key_start = self.writer.len();
             self.key(key, depth)?;
             let value_start = self.writer.len();
             self.value(value, depth + 1)?;
-            self.writer.entry(&mut built, key_start, value_start);
+            self.writer.entry(key_start, value_start);
         }
         // The keys of a map differ, and so do their packed forms.
         let distinct = self.writer.end_map(built);
@@ -305,13 +308,13 @@ impl<'a> Packer<'a> {
         match local.numbers(&external) {
             None => self.writer.opaque(&external),
             Some(numbers) if !may_be_magic(numbers) => self.writer.reference(numbers),
-            Some(numbers) => match term.decode::<ResourceArc<Share>>() {
-                Ok(share) => {
+            Some(numbers) => match ResourceRef::<Share>::from_term(term) {
+                Some(share) => {
                     let handle = ShareHandle::new(share);
                     self.writer.share(handle.id(), Anchor::Share(handle));
                 }
                 // Compared by its numbers: they stay when the node gets a name.
-                Err(_) => self.foreign(term, numbers, 0)?,
+                None => self.foreign(term, numbers, 0)?,
             },
         }
         Ok(())
@@ -415,7 +418,7 @@ pub fn list_cell<'a>(list: Term<'a>) -> Option<(Term<'a>, Term<'a>)> {
 }
 
 /// The elements of a tuple; none of another term.
-fn tuple_elements<'a>(tuple: Term<'a>) -> &'a [ErlNifTerm] {
+pub fn tuple_elements<'a>(tuple: Term<'a>) -> &'a [ErlNifTerm] {
     let (mut arity, mut elements) = (0, MaybeUninit::uninit());
     // SAFETY: when the call succeeds, it sets `elements` to an array of `arity` terms that lives
     // as long as the tuple's environment. An empty tuple may have no array at all.

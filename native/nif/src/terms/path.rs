@@ -5,7 +5,7 @@ use super::pack::{PackError, list_cell, pack_keys};
 use super::words::word;
 use crate::lane::Lane;
 use erlmcp_memory_core::map::MAX_PATH;
-use erlmcp_memory_core::packed::{Links, Scalar, View, Writer, pack_atom};
+use erlmcp_memory_core::packed::{Links, Scalar, Scratch, View, Writer, pack_atom};
 use rustler::{Env, Term};
 use smallvec::SmallVec;
 use std::cell::Cell;
@@ -26,14 +26,14 @@ pub enum Path {
 
 /// Keys one behind the other, and where each ends.
 pub struct Keys {
-    bytes: Vec<u8>,
+    scratch: Scratch,
     ends: SmallVec<[usize; FEW]>,
     links: Links<Anchor>,
 }
 
 thread_local! {
     /// What keys are packed into; apart from what the value is packed into that goes with them.
-    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
 /// The capacity that the vector of a thread keeps.
@@ -41,8 +41,8 @@ const SCRATCH_KEPT: usize = 1 << 10;
 
 impl Drop for Keys {
     fn drop(&mut self) {
-        if self.bytes.capacity() <= SCRATCH_KEPT {
-            SCRATCH.set(std::mem::take(&mut self.bytes));
+        if self.scratch.capacity() <= SCRATCH_KEPT {
+            SCRATCH.set(std::mem::take(&mut self.scratch));
         }
     }
 }
@@ -73,8 +73,12 @@ impl Path {
             ends.push(end);
             ends.len() <= MAX_PATH
         })?;
-        let (bytes, links) = writer.into_parts();
-        Ok(Path::Keys(Keys { bytes, ends, links }))
+        let (scratch, links) = writer.into_parts();
+        Ok(Path::Keys(Keys {
+            scratch,
+            ends,
+            links,
+        }))
     }
 
     /// Calls `with` with the keys.
@@ -87,7 +91,8 @@ impl Path {
                     .ends
                     .iter()
                     .map(|end| {
-                        let bytes = &keys.bytes[std::mem::replace(&mut start, *end)..*end];
+                        let start = std::mem::replace(&mut start, *end);
+                        let bytes = &keys.scratch.bytes()[start..*end];
                         View::new(bytes, &keys.links)
                     })
                     .collect();

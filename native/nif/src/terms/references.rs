@@ -4,7 +4,8 @@
 //! Node and creation change when the node gets a name, the words do not, so only these are stored.
 
 use super::external::{from_external, to_external};
-use rustler::{Env, Resource, ResourceArc, Term};
+use crate::resource::{self, Resource};
+use rustler::{Env, Term};
 use std::sync::OnceLock;
 
 const NEWER_REFERENCE: u8 = 90;
@@ -84,8 +85,7 @@ pub fn learn_magic_bit<T: Resource>(env: Env<'_>, example: impl Fn() -> T) {
         if step.count_ones() % 2 == 0 {
             plain.extend(numbers(env.make_ref().into()));
         } else {
-            let resource = ResourceArc::new(example());
-            magic.extend(numbers(rustler::Encoder::encode(&resource, env)));
+            magic.extend(numbers(resource::make(env, example())));
         }
     }
     let _ = MAGIC_BIT.set(distinguishing_bit(&plain, &magic));

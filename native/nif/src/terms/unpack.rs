@@ -5,18 +5,19 @@ use super::external::from_external;
 use super::references::LocalReferences;
 use super::words::raw;
 use crate::lane::{Budget, Busy, Lane};
-use crate::share::Share;
+use crate::resource::ResourceRef;
+use crate::share::Kept;
 use erlmcp_memory_core::packed::{Item, Page, Target, View, item};
 use rustler::sys::{
     ErlNifTerm, enif_make_list_cell, enif_make_list_from_array, enif_make_map_from_arrays,
     enif_make_map_put, enif_make_new_map, enif_make_tuple_from_array,
 };
 use rustler::types::atom;
-use rustler::{Encoder, Env, NewBinary, ResourceArc, Term};
+use rustler::{Encoder, Env, NewBinary, Term};
 use std::cell::Cell;
 
 /// A binary of at most this size lies on the heap of its process; the VM's own limit.
-const HEAP_BINARY: usize = 64;
+pub const HEAP_BINARY: usize = 64;
 
 /// Whose bytes are read: binaries inside shared content need not be copied.
 #[derive(Clone, Copy)]
@@ -24,7 +25,7 @@ pub enum Source<'s> {
     /// A value that may go while terms that were made of it stay.
     Owned,
     /// Shared content, which large binaries made of it keep.
-    Shared(&'s ResourceArc<Share>),
+    Shared(&'s ResourceRef<Kept>),
 }
 
 /// The term that a packed value stands for.
@@ -153,7 +154,7 @@ impl<'a> Unpacker<'a, '_> {
                 }
             }
             Item::Share(id) => match from.links.get(id) {
-                Some(Target::Anchor(Anchor::Share(share))) => share.get().encode(env).as_c_arg(),
+                Some(Target::Anchor(Anchor::Share(share))) => share.get().to_term(env).as_c_arg(),
                 _ => atom::undefined().as_c_arg(),
             },
             Item::Blob(id) => match from.links.get(id) {
@@ -192,13 +193,13 @@ impl<'a> Unpacker<'a, '_> {
     }
 
     fn binary(&mut self, bytes: &[u8]) -> Result<ErlNifTerm, Busy> {
-        if let Source::Shared(share) = self.source
+        if let Source::Shared(content) = self.source
             && bytes.len() > HEAP_BINARY
         {
-            // SAFETY: the bytes are part of this share's content, which never changes and lives
-            // as long as the share.
-            let binary = unsafe { share.make_binary_unsafe(self.env, |_| bytes) };
-            return Ok(binary.to_term(self.env).as_c_arg());
+            // SAFETY: the bytes are part of this content, which never changes and lives as long
+            // as the object.
+            let binary = unsafe { content.binary(self.env, bytes) };
+            return Ok(binary.as_c_arg());
         }
         self.budget.spend(bytes.len())?;
         let mut binary = NewBinary::new(self.env, bytes.len());

@@ -1,0 +1,194 @@
+//! Resource objects: native values behind references.
+//!
+//! The same as rustler's `ResourceArc`, for the types on the way of every connection and message:
+//! rustler looks a type up in a hash map on each use and aligns each object by hand, here a type
+//! knows its class, and an object is as large as its value.
+
+use rustler::sys::{
+    ErlNifEnv, ErlNifResourceDtor, ErlNifResourceFlags, ErlNifResourceType, ErlNifResourceTypeInit,
+    c_void, enif_alloc_resource, enif_get_resource, enif_init_resource_type, enif_keep_resource,
+    enif_make_resource, enif_make_resource_binary, enif_release_resource,
+};
+use rustler::{Env, Term};
+use std::ffi::CStr;
+use std::ops::Deref;
+use std::panic::catch_unwind;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// A type whose values live in resource objects. It is registered once, when the library is
+/// loaded, and the VM may use and drop its values on any thread.
+pub trait Resource: Send + Sync + Sized + 'static {
+    /// What the VM calls the type.
+    const NAME: &'static CStr;
+
+    /// Where the type keeps what the VM knows it by.
+    fn class() -> &'static Class;
+}
+
+/// What the VM knows a type by; nothing before it is registered.
+pub struct Class(AtomicPtr<ErlNifResourceType>);
+
+impl Class {
+    /// Of a type that is not registered yet.
+    pub const fn new() -> Self {
+        Class(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    fn get(&self) -> *const ErlNifResourceType {
+        // Written before any other thread can know the library.
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Makes `impl Resource` for a type.
+#[macro_export]
+macro_rules! resource {
+    ($type:ty, $name:literal) => {
+        impl $crate::resource::Resource for $type {
+            const NAME: &'static std::ffi::CStr = $name;
+
+            fn class() -> &'static $crate::resource::Class {
+                static CLASS: $crate::resource::Class = $crate::resource::Class::new();
+                &CLASS
+            }
+        }
+    };
+}
+
+/// Tells the VM of a type. To be called while the library is loaded; `false` where the VM refuses.
+pub fn register<T: Resource>(env: Env<'_>) -> bool {
+    // The VM's objects are aligned for a word.
+    const { assert!(align_of::<T>() <= align_of::<usize>()) };
+    let init = ErlNifResourceTypeInit {
+        dtor: destructor::<T> as *const ErlNifResourceDtor,
+        stop: ptr::null(),
+        down: ptr::null(),
+        members: 1,
+        dyncall: ptr::null(),
+    };
+    let mut tried = ErlNifResourceFlags::ERL_NIF_RT_CREATE;
+    // SAFETY: this is the library's load callback, the name ends with a zero byte, and the VM
+    // copies both.
+    let class = unsafe {
+        enif_init_resource_type(
+            env.as_c_arg(),
+            T::NAME.as_ptr(),
+            &init,
+            ErlNifResourceFlags::ERL_NIF_RT_CREATE,
+            &mut tried,
+        )
+    };
+    T::class().0.store(class.cast_mut(), Ordering::Relaxed);
+    !class.is_null()
+}
+
+unsafe extern "C" fn destructor<T: Resource>(_env: *mut ErlNifEnv, object: *mut c_void) {
+    // SAFETY: the VM calls this once for an object, after its last use; `ResourceRef::new` put a
+    // value into it.
+    let dropped = catch_unwind(|| unsafe { object.cast::<T>().drop_in_place() });
+    // A panic must not go on into the VM; there is nobody to be told.
+    let _ = dropped;
+}
+
+/// The value that a term refers to, if it is a reference to one of this type.
+pub fn get<'a, T: Resource>(term: Term<'a>) -> Option<&'a T> {
+    // SAFETY: the object lives at least as long as the term, and holds a `T` from the beginning.
+    pointer(term).map(|value: NonNull<T>| unsafe { value.as_ref() })
+}
+
+fn pointer<T: Resource>(term: Term<'_>) -> Option<NonNull<T>> {
+    let mut object = ptr::null();
+    // SAFETY: the class is registered; the call writes `object` when it succeeds.
+    let found = unsafe {
+        let env = term.get_env().as_c_arg();
+        enif_get_resource(env, term.as_c_arg(), T::class().get(), &mut object)
+    };
+    (found != 0).then(|| NonNull::new(object.cast_mut().cast()))?
+}
+
+/// An owner of a resource object.
+pub struct ResourceRef<T: Resource>(NonNull<T>);
+
+// SAFETY: a resource object may be used on any thread, and its value is `Send` and `Sync`.
+unsafe impl<T: Resource> Send for ResourceRef<T> {}
+// SAFETY: as above.
+unsafe impl<T: Resource> Sync for ResourceRef<T> {}
+
+impl<T: Resource> ResourceRef<T> {
+    /// A new object.
+    pub fn new(value: T) -> Self {
+        // SAFETY: the class is registered; the VM gives out memory of this size, aligned for a
+        // word, or takes the node down.
+        unsafe {
+            let object = enif_alloc_resource(T::class().get(), size_of::<T>());
+            let object = NonNull::new_unchecked(object.cast::<T>());
+            object.write(value);
+            ResourceRef(object)
+        }
+    }
+
+    /// The object that a term refers to, if it is one of this type.
+    pub fn from_term(term: Term<'_>) -> Option<Self> {
+        pointer(term).map(|object: NonNull<T>| {
+            // SAFETY: the term keeps the object alive meanwhile.
+            unsafe { enif_keep_resource(object.as_ptr().cast()) };
+            ResourceRef(object)
+        })
+    }
+
+    /// A reference to the object.
+    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
+        // SAFETY: `self` keeps the object alive meanwhile.
+        unsafe { Term::new(env, enif_make_resource(env.as_c_arg(), self.address())) }
+    }
+
+    /// A binary that keeps the object alive.
+    ///
+    /// # Safety
+    ///
+    /// The bytes must live, and stay as they are, as long as the object.
+    pub unsafe fn binary<'a>(&self, env: Env<'a>, bytes: &[u8]) -> Term<'a> {
+        // SAFETY: the caller promises what the VM asks for.
+        unsafe {
+            let start = bytes.as_ptr().cast();
+            let env_arg = env.as_c_arg();
+            let binary = enif_make_resource_binary(env_arg, self.address(), start, bytes.len());
+            Term::new(env, binary)
+        }
+    }
+
+    /// What tells this object from all others while it lives.
+    pub fn address(&self) -> *const c_void {
+        self.0.as_ptr().cast_const().cast()
+    }
+}
+
+impl<T: Resource> Deref for ResourceRef<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: `self` keeps the object alive.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T: Resource> Clone for ResourceRef<T> {
+    fn clone(&self) -> Self {
+        // SAFETY: `self` keeps the object alive meanwhile.
+        unsafe { enif_keep_resource(self.address()) };
+        ResourceRef(self.0)
+    }
+}
+
+impl<T: Resource> Drop for ResourceRef<T> {
+    fn drop(&mut self) {
+        // SAFETY: `self` was an owner, and is none from here on.
+        unsafe { enif_release_resource(self.address()) };
+    }
+}
+
+/// A reference to a new object.
+pub fn make<T: Resource>(env: Env<'_>, value: T) -> Term<'_> {
+    ResourceRef::new(value).to_term(env)
+}
