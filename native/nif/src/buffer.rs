@@ -1,14 +1,14 @@
 //! Message buffers as resources.
 
 use crate::iodata::{self, IoDataError};
-use crate::lane::{FAST_BYTES, Lane};
+use crate::lane::{FAST_BYTES, FAST_COPY, Lane};
 use crate::pool::{badarg, not_started, released, started};
 use crate::resource::ResourceRef;
 use crate::{lanes, nif, reply, resource};
-use erlmcp_memory_core::buffer::{BlockPool, Found, MESSAGE_LIMIT, MessageBuffer};
+use erlmcp_memory_core::buffer::{BlockPool, Found, MESSAGE_LIMIT, MessageBuffer, MessageTooLarge};
 use parking_lot::Mutex;
 use rustler::types::atom::ok;
-use rustler::{Encoder, Env, Term};
+use rustler::{Binary, Encoder, Env, Term};
 use std::sync::atomic::AtomicU8;
 use std::sync::{LazyLock, OnceLock};
 
@@ -113,6 +113,17 @@ lanes!(release => buffer_release, buffer_release_dirty(handle));
 
 fn append<'a>(env: Env<'a>, handle: Term<'a>, data: Term<'a>, lane: Lane) -> Term<'a> {
     with_buffer(env, handle, lane, |buffer| {
+        if let Ok(binary) = Binary::from_term(data) {
+            // The common case, without a walk.
+            let bytes = binary.as_slice();
+            if lane == Lane::Fast && buffer.append_cost(bytes.len()) > FAST_COPY {
+                return reply::busy(env);
+            }
+            return match buffer.append(bytes) {
+                Ok(held) => (ok(), held).encode(env),
+                Err(MessageTooLarge) => too_large(env),
+            };
+        }
         // Walked twice, so that the limit is checked before a byte is copied.
         let bytes = match iodata::walk(data, lane, |_| ()) {
             Ok(bytes) => bytes,
@@ -146,7 +157,7 @@ lanes!(append => buffer_append, buffer_append_dirty(handle, data));
 
 fn next<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
     let budget = match lane {
-        Lane::Fast => FAST_BYTES,
+        Lane::Fast => FAST_COPY,
         Lane::Dirty => usize::MAX,
     };
     with_buffer(env, handle, lane, |buffer| match buffer.find(budget) {
@@ -166,7 +177,7 @@ lanes!(next => buffer_next, buffer_next_dirty(handle));
 
 fn held<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
     with_buffer(env, handle, lane, |buffer| {
-        if lane == Lane::Fast && buffer.held().len() > FAST_BYTES {
+        if lane == Lane::Fast && buffer.held().len() > FAST_COPY {
             return reply::busy(env);
         }
         reply::ok_value(env, reply::binary(env, buffer.held()))

@@ -8,6 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Bytes that a call on a normal scheduler copies, packs or searches at the most.
 pub const FAST_BYTES: usize = 64 * 1024;
 
+/// Bytes that a call on a normal scheduler does nothing else with but copy or search them: some 30
+/// microseconds of work.
+pub const FAST_COPY: usize = 256 * 1024;
+
 /// Terms that a call on a normal scheduler visits at the most: some 50 microseconds of work.
 pub const FAST_TERMS: usize = 2_000;
 

@@ -3,8 +3,13 @@
 use crate::pool::{Lease, Pool, Recycle, Stats};
 use crate::sync::{AtomicUsize, Ordering};
 
-/// The largest pooled block.
-pub(super) const LARGEST: usize = 65_536;
+/// The sizes of pooled blocks.
+pub(super) const K1: usize = 1 << 10;
+pub(super) const K4: usize = 4 << 10;
+pub(super) const K16: usize = 16 << 10;
+pub(super) const K64: usize = 64 << 10;
+pub(super) const K256: usize = 256 << 10;
+pub(super) const M1: usize = 1 << 20;
 
 /// Idle bytes that each size class keeps at the most.
 const IDLE_BYTES_PER_CLASS: usize = 8 * 1024 * 1024;
@@ -33,11 +38,13 @@ pub(super) type BlockLease<'p, const N: usize> = Lease<'p, Block<N>>;
 
 /// The pooled blocks of all message buffers, and the count of what is not pooled.
 pub struct BlockPool {
-    pub(super) b1k: Pool<Block<1_024>>,
-    pub(super) b4k: Pool<Block<4_096>>,
-    pub(super) b16k: Pool<Block<16_384>>,
-    pub(super) b64k: Pool<Block<LARGEST>>,
-    /// Bytes of the blocks over [`LARGEST`].
+    pub(super) k1: Pool<Block<K1>>,
+    pub(super) k4: Pool<Block<K4>>,
+    pub(super) k16: Pool<Block<K16>>,
+    pub(super) k64: Pool<Block<K64>>,
+    pub(super) k256: Pool<Block<K256>>,
+    pub(super) m1: Pool<Block<M1>>,
+    /// Bytes of the blocks that are too large to be pooled.
     pub(super) large_bytes: AtomicUsize,
 }
 
@@ -59,42 +66,55 @@ impl BlockPool {
     /// kept until [`open`](Self::open).
     pub fn new() -> Self {
         BlockPool {
-            b1k: Pool::new(),
-            b4k: Pool::new(),
-            b16k: Pool::new(),
-            b64k: Pool::new(),
+            k1: Pool::new(),
+            k4: Pool::new(),
+            k16: Pool::new(),
+            k64: Pool::new(),
+            k256: Pool::new(),
+            m1: Pool::new(),
             large_bytes: AtomicUsize::new(0),
         }
     }
 
     /// From now on blocks that come back are kept for reuse, within a bound.
     pub fn open(&self) {
-        self.b1k.set_max_pool_size(IDLE_BYTES_PER_CLASS / 1_024);
-        self.b4k.set_max_pool_size(IDLE_BYTES_PER_CLASS / 4_096);
-        self.b16k.set_max_pool_size(IDLE_BYTES_PER_CLASS / 16_384);
-        self.b64k.set_max_pool_size(IDLE_BYTES_PER_CLASS / LARGEST);
+        open(&self.k1);
+        open(&self.k4);
+        open(&self.k16);
+        open(&self.k64);
+        open(&self.k256);
+        open(&self.m1);
     }
 
     /// Frees what is idle; from now on blocks that come back are freed. Blocks in use stay.
     pub fn close(&self) {
-        close(&self.b1k);
-        close(&self.b4k);
-        close(&self.b16k);
-        close(&self.b64k);
+        close(&self.k1);
+        close(&self.k4);
+        close(&self.k16);
+        close(&self.k64);
+        close(&self.k256);
+        close(&self.m1);
     }
 
     /// One step of giving unused blocks back to the system; returns how many were freed.
     pub fn trim_step(&self) -> usize {
-        self.b1k.trim_step() + self.b4k.trim_step() + self.b16k.trim_step() + self.b64k.trim_step()
+        self.k1.trim_step()
+            + self.k4.trim_step()
+            + self.k16.trim_step()
+            + self.k64.trim_step()
+            + self.k256.trim_step()
+            + self.m1.trim_step()
     }
 
     /// The figures now.
     pub fn stats(&self) -> BlockStats {
         let classes = [
-            self.b1k.stats(),
-            self.b4k.stats(),
-            self.b16k.stats(),
-            self.b64k.stats(),
+            self.k1.stats(),
+            self.k4.stats(),
+            self.k16.stats(),
+            self.k64.stats(),
+            self.k256.stats(),
+            self.m1.stats(),
         ];
         let sum = |figure: fn(&Stats) -> u64| classes.iter().map(figure).sum::<u64>();
         BlockStats {
@@ -111,6 +131,10 @@ impl Default for BlockPool {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn open<const N: usize>(pool: &Pool<Block<N>>) {
+    pool.set_max_pool_size(IDLE_BYTES_PER_CLASS / N);
 }
 
 fn close<const N: usize>(pool: &Pool<Block<N>>) {

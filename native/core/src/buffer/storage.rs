@@ -1,20 +1,22 @@
 //! The memory behind one buffer: nothing, a pooled block, or a large allocation of its own.
 
-use super::blocks::{BlockLease, BlockPool, LARGEST};
+use super::blocks::{BlockLease, BlockPool, K1, K4, K16, K64, K256, M1};
 use crate::sync::{AtomicUsize, Ordering};
 
 pub(super) enum Storage<'p> {
     None,
-    B1k(BlockLease<'p, 1_024>),
-    B4k(BlockLease<'p, 4_096>),
-    B16k(BlockLease<'p, 16_384>),
-    B64k(BlockLease<'p, LARGEST>),
+    K1(BlockLease<'p, K1>),
+    K4(BlockLease<'p, K4>),
+    K16(BlockLease<'p, K16>),
+    K64(BlockLease<'p, K64>),
+    K256(BlockLease<'p, K256>),
+    M1(BlockLease<'p, M1>),
     Large(Large<'p>),
 }
 
 /// The room of the smallest pooled block for `capacity` bytes; `None` where they are too many.
 pub(super) fn class(capacity: usize) -> Option<usize> {
-    [1_024, 4_096, 16_384, LARGEST]
+    [K1, K4, K16, K64, K256, M1]
         .into_iter()
         .find(|&class| capacity <= class)
 }
@@ -22,11 +24,13 @@ pub(super) fn class(capacity: usize) -> Option<usize> {
 impl<'p> Storage<'p> {
     /// The smallest storage with room for `capacity` bytes, with `bytes` in it.
     pub(super) fn take(blocks: &'p BlockPool, capacity: usize, bytes: &[u8]) -> Self {
-        let mut storage = match capacity {
-            0..=1_024 => Storage::B1k(blocks.b1k.acquire()),
-            1_025..=4_096 => Storage::B4k(blocks.b4k.acquire()),
-            4_097..=16_384 => Storage::B16k(blocks.b16k.acquire()),
-            16_385..=LARGEST => Storage::B64k(blocks.b64k.acquire()),
+        let mut storage = match class(capacity) {
+            Some(K1) => Storage::K1(blocks.k1.acquire()),
+            Some(K4) => Storage::K4(blocks.k4.acquire()),
+            Some(K16) => Storage::K16(blocks.k16.acquire()),
+            Some(K64) => Storage::K64(blocks.k64.acquire()),
+            Some(K256) => Storage::K256(blocks.k256.acquire()),
+            Some(M1) => Storage::M1(blocks.m1.acquire()),
             _ => Storage::Large(Large::new(blocks, capacity)),
         };
         storage.extend(bytes);
@@ -36,10 +40,12 @@ impl<'p> Storage<'p> {
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Storage::None => &[],
-            Storage::B1k(block) => &block.0,
-            Storage::B4k(block) => &block.0,
-            Storage::B16k(block) => &block.0,
-            Storage::B64k(block) => &block.0,
+            Storage::K1(block) => &block.0,
+            Storage::K4(block) => &block.0,
+            Storage::K16(block) => &block.0,
+            Storage::K64(block) => &block.0,
+            Storage::K256(block) => &block.0,
+            Storage::M1(block) => &block.0,
             Storage::Large(large) => &large.bytes,
         }
     }
@@ -47,10 +53,12 @@ impl<'p> Storage<'p> {
     pub(super) fn capacity(&self) -> usize {
         match self {
             Storage::None => 0,
-            Storage::B1k(_) => 1_024,
-            Storage::B4k(_) => 4_096,
-            Storage::B16k(_) => 16_384,
-            Storage::B64k(_) => LARGEST,
+            Storage::K1(_) => K1,
+            Storage::K4(_) => K4,
+            Storage::K16(_) => K16,
+            Storage::K64(_) => K64,
+            Storage::K256(_) => K256,
+            Storage::M1(_) => M1,
             Storage::Large(large) => large.capacity,
         }
     }
@@ -69,10 +77,12 @@ impl<'p> Storage<'p> {
     fn modify(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
         match self {
             Storage::None => {}
-            Storage::B1k(block) => block.modify(|block| change(&mut block.0)),
-            Storage::B4k(block) => block.modify(|block| change(&mut block.0)),
-            Storage::B16k(block) => block.modify(|block| change(&mut block.0)),
-            Storage::B64k(block) => block.modify(|block| change(&mut block.0)),
+            Storage::K1(block) => block.modify(|block| change(&mut block.0)),
+            Storage::K4(block) => block.modify(|block| change(&mut block.0)),
+            Storage::K16(block) => block.modify(|block| change(&mut block.0)),
+            Storage::K64(block) => block.modify(|block| change(&mut block.0)),
+            Storage::K256(block) => block.modify(|block| change(&mut block.0)),
+            Storage::M1(block) => block.modify(|block| change(&mut block.0)),
             Storage::Large(large) => change(&mut large.bytes),
         }
     }
