@@ -33,6 +33,7 @@ if command -v apt-get >/dev/null 2>&1; then
             library runtime_tools erlang-runtime-tools
             library proper erlang-proper
             library jiffy erlang-jiffy
+            library poolboy erlang-poolboy
             ;;
     esac
 fi
@@ -44,8 +45,8 @@ erlmcp_memory needs, to be built and tested:
   - Erlang/OTP 25 or later, with its development files, dialyzer and common_test
   - rebar3 3.19 or later
   - Rust 1.95 or later with cargo, rustfmt and clippy (https://rustup.rs)
-and uses where they are found: PropEr (property tests), and jiffy before OTP 27 (JSON for the
-example host).
+and uses where they are found: PropEr (property tests), jiffy before OTP 27 (JSON for the example
+host), and poolboy (a peer in make bench-pool).
 Please install what is missing, then run make again.
 EOF
         exit 1

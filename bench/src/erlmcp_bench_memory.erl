@@ -6,6 +6,8 @@
 
 -export([main/1]).
 
+-import(erlmcp_bench_table, [row/1, mark/5, truth/3, bytes/1, micros/1, ms/1, ratio/2, print/2]).
+
 -define(PLAIN, erlmcp_host_plain).
 -define(PERSISTENT, erlmcp_host_persistent).
 -define(COMPACT, erlmcp_host_compact).
@@ -40,11 +42,11 @@ run(Count, File, Seconds, Library) ->
     Forms = maps:from_list([{Form, form(Form, Count, File)} || Form <- ?FORMS]),
     print_bytes(Count, Forms),
     #{list := List, call := Call, micro := Micro, state := State} =
-        in_fresh_vm("single operations", erlmcp_bench_micro, run, [#{file => File}]),
+        erlmcp_bench_vm:run("single operations", erlmcp_bench_micro, run, [#{file => File}]),
     print_times(List, Call),
     print_change(Count, Forms),
     print_operations(Micro, State),
-    Stress = in_fresh_vm("random work", erlmcp_bench_stress, run, [16, Seconds * 1000]),
+    Stress = erlmcp_bench_vm:run("random work", erlmcp_bench_stress, run, [16, Seconds * 1000]),
     print("~nMarks~n", []),
     marks_of_bytes(Forms),
     marks_of_times(List, Call),
@@ -68,18 +70,8 @@ form(Form, Count, File) ->
         change => Form =/= ?PLAIN,
         file => File
     },
-    Result = in_fresh_vm(name(Form), erlmcp_bench_form, run, [Options]),
+    Result = erlmcp_bench_vm:run(name(Form), erlmcp_bench_form, run, [Options]),
     Result#{count => All, awake => Awake}.
-
-in_fresh_vm(What, Module, Function, Arguments) ->
-    io:format(standard_error, "~s ...~n", [What]),
-    {ok, Peer, _Node} = peer:start_link(#{
-        connection => standard_io,
-        args => ["+P", "400000", "-pa" | code:get_path()]
-    }),
-    Result = peer:call(Peer, Module, Function, Arguments, infinity),
-    ok = peer:stop(Peer),
-    Result.
 
 name(?PLAIN) -> "plain";
 name(?PERSISTENT) -> "persistent_term";
@@ -215,36 +207,3 @@ mark_of_stress(#{operations := Operations, left := Left, once := Once}, Seconds)
         Seconds, Operations
     ]),
     mark(7, Text, at_most, Left, Once).
-
-mark(Number, Text, Kind, Value, Mark) ->
-    {Met, Words} =
-        case Kind of
-            at_most -> {Value =< Mark, "at most"};
-            at_least -> {Value >= Mark, "at least"}
-        end,
-    print("  ~b. ~-60ts ~10s  ~-8s ~9s  ~s~n", [
-        Number, Text, figure(Value), Words, figure(Mark), verdict(Met)
-    ]).
-
-truth(Number, Text, Met) ->
-    print("  ~b. ~-60ts ~10s  ~-18s  ~s~n", [Number, Text, atom_to_list(Met), "", verdict(Met)]).
-
-verdict(true) -> "met";
-verdict(false) -> "NOT MET".
-
-figure(Value) when abs(Value) < 100, is_float(Value) -> float_to_list(Value, [{decimals, 2}]);
-figure(Value) -> integer_to_list(round(Value)).
-
-row([Name | Cells]) ->
-    print("  ~-28s~s~n", [Name, [io_lib:format("~12s", [Cell]) || Cell <- Cells]]).
-
-bytes(Value) -> integer_to_list(round(Value)).
-
-micros(Ns) -> [float_to_list(Ns / 1000, [{decimals, 1}]), " us"].
-
-ms(Value) -> float_to_list(float(Value), [{decimals, 2}]).
-
-ratio(Value, Of) -> float_to_list(Value / Of, [{decimals, 3}]).
-
-print(Format, Arguments) ->
-    io:format(Format, Arguments).

@@ -4,6 +4,7 @@ use crate::pool::{Lease, Pool, Recycle, Stats};
 use crate::sync::{AtomicUsize, Ordering};
 
 /// The sizes of pooled blocks.
+pub(super) const B256: usize = 256;
 pub(super) const K1: usize = 1 << 10;
 pub(super) const K4: usize = 4 << 10;
 pub(super) const K16: usize = 16 << 10;
@@ -38,6 +39,7 @@ pub(super) type BlockLease<'p, const N: usize> = Lease<'p, Block<N>>;
 
 /// The pooled blocks of all message buffers, and the count of what is not pooled.
 pub struct BlockPool {
+    pub(super) b256: Pool<Block<B256>>,
     pub(super) k1: Pool<Block<K1>>,
     pub(super) k4: Pool<Block<K4>>,
     pub(super) k16: Pool<Block<K16>>,
@@ -66,6 +68,7 @@ impl BlockPool {
     /// kept until [`open`](Self::open).
     pub fn new() -> Self {
         BlockPool {
+            b256: Pool::new(),
             k1: Pool::new(),
             k4: Pool::new(),
             k16: Pool::new(),
@@ -78,6 +81,7 @@ impl BlockPool {
 
     /// From now on blocks that come back are kept for reuse, within a bound.
     pub fn open(&self) {
+        open(&self.b256);
         open(&self.k1);
         open(&self.k4);
         open(&self.k16);
@@ -88,6 +92,7 @@ impl BlockPool {
 
     /// Frees what is idle; from now on blocks that come back are freed. Blocks in use stay.
     pub fn close(&self) {
+        close(&self.b256);
         close(&self.k1);
         close(&self.k4);
         close(&self.k16);
@@ -98,7 +103,8 @@ impl BlockPool {
 
     /// One step of giving unused blocks back to the system; returns how many were freed.
     pub fn trim_step(&self) -> usize {
-        self.k1.trim_step()
+        self.b256.trim_step()
+            + self.k1.trim_step()
             + self.k4.trim_step()
             + self.k16.trim_step()
             + self.k64.trim_step()
@@ -109,6 +115,7 @@ impl BlockPool {
     /// The figures now.
     pub fn stats(&self) -> BlockStats {
         let classes = [
+            self.b256.stats(),
             self.k1.stats(),
             self.k4.stats(),
             self.k16.stats(),

@@ -1,7 +1,7 @@
 //! Message buffers: bytes arrive in any pieces, newline-terminated frames go out.
 //!
 //! A buffer that holds nothing has no memory but its own few words. The first bytes take a block
-//! out of a [`BlockPool`]; the last frame gives it back. A block is of one of six size classes;
+//! out of a [`BlockPool`]; the last frame gives it back. A block is of one of seven size classes;
 //! what does not fit into the largest is allocated for that message alone.
 //!
 //! # Costs

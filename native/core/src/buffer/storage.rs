@@ -1,10 +1,11 @@
 //! The memory behind one buffer: nothing, a pooled block, or a large allocation of its own.
 
-use super::blocks::{BlockLease, BlockPool, K1, K4, K16, K64, K256, M1};
+use super::blocks::{B256, BlockLease, BlockPool, K1, K4, K16, K64, K256, M1};
 use crate::sync::{AtomicUsize, Ordering};
 
 pub(super) enum Storage<'p> {
     None,
+    B256(BlockLease<'p, B256>),
     K1(BlockLease<'p, K1>),
     K4(BlockLease<'p, K4>),
     K16(BlockLease<'p, K16>),
@@ -16,7 +17,7 @@ pub(super) enum Storage<'p> {
 
 /// The room of the smallest pooled block for `capacity` bytes; `None` where they are too many.
 pub(super) fn class(capacity: usize) -> Option<usize> {
-    [K1, K4, K16, K64, K256, M1]
+    [B256, K1, K4, K16, K64, K256, M1]
         .into_iter()
         .find(|&class| capacity <= class)
 }
@@ -25,6 +26,7 @@ impl<'p> Storage<'p> {
     /// The smallest storage with room for `capacity` bytes, with `bytes` in it.
     pub(super) fn take(blocks: &'p BlockPool, capacity: usize, bytes: &[u8]) -> Self {
         let mut storage = match class(capacity) {
+            Some(B256) => Storage::B256(blocks.b256.acquire()),
             Some(K1) => Storage::K1(blocks.k1.acquire()),
             Some(K4) => Storage::K4(blocks.k4.acquire()),
             Some(K16) => Storage::K16(blocks.k16.acquire()),
@@ -40,6 +42,7 @@ impl<'p> Storage<'p> {
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Storage::None => &[],
+            Storage::B256(block) => &block.0,
             Storage::K1(block) => &block.0,
             Storage::K4(block) => &block.0,
             Storage::K16(block) => &block.0,
@@ -53,6 +56,7 @@ impl<'p> Storage<'p> {
     pub(super) fn capacity(&self) -> usize {
         match self {
             Storage::None => 0,
+            Storage::B256(_) => B256,
             Storage::K1(_) => K1,
             Storage::K4(_) => K4,
             Storage::K16(_) => K16,
@@ -77,6 +81,7 @@ impl<'p> Storage<'p> {
     fn modify(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
         match self {
             Storage::None => {}
+            Storage::B256(block) => block.modify(|block| change(&mut block.0)),
             Storage::K1(block) => block.modify(|block| change(&mut block.0)),
             Storage::K4(block) => block.modify(|block| change(&mut block.0)),
             Storage::K16(block) => block.modify(|block| change(&mut block.0)),

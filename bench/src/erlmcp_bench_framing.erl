@@ -1,0 +1,157 @@
+%% @doc Messages that arrive in fragments: a message buffer beside the usual binary that is
+%% appended to and split. Runs in a VM of its own, see `erlmcp_bench_pool'.
+-module(erlmcp_bench_framing).
+
+-export([run/1]).
+
+-define(P, erlmcp_memory_pool).
+-define(READERS, 10000).
+%% What a TCP segment over Ethernet carries.
+-define(SEGMENT, 1448).
+
+%% @doc `messages': for each number of fragments, and for messages of as many segments and for
+%% ones of 16 KiB, the nanoseconds that a message takes in both ways, the median of rounds in turn.
+%% `readers': bytes that a reader holds in each way, idle and with the first 100 bytes of a message
+%% after one of 16 KiB.
+-spec run(#{fragments := [pos_integer()], ms := pos_integer()}) ->
+    #{messages := [map()], readers := map()}.
+run(#{fragments := Fragments, ms := Ms}) ->
+    {ok, _} = ?P:start_link(),
+    Messages = [
+        (times(Size, Count, Ms))#{kind => Kind, size => Size, fragments => Count}
+     || {Kind, SizeOf} <- [
+            {segments, fun(Count) -> Count * ?SEGMENT end}, {fixed, fun(_) -> 16 * 1024 end}
+        ],
+        Count <- Fragments,
+        Size <- [SizeOf(Count)]
+    ],
+    Readers = maps:from_list([{Way, readers(Way)} || Way <- [ours, binary]]),
+    #{messages => Messages, readers => Readers}.
+
+times(Size, Count, Ms) ->
+    Parts = parts(Size, Count),
+    Rounds = [
+        {Way, in_own_process(fun() -> rate(Way, Parts, Ms) end)}
+     || _ <- lists:seq(1, 5), Way <- [ours, binary]
+    ],
+    maps:from_list([
+        {Way, median([Time || {W, Time} <- Rounds, W =:= Way])}
+     || Way <- [ours, binary]
+    ]).
+
+parts(Size, Count) ->
+    Message = <<(binary:copy(<<"m">>, Size - 1))/binary, $\n>>,
+    Length = Size div Count,
+    split(Message, Length, Count).
+
+%% Each part a binary of its own, as they come from a socket.
+split(Rest, _Length, 1) ->
+    [binary:copy(Rest)];
+split(Bytes, Length, Count) ->
+    <<Part:Length/binary, Rest/binary>> = Bytes,
+    [binary:copy(Part) | split(Rest, Length, Count - 1)].
+
+rate(ours, Parts, Ms) ->
+    {ok, Buffer, _} = ?P:acquire_message_buffer(1),
+    Time = repeat(fun() -> ours(Buffer, Parts) end, Ms),
+    ok = ?P:release_message_buffer(Buffer),
+    Time;
+rate(binary, Parts, Ms) ->
+    repeat(fun() -> <<>> = binary(<<>>, Parts) end, Ms).
+
+ours(_Buffer, []) ->
+    ok;
+ours(Buffer, [Part | Parts]) ->
+    {ok, _} = ?P:append_message_buffer(Buffer, Part),
+    ours_frames(Buffer),
+    ours(Buffer, Parts).
+
+ours_frames(Buffer) ->
+    case ?P:next_message(Buffer) of
+        {ok, _Frame} -> ours_frames(Buffer);
+        more -> ok
+    end.
+
+binary(Held, []) ->
+    Held;
+binary(Held, [Part | Parts]) ->
+    binary(binary_frames(<<Held/binary, Part/binary>>), Parts).
+
+binary_frames(Held) ->
+    case binary:split(Held, <<"\n">>) of
+        [_Frame, Rest] -> binary_frames(Rest);
+        [Rest] -> Rest
+    end.
+
+%% Nanoseconds that the fun takes.
+repeat(Fun, Ms) ->
+    Start = erlang:monotonic_time(nanosecond),
+    repeat(Fun, Start, Start + Ms * 1000000, 0).
+
+repeat(Fun, Start, End, Done) ->
+    [Fun() || _ <- lists:seq(1, 10)],
+    case erlang:monotonic_time(nanosecond) of
+        Now when Now < End -> repeat(Fun, Start, End, Done + 10);
+        Now -> (Now - Start) / (Done + 10)
+    end.
+
+in_own_process(Fun) ->
+    Self = self(),
+    Pid = spawn_link(fun() -> Self ! {done, self(), Fun()} end),
+    receive
+        {done, Pid, Result} -> Result
+    end.
+
+%% Bytes for each of many processes that read a message and then wait: for the next one, and in
+%% the middle of it. They do not hibernate: a reader is slow because its peer is.
+readers(Way) ->
+    Nothing = held(fun() -> none end),
+    #{
+        idle => held(fun() -> read(Way, parts(16 * 1024, 10)) end) - Nothing,
+        slow => held(fun() ->
+            read(Way, parts(16 * 1024, 10) ++ [binary:copy(<<"p">>, 100)])
+        end) - Nothing
+    }.
+
+%% Only what is held stays on the heap of the process.
+read(ours, Parts) ->
+    {ok, Buffer, _} = ?P:acquire_message_buffer(1),
+    ok = ours(Buffer, Parts),
+    Buffer;
+read(binary, Parts) ->
+    binary(<<>>, Parts).
+
+held(Make) ->
+    Before = settled(),
+    Self = self(),
+    Pids = [
+        spawn_link(fun() ->
+            Held = Make(),
+            true = erlang:garbage_collect(),
+            Self ! {ready, self()},
+            receive
+                {stop, Held} -> ok
+            end
+        end)
+     || _ <- lists:seq(1, ?READERS)
+    ],
+    [receive {ready, Pid} -> ok end || Pid <- Pids],
+    After = settled(),
+    [begin unlink(Pid), exit(Pid, kill) end || Pid <- Pids],
+    (After - Before) / ?READERS.
+
+settled() ->
+    true = erlang:garbage_collect(),
+    settled(erlang:memory(total), 30).
+
+settled(Last, 0) ->
+    Last;
+settled(Last, Tries) ->
+    timer:sleep(100),
+    case erlang:memory(total) of
+        Now when abs(Now - Last) < 65536 -> Now;
+        Now -> settled(Now, Tries - 1)
+    end.
+
+median(List) ->
+    lists:nth((length(List) + 1) div 2, lists:sort(List)).
