@@ -273,6 +273,10 @@ cleanup_state(State) ->
 
 %% @doc A reference to a copy of the term that the node keeps once for equal terms. Equal terms
 %% get equal references.
+%%
+%% The copy is native. One that takes up to 4 MiB there is kept as a term as well (but for a few
+%% bytes, which are built in no time), because reading it is then a copy and nothing else;
+%% `shared_bytes' of {@link state_size_info/1} tells what both take.
 -spec share(term()) -> share().
 share(Term) ->
     Shared = ?LANES(erlmcp_memory_nif:share_new(Term), erlmcp_memory_nif:share_new_dirty(Term)),
@@ -282,7 +286,7 @@ share(Term) ->
     end.
 
 %% @doc The term that is shared. Its binaries of more than 64 bytes are not copied; each keeps the
-%% share.
+%% native copy, all of it.
 -spec shared(share()) -> term().
 shared(Ref) ->
     Read = ?LANES(erlmcp_memory_nif:share_get(Ref), erlmcp_memory_nif:share_get_dirty(Ref)),

@@ -185,7 +185,7 @@ child_spec() ->
 %% @doc A new state with the content of `Map', owned by whoever has the reference.
 %%
 %% `{error, not_started}' before the first `start_link/0' and after an orderly stop. Raises
-%% `badarg' where `Map' is no map, or is larger than a state may be (64 MiB packed).
+%% `badarg' where `Map' is no map, or is larger than a state may be (512 MiB packed).
 -spec acquire_connection_state(Map :: map()) -> {ok, state_ref()} | {error, not_started}.
 acquire_connection_state(Map) ->
     case ?LANES(erlmcp_memory_nif:pool_acquire(Map), erlmcp_memory_nif:pool_acquire_dirty(Map)) of

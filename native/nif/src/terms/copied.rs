@@ -22,8 +22,7 @@ const SHORT_KEY: usize = 1 << 10;
 #[derive(Debug)]
 pub struct Copied {
     term: Foreign,
-    /// Its parts that are too large to be copied on a normal scheduler. They are few: each lies
-    /// inside another one, or beside it and is at least so large.
+    /// Its parts that are too large to be copied on a normal scheduler, in order.
     large: SmallVec<[ErlNifTerm; 4]>,
 }
 
@@ -52,6 +51,7 @@ impl Copied {
             let term = Foreign::new(term, words * size_of::<ErlNifTerm>());
             let mut large = SmallVec::new();
             term.with(|term| heap_words(term, 0, &mut |part| large.push(part)));
+            large.sort_unstable();
             Some(Copied { term, large })
         })
     }
@@ -87,7 +87,7 @@ impl Copied {
             }
             if !rest.is_empty_list() {
                 Search::NotHere
-            } else if lane == Lane::Fast && self.large.contains(&here) {
+            } else if lane == Lane::Fast && self.large.binary_search(&here).is_ok() {
                 Search::Busy
             } else {
                 // SAFETY: `here` is a part of the term, and belongs to its environment.

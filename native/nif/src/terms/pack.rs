@@ -8,7 +8,7 @@ use crate::lane::{Budget, Busy, Lane};
 use crate::resource::ResourceRef;
 use crate::share::Share;
 use erlmcp_memory_core::packed::{
-    MAX_BYTES, MAX_DEPTH, MAX_KEY_DEPTH, Packed, Scratch, View, Writer,
+    Links, MAX_BYTES, MAX_DEPTH, MAX_KEY_DEPTH, Packed, Scalar, Scratch, View, Writer, pack_atom,
 };
 use rustler::sys::{ErlNifTerm, enif_get_list_cell, enif_get_tuple, enif_is_identical};
 use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, Term, TermType};
@@ -89,6 +89,12 @@ pub fn with_packed<R>(
     lane: Lane,
     with: impl FnOnce(View<'_, Anchor>) -> R,
 ) -> Result<R, PackError> {
+    if term.is_atom() {
+        // What fields are set to more often than to anything else, without a writer.
+        let mut bytes = Scalar::default();
+        let len = pack_atom(word(term), &mut bytes);
+        return Ok(with(View::new(&bytes[..len], &Links::default())));
+    }
     let mut packer = Packer::new(env, lane, Writer::reusing(SCRATCH.take()));
     packer.value(term, 0)?;
     let (scratch, links) = packer.writer.into_parts();
@@ -266,8 +272,6 @@ impl<'a> Packer<'a> {
         let Some(entries) = MapIterator::new(map) else {
             return Err(PackError::TooLarge);
         };
-        let len = map.map_size().unwrap_or(0);
-        self.budget.spend(len)?;
         let built = self.writer.begin_map();
         for (key, value) in entries {
             let key_start = self.writer.len();
