@@ -41,7 +41,7 @@ pub use lease::Lease;
 pub use stats::Stats;
 
 use crate::heap;
-use crate::sync::{AtomicUsize, Ordering, thread_number};
+use crate::sync::{AtomicUsize, Mutex, Ordering, thread_number};
 use shard::Shard;
 
 /// What a pool can hold.
@@ -66,6 +66,9 @@ pub struct Pool<T: Recycle> {
     /// Idle objects that are made ahead of need and that trimming leaves alone.
     pool_size: AtomicUsize,
     max_pool_size: AtomicUsize,
+    /// Held while `max_pool_size` is dealt out: two calls at once would leave each shard with
+    /// either one's capacity.
+    dealing: Mutex<()>,
 }
 
 impl<T: Recycle> Pool<T> {
@@ -77,6 +80,7 @@ impl<T: Recycle> Pool<T> {
             shards: (0..shards).map(|_| Shard::new()).collect(),
             pool_size: AtomicUsize::new(0),
             max_pool_size: AtomicUsize::new(0),
+            dealing: Mutex::new(()),
         }
     }
 

@@ -19,6 +19,7 @@ impl<T: Recycle> Pool<T> {
     /// Sets how many idle objects are kept at the most. Objects that come back from now on meet
     /// the new bound; what is idle over it is freed by [`shed_step`](Self::shed_step).
     pub fn set_max_pool_size(&self, max_pool_size: usize) {
+        let _dealing = self.dealing.lock();
         self.max_pool_size.store(max_pool_size, Ordering::Relaxed);
         let shards = self.shards.len();
         for (index, shard) in self.shards.iter().enumerate() {

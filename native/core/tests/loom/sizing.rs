@@ -5,6 +5,7 @@
 //! * nothing is lost and nothing is freed twice: objects made, minus those freed, are the idle
 //!   ones and those on lease;
 //! * trimming leaves `pool_size` objects that nobody takes, and takes none that is on lease;
+//! * of two bounds that are set at once one holds, and it is the one that the pool tells;
 //! * preparing passes neither bound, and what it makes counts as no acquisition.
 
 use crate::object::{Object, at_rest, check, existing, marked, pool, thread, use_once};
@@ -92,6 +93,20 @@ fn a_bound_that_is_lowered_while_objects_are_prepared() {
         POOL.set_max_pool_size(1);
         shed(&POOL);
         preparer.join().unwrap();
+        at_rest(&POOL, 0);
+    });
+}
+
+#[test]
+fn two_bounds_that_are_set_at_once() {
+    loom::lazy_static! {
+        static ref POOL: Pool<Object> = pool(2, 2, 2);
+    }
+    check(Some(3), || {
+        let other = thread(1, || POOL.set_max_pool_size(1));
+        POOL.set_max_pool_size(0);
+        other.join().unwrap();
+        shed(&POOL);
         at_rest(&POOL, 0);
     });
 }
