@@ -2,8 +2,8 @@
 
 use super::{Pool, Recycle};
 
-/// A pool's figures at one moment: exact at rest; under load each is right by itself, and
-/// `in_use` is never below zero.
+/// A pool's figures: exact at rest. Under load `in_use` is never below zero, and counts, besides
+/// the leases that are out, those that came and went while the figures were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Objects out on a lease.
