@@ -10,7 +10,7 @@ SOAK_SECONDS ?= 600
 say = @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench-memory bench-pool soak stress fmt clean
+.PHONY: help setup build demo test bench-memory bench-pool soak stress loom memcheck fmt clean
 
 help:
 	@echo 'make demo   run 100,000 connections through their life and print what they take'
@@ -21,7 +21,9 @@ help:
 	@echo 'make bench-pool    the pool beside a gen_server, poolboy and ETS; messages beside binaries'
 	@echo '            (MS=n milliseconds a measurement)'
 	@echo 'make soak   a mixed load for ten minutes, and whether memory grows (SOAK_SECONDS=n)'
-	@echo 'make stress random work of 16 processes against a model (SECONDS=n)'
+	@echo 'make stress random work of 16 processes against models (SECONDS=n)'
+	@echo 'make loom   the concurrent parts in every order of their threads'
+	@echo 'make memcheck  the tests of the Rust core under valgrind'
 	@echo 'make build  build the library and the Erlang modules'
 	@echo 'make fmt    format the Rust code'
 	@echo 'make clean  remove what was built'
@@ -42,6 +44,8 @@ test: setup
 	@cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 	$(say) 'cargo test'
 	@cargo test --workspace --locked --quiet
+	$(say) 'cargo test with loom'
+	@$(MAKE) --no-print-directory loom
 	$(say) 'rebar3 xref'
 	@rebar3 xref
 	$(say) 'rebar3 dialyzer'
@@ -65,6 +69,17 @@ soak: setup
 
 stress: setup
 	@STRESS_SECONDS=$(SECONDS) rebar3 ct --suite=erlmcp_stress_SUITE
+
+# Built apart: loom takes the place of locks, atomics and threads.
+loom: setup
+	@RUSTFLAGS='--cfg loom' cargo test --locked --quiet -p erlmcp-memory-core --test loom \
+	    --target-dir target/loom
+
+# A few cases of each property: valgrind is slow, and looks for other faults.
+memcheck: setup
+	@command -v valgrind >/dev/null || { echo 'make memcheck needs valgrind; please install it' >&2; exit 1; }
+	@PROPTEST_CASES=4 cargo test --locked --quiet -p erlmcp-memory-core \
+	    --config "target.'cfg(all())'.runner = 'valgrind --quiet --error-exitcode=1 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --fair-sched=yes'"
 
 fmt: setup
 	@cargo fmt --all
