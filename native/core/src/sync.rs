@@ -3,7 +3,7 @@
 
 #[cfg(not(loom))]
 mod real {
-    pub(crate) use crate::threads::thread_number;
+    pub(crate) use crate::threads::pool_thread_number as thread_number;
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::sync::atomic::{AtomicUsize, Ordering};
 }

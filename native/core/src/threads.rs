@@ -9,27 +9,41 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Shards of the structures in this crate that are written by every scheduler.
 pub const SHARDS: usize = 16;
 
-const UNSET: usize = usize::MAX;
-
-static NEXT: AtomicUsize = AtomicUsize::new(0);
-
-thread_local! {
-    // Constant and without a destructor: reading it allocates nothing, so an allocator may call
-    // this too.
-    static NUMBER: Cell<usize> = const { Cell::new(UNSET) };
+/// Defines a function that numbers the threads that call it.
+macro_rules! numbering {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[inline]
+        pub fn $name() -> usize {
+            const UNSET: usize = usize::MAX;
+            static NEXT: AtomicUsize = AtomicUsize::new(0);
+            thread_local! {
+                // Constant and without a destructor: reading it allocates nothing, so an
+                // allocator may call this too.
+                static NUMBER: Cell<usize> = const { Cell::new(UNSET) };
+            }
+            NUMBER.with(|number| match number.get() {
+                UNSET => {
+                    let fresh = NEXT.fetch_add(1, Ordering::Relaxed);
+                    number.set(fresh);
+                    fresh
+                }
+                known => known,
+            })
+        }
+    };
 }
 
-/// This thread's number: 0 for the first thread that asks, 1 for the second, and so on.
-#[inline]
-pub fn thread_number() -> usize {
-    NUMBER.with(|number| match number.get() {
-        UNSET => {
-            let fresh = NEXT.fetch_add(1, Ordering::Relaxed);
-            number.set(fresh);
-            fresh
-        }
-        known => known,
-    })
+numbering! {
+    /// This thread's number: 0 for the first thread that asks, 1 for the second, and so on.
+    thread_number
+}
+
+numbering! {
+    /// This thread's number among those that acquire or give back pooled objects. Nearly all are
+    /// schedulers, so that these get a shard each; [`thread_number`] counts every thread that
+    /// ever allocated, and two schedulers would meet in a shard by chance.
+    pool_thread_number
 }
 
 /// This thread's shard, `0..SHARDS`.
@@ -48,6 +62,10 @@ mod tests {
         assert_eq!(mine, thread_number());
         let other = std::thread::spawn(thread_number).join().unwrap();
         assert_ne!(mine, other);
+        let pooling = pool_thread_number();
+        assert_eq!(pooling, pool_thread_number());
+        let other = std::thread::spawn(pool_thread_number).join().unwrap();
+        assert_ne!(pooling, other);
         assert!(thread_shard() < SHARDS);
     }
 }
