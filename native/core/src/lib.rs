@@ -2,6 +2,7 @@
 //! benchmarked with cargo alone. The NIF crate beside it only translates Erlang terms.
 
 pub mod buffer;
+pub mod copy;
 pub mod external;
 pub mod gc;
 pub mod heap;

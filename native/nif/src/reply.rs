@@ -2,6 +2,7 @@
 
 use crate::lane::Busy;
 use crate::terms::PackError;
+use erlmcp_memory_core::copy::copy;
 use rustler::{Encoder, Env, NewBinary, Term};
 
 mod atoms {
@@ -42,7 +43,7 @@ pub fn badarg<'a>(env: Env<'a>, position: u32, text: &str) -> Term<'a> {
 /// A binary of these bytes.
 pub fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     let mut binary = NewBinary::new(env, bytes.len());
-    binary.as_mut_slice().copy_from_slice(bytes);
+    copy(binary.as_mut_slice(), bytes);
     binary.into()
 }
 

@@ -1,6 +1,7 @@
 //! The memory behind one buffer: nothing, a pooled block, or a large allocation of its own.
 
 use super::blocks::{B256, BlockLease, BlockPool, K1, K4, K16, K64, K256, M1};
+use crate::copy;
 use crate::sync::{AtomicUsize, Ordering};
 
 pub(super) enum Storage<'p> {
@@ -70,7 +71,7 @@ impl<'p> Storage<'p> {
     /// Appends bytes that there is room for.
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         debug_assert!(self.bytes().len() + bytes.len() <= self.capacity());
-        self.modify(|vector| vector.extend_from_slice(bytes));
+        self.modify(|vector| copy::append(vector, bytes));
     }
 
     /// Drops the first `start` bytes and moves the others to the front.
