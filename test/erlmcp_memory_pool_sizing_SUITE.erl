@@ -234,7 +234,14 @@ native_bytes_are_the_vms(_Config) ->
     release(States),
     release_buffers(Buffers),
     #{memory := After} = ?POOL:pool_info(),
-    ?assertMatch(#{live_bytes := 0, buffer_bytes := 0}, After),
-    ?assert(maps:get(idle_bytes, After) < 1000000),
+    #{live_bytes := 0, buffer_bytes := Idle, idle_bytes := IdleStates} = After,
+    %% No block is held; what is idle is bounded, and goes when nobody needs it.
+    ?assertMatch({_, Idle, 0}, erlmcp_memory_nif:buffer_stats()),
+    ?assert(Idle < 6000000),
+    ?assert(IdleStates < 1000000),
+    wait(fun() ->
+        _ = erlmcp_memory_nif:pool_trim(),
+        {0, 0, 0} =:= erlmcp_memory_nif:buffer_stats()
+    end),
     %% The VM's allocators take back what another thread freed when that thread gets to it.
     wait(fun() -> erlang:memory(total) - Before < 10000000 end).

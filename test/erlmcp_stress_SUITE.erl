@@ -101,7 +101,12 @@ received(States) ->
     end.
 
 step(N, _Buffer, States, Frames, _Others) when N =< 3, length(States) < 40 ->
-    Content = #{owner => self(), number => rand:uniform(1000000), more => rand:bytes(rand:uniform(400))},
+    %% Keys that others do not have: what a state kept of its last owner would show.
+    Content = #{
+        owner => self(),
+        number => rand:uniform(1000000),
+        {key, rand:uniform(1000)} => rand:bytes(rand:uniform(400))
+    },
     {ok, Ref} = ?POOL:acquire_connection_state(Content),
     {[{Ref, Content} | States], Frames};
 step(4, _Buffer, [State | States], Frames, Others) ->
