@@ -48,8 +48,8 @@ pools() ->
     end.
 
 name(ours) -> "ours";
-name(ets) -> "ETS insert and delete";
-name(server) -> "gen_server, queue, ETS";
+name(ets) -> "ETS pair";
+name(server) -> "gen_server";
 name(poolboy) -> "poolboy".
 
 print_throughput(Pools, Calls) ->
@@ -67,7 +67,7 @@ print_throughput(Pools, Calls) ->
      || Map <- [small, typical], Pool <- Pools
     ],
     print(
-        "  small: #{id => 1}; typical: seven keys with binaries, a map and a tuple. Of all pools~n"
+        "  ETS pair: insert and delete. gen_server: with a queue and an ETS table. small: #{id => 1};~n  typical: seven keys with binaries, a map and a tuple. Of all these~n"
         "  ETS alone gives no owner anything: what it holds is never collected.~n",
         []
     ).
@@ -101,7 +101,7 @@ print_framing(#{messages := Messages, readers := Readers}) ->
      || #{kind := Kind, size := Size, fragments := Count, ours := Ours, binary := Binary} <- Messages
     ],
     print("~nBytes that a reader holds after a message of 16 KiB~n", []),
-    row(["", "between", "within a next"]),
+    row(["", "between", "in the next"]),
     [
         row([Name, bytes(maps:get(idle, Held)), bytes(maps:get(slow, Held))])
      || {Way, Name} <- [{ours, "ours, the handle included"}, {binary, "binary"}],
