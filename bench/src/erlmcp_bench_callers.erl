@@ -4,6 +4,8 @@
 
 -export([run/1]).
 
+-import(erlmcp_bench_measure, [median/1]).
+
 -define(P, erlmcp_memory_pool).
 -define(TABLE, erlmcp_bench_ets).
 %% Pairs between two looks at the clock.
@@ -152,6 +154,3 @@ all(Count, Work, Ms) ->
         end
      || Pid <- Pids
     ].
-
-median(List) ->
-    lists:nth((length(List) + 1) div 2, lists:sort(List)).

@@ -4,6 +4,8 @@
 
 -export([run/1]).
 
+-import(erlmcp_bench_measure, [median/1, settled_total/0]).
+
 -define(P, erlmcp_memory_pool).
 -define(READERS, 10000).
 %% What a TCP segment over Ethernet carries.
@@ -122,7 +124,8 @@ read(binary, Parts) ->
     binary(<<>>, Parts).
 
 held(Make) ->
-    Before = settled(),
+    true = erlang:garbage_collect(),
+    Before = settled_total(),
     Self = self(),
     Pids = [
         spawn_link(fun() ->
@@ -136,22 +139,7 @@ held(Make) ->
      || _ <- lists:seq(1, ?READERS)
     ],
     [receive {ready, Pid} -> ok end || Pid <- Pids],
-    After = settled(),
+    true = erlang:garbage_collect(),
+    After = settled_total(),
     [begin unlink(Pid), exit(Pid, kill) end || Pid <- Pids],
     (After - Before) / ?READERS.
-
-settled() ->
-    true = erlang:garbage_collect(),
-    settled(erlang:memory(total), 30).
-
-settled(Last, 0) ->
-    Last;
-settled(Last, Tries) ->
-    timer:sleep(100),
-    case erlang:memory(total) of
-        Now when abs(Now - Last) < 65536 -> Now;
-        Now -> settled(Now, Tries - 1)
-    end.
-
-median(List) ->
-    lists:nth((length(List) + 1) div 2, lists:sort(List)).

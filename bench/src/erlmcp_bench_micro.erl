@@ -4,6 +4,8 @@
 
 -export([run/1, nothing/0]).
 
+-import(erlmcp_bench_measure, [median/1, settled_total/0]).
+
 -define(O, erlmcp_connection_optimizer).
 -define(ROUNDS, 101).
 -define(BLOCK, 50).
@@ -119,9 +121,6 @@ repeat(Fun, Times) ->
 nothing() ->
     ok.
 
-median(List) ->
-    lists:nth((length(List) + 1) div 2, lists:sort(List)).
-
 %% --- the size of a state ---
 
 -record(connection, {id, phase, transport, metadata, pending_refs, created_at}).
@@ -183,15 +182,3 @@ held(Make) ->
     After = settled_total(),
     [exit(Pid, kill) || Pid <- Pids, unlink(Pid)],
     (After - Before) / ?STATES.
-
-settled_total() ->
-    settled_total(erlang:memory(total), 3, 50).
-
-settled_total(Last, Still, Tries) when Still =:= 0; Tries =:= 0 ->
-    Last;
-settled_total(Last, Still, Tries) ->
-    timer:sleep(100),
-    case erlang:memory(total) of
-        Now when abs(Now - Last) < 65536 -> settled_total(Now, Still - 1, Tries - 1);
-        Now -> settled_total(Now, 3, Tries - 1)
-    end.
