@@ -18,6 +18,23 @@ pub fn is_sound(external: &[u8]) -> bool {
     }
 }
 
+/// Where the atom at `at` ends, by what it says of its length.
+pub fn skip_atom(external: &[u8], at: usize) -> Option<usize> {
+    const ATOM: u8 = 100;
+    const SMALL_ATOM: u8 = 115;
+    const ATOM_UTF8: u8 = 118;
+    const SMALL_ATOM_UTF8: u8 = 119;
+    let length = *external.get(at + 1)?;
+    match *external.get(at)? {
+        SMALL_ATOM | SMALL_ATOM_UTF8 => Some(at + 2 + usize::from(length)),
+        ATOM | ATOM_UTF8 => {
+            let low = *external.get(at + 2)?;
+            Some(at + 3 + usize::from(u16::from_be_bytes([length, low])))
+        }
+        _ => None,
+    }
+}
+
 struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -50,14 +67,7 @@ impl<'a> Reader<'a> {
     }
 
     fn atom(&mut self) -> Option<()> {
-        let length = match self.number::<1>()? {
-            // ATOM, ATOM_UTF8
-            100 | 118 => self.number::<2>()?,
-            // SMALL_ATOM, SMALL_ATOM_UTF8
-            115 | 119 => self.number::<1>()?,
-            _ => return None,
-        };
-        self.skip(length)
+        self.skip(skip_atom(self.rest, 0)?)
     }
 
     fn node_and(&mut self, bytes: usize) -> Option<()> {

@@ -86,9 +86,8 @@ pub fn register<T: Resource>(env: Env<'_>) -> bool {
 unsafe extern "C" fn destructor<T: Resource>(_env: *mut ErlNifEnv, object: *mut c_void) {
     // SAFETY: the VM calls this once for an object, after its last use; `ResourceRef::new` put a
     // value into it.
-    let dropped = catch_unwind(|| unsafe { object.cast::<T>().drop_in_place() });
     // A panic must not go on into the VM; there is nobody to be told.
-    let _ = dropped;
+    let _ = catch_unwind(|| unsafe { object.cast::<T>().drop_in_place() });
 }
 
 /// The value that a term refers to, if it is a reference to one of this type.

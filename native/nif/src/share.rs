@@ -4,7 +4,7 @@
 //! size is kept as a term as well, because the VM copies a term faster than anybody can build one
 //! through the NIF interface; its large binaries are those of the packed form.
 
-use crate::lane::{Busy, Lane};
+use crate::lane::Lane;
 use crate::resource::ResourceRef;
 use crate::terms::{
     Anchor, Copied, PackError, Path, Search, Source, pack, reference_from_numbers,
@@ -150,10 +150,8 @@ impl Share {
         let Some(found) = path.with(|keys| packed.view().find(keys)) else {
             return Ok(None);
         };
-        match unpack(keys.get_env(), found, Source::Shared(content), lane) {
-            Ok(value) => Ok(Some(value)),
-            Err(Busy) => Err(PackError::Busy),
-        }
+        let value = unpack(keys.get_env(), found, Source::Shared(content), lane)?;
+        Ok(Some(value))
     }
 }
 

@@ -4,7 +4,7 @@ use super::Anchor;
 use super::anchor::Foreign;
 use super::pack::{list_cell, tuple_elements};
 use super::unpack::{HEAP_BINARY, Source, unpack};
-use crate::lane::{Busy, Lane};
+use crate::lane::Lane;
 use erlmcp_memory_core::map::MAX_PATH;
 use erlmcp_memory_core::packed::{MAX_DEPTH, View};
 use rustler::sys::{ErlNifTerm, enif_get_map_value};
@@ -22,6 +22,8 @@ const SHORT_KEY: usize = 1 << 10;
 #[derive(Debug)]
 pub struct Copied {
     term: Foreign,
+    /// About the words that it takes.
+    words: usize,
     /// Its parts that are too large to be copied on a normal scheduler, in order.
     large: SmallVec<[ErlNifTerm; 4]>,
 }
@@ -43,22 +45,18 @@ impl Copied {
     pub fn of(value: View<'_, Anchor>, source: Source<'_>) -> Option<Self> {
         // Built elsewhere and then copied, so that it lies in one piece.
         OwnedEnv::new().run(|env| {
-            let term = match unpack(env, value, source, Lane::Dirty) {
-                Ok(term) => term,
-                Err(Busy) => return None,
-            };
-            let words = heap_words(term, 0, &mut |_| {});
-            let term = Foreign::new(term, words * size_of::<ErlNifTerm>());
+            let term = unpack(env, value, source, Lane::Dirty).ok()?;
+            let term = Foreign::new(term, 0);
             let mut large = SmallVec::new();
-            term.with(|term| heap_words(term, 0, &mut |part| large.push(part)));
+            let words = term.with(|term| heap_words(term, 0, &mut |part| large.push(part)));
             large.sort_unstable();
-            Some(Copied { term, large })
+            Some(Copied { term, words, large })
         })
     }
 
     /// About what it takes, in bytes.
     pub fn bytes(&self) -> usize {
-        self.term.bytes()
+        self.term.bytes() + self.words * size_of::<ErlNifTerm>()
     }
 
     /// What a list of keys leads to, in the environment of the list.

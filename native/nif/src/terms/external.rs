@@ -1,7 +1,7 @@
 //! The external term format, as far as it must be looked into
 //! (<https://www.erlang.org/doc/apps/erts/erl_ext_dist>).
 
-use erlmcp_memory_core::external::is_sound;
+use erlmcp_memory_core::external::{is_sound, skip_atom};
 use rustler::sys::{ERL_NIF_BIN2TERM_SAFE, ErlNifTerm, enif_binary_to_term};
 use rustler::{Env, OwnedBinary, Term};
 
@@ -86,23 +86,6 @@ fn clear_creator(external: &mut [u8], module_at: usize) -> Option<()> {
     // Number and serial; the creation behind them stays.
     external.get_mut(numbers..numbers + 8)?.fill(0);
     Some(())
-}
-
-/// Where the atom at `at` ends.
-fn skip_atom(external: &[u8], at: usize) -> Option<usize> {
-    const ATOM: u8 = 100;
-    const SMALL_ATOM: u8 = 115;
-    const ATOM_UTF8: u8 = 118;
-    const SMALL_ATOM_UTF8: u8 = 119;
-    let length = *external.get(at + 1)?;
-    match *external.get(at)? {
-        SMALL_ATOM | SMALL_ATOM_UTF8 => Some(at + 2 + usize::from(length)),
-        ATOM | ATOM_UTF8 => {
-            let low = *external.get(at + 2)?;
-            Some(at + 3 + usize::from(u16::from_be_bytes([length, low])))
-        }
-        _ => None,
-    }
 }
 
 /// The name of an atom, as the external format gives it in UTF-8 on every release.

@@ -9,9 +9,6 @@ use erlmcp_memory_core::packed::{Links, Scalar, Scratch, View, Writer, pack_atom
 use rustler::{Env, Term};
 use smallvec::SmallVec;
 use std::cell::Cell;
-use std::sync::LazyLock;
-
-static NO_LINKS: LazyLock<Links<Anchor>> = LazyLock::new(Links::default);
 
 /// Keys of a path that is looked at without memory of its own.
 const FEW: usize = 8;
@@ -84,7 +81,7 @@ impl Path {
     /// Calls `with` with the keys.
     pub fn with<R>(&self, with: impl FnOnce(&[View<'_, Anchor>]) -> R) -> R {
         match self {
-            Path::Field(bytes, len) => with(&[View::new(&bytes[..*len], &NO_LINKS)]),
+            Path::Field(bytes, len) => with(&[View::new(&bytes[..*len], &Links::default())]),
             Path::Keys(keys) => {
                 let mut start = 0;
                 let views: SmallVec<[_; FEW]> = keys
