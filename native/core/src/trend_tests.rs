@@ -127,6 +127,54 @@ fn five_mb_an_hour_are_found() {
     assert_eq!(found, 300);
 }
 
+/// What a node in use does: each minute some megabytes, more at first, one jump. No line fits.
+#[test]
+fn growth_that_follows_no_line_is_found() {
+    let found = leaks(1_000, |random| {
+        let mut bytes = 30.0 * MB;
+        trend(
+            (0..20)
+                .map(|minute| {
+                    bytes += (0.6 + 0.2 * random.uniform() + 4.0 / (4.0 + f64::from(minute))) * MB;
+                    if minute == 12 {
+                        bytes += MB;
+                    }
+                    Point {
+                        ms: 60_000.0 * f64::from(minute),
+                        bytes: bytes as u64,
+                    }
+                })
+                .collect(),
+        )
+        .unwrap()
+    });
+    println!("growth that slows down, 20 samples: {found} of 1000");
+    assert!(found >= 850, "{found}");
+}
+
+/// A drift is told from chance by few samples too; a line through a short walk less surely.
+#[test]
+fn a_short_random_walk_is_seldom_a_leak() {
+    let mut drifts = 0;
+    let found = leaks(10_000, |random| {
+        let mut bytes = 500.0 * MB;
+        let walk: Vec<Point> = (0..20)
+            .map(|minute| {
+                bytes += random.normal() * MB;
+                Point {
+                    ms: 60_000.0 * f64::from(minute),
+                    bytes: bytes as u64,
+                }
+            })
+            .collect();
+        drifts += u32::from(about_a_mean_step(&grouped(&walk)).is_significant());
+        trend(walk).unwrap()
+    });
+    println!("random walk, 20 samples: {found} of 10000, by its steps {drifts}");
+    assert!(found <= 300, "{found}");
+    assert!(drifts <= 6, "{drifts}");
+}
+
 #[test]
 fn growth_too_slow_to_matter_is_no_leak() {
     assert!(!hour(|at| grown(at, 1.0)).leak);
