@@ -87,7 +87,14 @@
 
 -spec load() -> ok | {error, term()}.
 load() ->
-    erlang:load_nif(filename:join(priv_dir(), ?MODULE_STRING), 0).
+    case erlang:load_nif(filename:join(priv_dir(), ?MODULE_STRING), 0) of
+        {error, {upgrade, _}} ->
+            {error,
+                "the native library of erlmcp_memory is loaded and stays in use: it cannot be "
+                "replaced in a running node; restart the node to load another one"};
+        Loaded ->
+            Loaded
+    end.
 
 %% In a release and under rebar3 the code server knows the application; a shell started with
 %% plain -pa knows at least where this module lies.

@@ -1,0 +1,62 @@
+%% For suites that build something of the project: where it lies, a copy of it, programs that run.
+-module(erlmcp_memory_project_help).
+
+-export([root/0, copy/1, copy_built/1, run/3, rebar3/2, rebar3/3, edit/3]).
+
+%% The folder of the project: suites are compiled in _build, below it.
+root() ->
+    find_up(filename:absname(filename:dirname(code:which(erlmcp_memory_nif))), "rebar.config").
+
+find_up(Dir, Name) ->
+    case filelib:is_regular(filename:join(Dir, Name)) of
+        true -> Dir;
+        false -> find_up(filename:dirname(Dir), Name)
+    end.
+
+%% The sources, without what was built, in a new folder.
+copy(To) ->
+    ok = filelib:ensure_dir(filename:join(To, "x")),
+    {0, _} = run(root(), ["sh", "-c",
+        "tar -c --exclude=./_build --exclude=./target --exclude=./.git --exclude='./priv/*' . "
+        "| tar -x -C \"$0\"", To], []),
+    ok.
+
+%% The sources and what cargo built of libraries from elsewhere: only the crates of the project
+%% are compiled anew.
+copy_built(To) ->
+    ok = copy(To),
+    ok = file:make_dir(filename:join(To, "target")),
+    {0, _} = run(root(), ["cp", "-pR", "target/release", filename:join(To, "target")], []),
+    ok.
+
+%% Runs a program and answers {ExitStatus, Output}.
+run(Dir, [Program | Args], Env) ->
+    Port = open_port({spawn_executable, executable(Program)}, [
+        {args, Args}, {cd, Dir}, {env, Env}, exit_status, stderr_to_stdout, binary, hide
+    ]),
+    collect(Port, []).
+
+executable("/" ++ _ = Path) -> Path;
+executable(Name) -> os:find_executable(Name).
+
+collect(Port, Output) ->
+    receive
+        {Port, {data, Bytes}} -> collect(Port, [Output, Bytes]);
+        {Port, {exit_status, Status}} -> {Status, unicode:characters_to_list(iolist_to_binary(Output))}
+    end.
+
+rebar3(Dir, Args) ->
+    rebar3(Dir, Args, []).
+
+%% rebar3, as from a shell of its own: nothing that the rebar3 that runs these tests was told.
+rebar3(Dir, Args, Env) ->
+    run(Dir, ["rebar3" | Args], [
+        {"REBAR_PROFILE", false}, {"ERL_LIBS", false}, {"ERL_FLAGS", false}, {"TERM", "dumb"} | Env
+    ]).
+
+%% Replaces what must occur in a file.
+edit(File, Pattern, Replacement) ->
+    {ok, Text} = file:read_file(File),
+    Edited = iolist_to_binary(re:replace(Text, Pattern, Replacement, [multiline])),
+    false = Text =:= Edited,
+    ok = file:write_file(File, Edited).
