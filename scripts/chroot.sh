@@ -36,6 +36,8 @@ if [ ! -e "$dir/.complete" ]; then
         exit 1
     }
     mkdir -p "$dir/rust" "$dir/project"
+    # The mirror may be a copy of some weeks ago.
+    echo 'Acquire::Check-Valid-Until "false";' >"$dir/etc/apt/apt.conf.d/old-mirror"
     touch "$dir/.complete"
 fi
 # The way to the network is that of the calling system, its certificates included.
@@ -55,5 +57,5 @@ exec unshare --mount --pid --fork --kill-child --propagation private sh -c '
     mount -o remount,bind,ro "$dir/project"
     exec chroot "$dir" env -i HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
         PATH=/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        http_proxy="${http_proxy:-}" https_proxy="${https_proxy:-}" "$@"
+        ${http_proxy:+"http_proxy=$http_proxy"} ${https_proxy:+"https_proxy=$https_proxy"} "$@"
 ' sh "$@"

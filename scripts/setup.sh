@@ -32,8 +32,10 @@ if command -v apt-get >/dev/null 2>&1; then
             library edoc erlang-edoc
             library runtime_tools erlang-runtime-tools
             library proper erlang-proper
-            library jiffy erlang-jiffy
             library poolboy erlang-poolboy
+            # Newer releases of Erlang have JSON in stdlib, and newer ones of Debian no jiffy.
+            ls /usr/lib/erlang/lib/stdlib-*/ebin/json.beam >/dev/null 2>&1 ||
+                library jiffy erlang-jiffy
             ;;
     esac
 fi
@@ -61,6 +63,12 @@ EOF
     fi
     echo "Installing with apt-get:$missing"
     $as_root apt-get update -qq
+    case "$missing" in
+        *erlang-jiffy*)
+            apt-cache show erlang-jiffy >/dev/null 2>&1 ||
+                missing=$(echo "$missing" | sed 's/ erlang-jiffy//')
+            ;;
+    esac
     # shellcheck disable=SC2086 # a list of packages
     $as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends $missing >/dev/null
