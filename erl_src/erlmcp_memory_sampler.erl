@@ -107,8 +107,8 @@ other_tracer() ->
         Sessions -> {ok, {sessions, Sessions}}
     end.
 
-%% Trace sessions exist since OTP 27: {Name, Number} each. The one named default is that of the
-%% functions used here, and is looked at process by process.
+%% The trace sessions of this node, where the VM has such: without that of erlang:trace/3, which is
+%% used here and is looked at process by process. The functions for sessions refuse that one.
 sessions() ->
     Module = trace,
     case
@@ -117,13 +117,18 @@ sessions() ->
             Module:session_info(all)
     of
         Sessions when is_list(Sessions) ->
-            [Session || Session <- Sessions, not is_default(Session)];
+            [Session || Session <- Sessions, answers(Module, Session)];
         _ ->
             []
     end.
 
-is_default(Session) ->
-    Session =:= default orelse (is_tuple(Session) andalso element(1, Session) =:= default).
+answers(Module, Session) ->
+    try Module:info(Session, new_processes, flags) of
+        {flags, _} -> true;
+        undefined -> false
+    catch
+        error:badarg -> false
+    end.
 
 first_tracer([Item | Rest]) ->
     case erlang:trace_info(Item, tracer) of

@@ -30,6 +30,7 @@ all() ->
         many_callers_at_once,
         refused_beside_a_tracer_of_new_processes,
         refused_beside_a_tracer_of_one_process,
+        refused_beside_a_trace_session,
         processes_die_while_traced,
         many_processes_alive,
         a_snapshot_is_the_vms_memory,
@@ -389,6 +390,24 @@ refused_beside_a_tracer_of_one_process(_Config) ->
     ok = ?P:start_profiling(),
     ?assertEqual({flags, [garbage_collection]}, erlang:trace_info(Other, flags)),
     stop([Traced, Other, Tracer]).
+
+refused_beside_a_trace_session(_Config) ->
+    %% By name, or xref would miss what older releases do not have.
+    Trace = trace,
+    case code:ensure_loaded(Trace) of
+        {module, Trace} ->
+            Tracer = spawn(fun drain/0),
+            Session = Trace:session_create(somebody, Tracer, []),
+            ?assertMatch(
+                {error, {already_traced, {sessions, [{somebody, _}]}}}, ?P:start_profiling()
+            ),
+            no_trace_left(),
+            true = Trace:session_destroy(Session),
+            ok = ?P:start_profiling(),
+            stop([Tracer]);
+        {error, _} ->
+            {skip, "this VM has no trace sessions"}
+    end.
 
 processes_die_while_traced(_Config) ->
     ok = ?P:start_profiling(#{interval_ms => 1}),
