@@ -173,11 +173,7 @@ off_heap([_ | Rest], Bytes) ->
     off_heap(Rest, Bytes).
 
 path(Field) when is_atom(Field) -> {ok, [Field]};
-path([Field | Keys] = Path) when is_atom(Field) ->
-    case is_list(Keys) andalso (catch length(Keys) < ?MAX_PATH) of
-        true -> {ok, Path};
-        _ -> error
-    end;
+path([Field | Keys] = Path) when is_atom(Field), length(Keys) < ?MAX_PATH -> {ok, Path};
 path(_) -> error.
 
 find_path([], Value) ->

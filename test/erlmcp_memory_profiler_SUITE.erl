@@ -579,7 +579,7 @@ trend_finds_a_leak(_Config) ->
     ?assertEqual({1048576.0, <<"possible_memory_leak">>}, Line(3)),
     Moment = [#{timestamp => 7, total_memory => N * ?MB} || N <- lists:seq(1, 9)],
     ?assertMatch(
-        #{trend_slope := 0.0, leak_indication := <<"normal">>}, ?P:analyze_memory_trend(Moment)
+        #{trend_slope := +0.0, leak_indication := <<"normal">>}, ?P:analyze_memory_trend(Moment)
     ).
 
 trend_of_many_snapshots(_Config) ->
@@ -611,7 +611,7 @@ native_memory_is_counted(_Config) ->
 histograms_count_for_many_processes(_Config) ->
     Histogram = erlmcp_memory_nif:histogram_new(),
     ?assertMatch(
-        #{count := 0, min := 0, max := 0, mean := 0.0, p50 := 0},
+        #{count := 0, min := 0, max := 0, mean := +0.0, p50 := 0},
         erlmcp_memory_nif:histogram_read(Histogram)
     ),
     Recorders = [
