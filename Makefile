@@ -10,7 +10,8 @@ SOAK_SECONDS ?= 600
 say = @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench-memory bench-pool soak stress loom memcheck fmt clean
+.PHONY: help setup build demo test bench-memory bench-pool soak stress loom memcheck matrix stranger \
+    fmt clean
 
 help:
 	@echo 'make demo   run 100,000 connections through their life and print what they take'
@@ -24,6 +25,8 @@ help:
 	@echo 'make stress random work of 16 processes against models (SECONDS=n)'
 	@echo 'make loom   the concurrent parts in every order of their threads'
 	@echo 'make memcheck  the tests of the Rust core under valgrind'
+	@echo 'make matrix     make test on Debian with OTP 25, 27 and 29, each in a chroot'
+	@echo 'make stranger   git clone and make demo on a new Debian, timed'
 	@echo 'make build  build the library and the Erlang modules'
 	@echo 'make fmt    format the Rust code'
 	@echo 'make clean  remove what was built'
@@ -80,6 +83,12 @@ memcheck: setup
 	@command -v valgrind >/dev/null || { echo 'make memcheck needs valgrind; please install it' >&2; exit 1; }
 	@PROPTEST_CASES=4 cargo test --locked --quiet -p erlmcp-memory-core \
 	    --config "target.'cfg(all())'.runner = 'valgrind --quiet --error-exitcode=1 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --fair-sched=yes'"
+
+matrix:
+	@./scripts/matrix.sh
+
+stranger:
+	@./scripts/stranger.sh
 
 fmt: setup
 	@cargo fmt --all

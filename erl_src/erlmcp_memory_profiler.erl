@@ -95,12 +95,16 @@ start_profiling() ->
     ok | {error, {already_traced, erlmcp_memory_sampler:tracer()}}.
 start_profiling(Options) when is_map(Options) ->
     Defaults = #{interval_ms => 5000, keep => 10080, gc => true},
-    case [Text || {Key, Value} <- maps:to_list(Options), (Text = wrong(Key, Value)) =/= ok] of
+    case wrong_options(fun wrong/2, Options) of
         [] -> erlmcp_memory_sampler:start(maps:merge(Defaults, Options));
         [Text | _] -> ?BADARG([Options], 1, Text)
     end;
 start_profiling(Options) ->
     ?BADARG([Options], 1, <<"not a map of options">>).
+
+%% What is wrong with each option that is not ok.
+wrong_options(Wrong, Options) ->
+    [Text || Text <- [Wrong(Key, Value) || {Key, Value} <- maps:to_list(Options)], Text =/= ok].
 
 wrong(interval_ms, Ms) when is_integer(Ms), Ms >= 1, Ms =< ?MAX_MS -> ok;
 wrong(interval_ms, _) -> <<"interval_ms is not an integer from 1 to 4294967295">>;
@@ -382,9 +386,7 @@ simulate_100k_load(Count) ->
         | simulation_in_progress
         | term()}.
 simulate_100k_load(Count, Options) when is_integer(Count), Count > 0, is_map(Options) ->
-    case
-        [Text || {Key, Value} <- maps:to_list(Options), (Text = wrong_load(Key, Value)) =/= ok]
-    of
+    case wrong_options(fun wrong_load/2, Options) of
         [] -> erlmcp_memory_simulation:run(Count, maps:merge(load_defaults(), Options));
         [Text | _] -> ?BADARG([Count, Options], 2, Text)
     end;
