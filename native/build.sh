@@ -10,17 +10,20 @@ command -v cargo >/dev/null 2>&1 || {
     exit 1
 }
 
-# Its own target folder and the host's triple, whatever the caller's environment says: the
-# library must be found below, also when this project is a dependency of another one.
-unset CARGO_BUILD_TARGET CARGO_TARGET_DIR
-cargo build --quiet --release --locked --package erlmcp-memory-nif \
-    --manifest-path "$root/Cargo.toml" --target-dir "$root/target"
-
-case $(uname -s) in
-    Darwin) built=liberlmcp_memory_nif.dylib ;;
-    *) built=liberlmcp_memory_nif.so ;;
+# A library that is loaded into a program needs the C library of that program: on musl (Alpine) Rust
+# would link its own into it, and refuse.
+case $(rustc -vV) in
+    *"host: "*-musl*) export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=-crt-static" ;;
 esac
-built="$root/target/release/$built"
+
+# A target folder of its own: the library must not depend on where a host of this project builds
+# its Rust. A host's configuration of cargo may name another target all the same, so cargo itself
+# says where the library is.
+messages=$(cargo build --quiet --release --locked --package erlmcp-memory-nif \
+    --manifest-path "$root/Cargo.toml" --target-dir "$root/target" \
+    --message-format json-render-diagnostics)
+built=$(printf '%s\n' "$messages" |
+    sed -n 's/.*"filenames":\["\([^"]*liberlmcp_memory_nif\.[a-z]*\)".*/\1/p')
 # The VM looks for .so on every Unix.
 library="$root/priv/erlmcp_memory_nif.so"
 

@@ -1,0 +1,104 @@
+%% The project as a dependency of a host that has Rust of its own: a Cargo workspace around it, and
+%% a configuration of cargo that sends what is built elsewhere.
+-module(erlmcp_memory_dependency_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-define(HELP, erlmcp_memory_project_help).
+
+suite() ->
+    [{timetrap, {minutes, 10}}].
+
+all() ->
+    [
+        from_a_git_repository,
+        from_checkouts
+    ].
+
+end_per_testcase(_Case, Config) ->
+    {0, _} = ?HELP:run("/", ["rm", "-rf", proplists:get_value(priv_dir, Config)], []),
+    ok.
+
+from_a_git_repository(Config) ->
+    case os:find_executable("git") of
+        false ->
+            {skip, "git is not installed"};
+        _ ->
+            Repository = filename:join(proplists:get_value(priv_dir, Config), "repository"),
+            ok = ?HELP:copy(Repository),
+            [
+                {0, _} = ?HELP:run(Repository, ["git", "-c", "user.name=test", "-c", "user.email=test@localhost" | Args], [])
+             || Args <- [
+                    ["init", "--quiet"],
+                    ["add", "--all"],
+                    ["commit", "--quiet", "--message", "as it is"],
+                    ["branch", "--move", "--force", "main"]
+                ]
+            ],
+            Host = host(Config, {erlmcp_memory, {git, "file://" ++ Repository, {branch, "main"}}}),
+            compile(Host),
+            works(Host, "_build/default/lib/erlmcp_memory"),
+            %% Nothing changed: nothing is built, and the library stays as it is.
+            Library = filename:join(Host, "_build/default/lib/erlmcp_memory/priv/erlmcp_memory_nif.so"),
+            {ok, Before} = file:read_file_info(Library),
+            compile(Host),
+            ?assertEqual({ok, Before}, file:read_file_info(Library))
+    end.
+
+from_checkouts(Config) ->
+    Host = host(Config, erlmcp_memory),
+    ok = file:make_dir(filename:join(Host, "_checkouts")),
+    ok = ?HELP:copy_built(filename:join(Host, "_checkouts/erlmcp_memory")),
+    compile(Host),
+    works(Host, "_build/default/checkouts/erlmcp_memory").
+
+%%% A host
+
+host(Config, Dependency) ->
+    Host = filename:join(proplists:get_value(priv_dir, Config), "host"),
+    [
+        begin
+            Path = filename:join(Host, Name),
+            ok = filelib:ensure_dir(Path),
+            ok = file:write_file(Path, Text)
+        end
+     || {Name, Text} <- [
+            {"rebar.config", io_lib:format("~p.~n", [{deps, [Dependency]}])},
+            {"src/some_host.app.src",
+                "{application, some_host, [{vsn, \"1\"}, {applications, [kernel, stdlib, erlmcp_memory]}]}.\n"},
+            {"Cargo.toml", "[workspace]\nmembers = [\"native\"]\nresolver = \"2\"\n"},
+            {"native/Cargo.toml", "[package]\nname = \"host-crate\"\nversion = \"1.0.0\"\nedition = \"2021\"\n"},
+            {"native/src/lib.rs", "pub fn nothing() {}\n"},
+            {".cargo/config.toml",
+                ["[build]\ntarget = \"", triple(), "\"\ntarget-dir = \"host-target\"\n"]}
+        ]
+    ],
+    Host.
+
+triple() ->
+    {0, Said} = ?HELP:run("/", ["rustc", "-vV"], []),
+    {match, [Triple]} = re:run(Said, "^host: (.*)$", [multiline, {capture, [1], list}]),
+    Triple.
+
+compile(Host) ->
+    {Status, Output} = ?HELP:rebar3(Host, ["compile"]),
+    Status =:= 0 orelse ct:fail("rebar3 compile:~n~ts", [Output]).
+
+%% In a VM that knows of nothing but what the host was built with.
+works(Host, Dependency) ->
+    Ebin = filename:join([Host, Dependency, "ebin"]),
+    ?assert(filelib:is_regular(filename:join([Host, Dependency, "priv", "erlmcp_memory_nif.so"]))),
+    %% Rust of the project went where the project says, that of the host where the host says.
+    ?assertNot(filelib:is_file(filename:join(Host, "host-target"))),
+    {0, _} = ?HELP:run(Host, ["cargo", "build", "--quiet", "--offline"], []),
+    ?assert(filelib:is_dir(filename:join(Host, "host-target"))),
+    Expression =
+        "{ok, _} = erlmcp_memory_pool:start_link(),"
+        "{ok, State} = erlmcp_memory_pool:acquire_connection_state(#{id => 1}),"
+        "io:format(\"~0p\", [{erlmcp_memory_pool:connection_state(State), code:which(erlmcp_memory_nif)}]),"
+        "halt().",
+    {0, Said} = ?HELP:run("/", ["erl", "-noshell", "-pa", Ebin, "-eval", Expression], [{"ERL_LIBS", false}]),
+    Beam = filename:join(Ebin, "erlmcp_memory_nif.beam"),
+    ?assertEqual(lists:flatten(io_lib:format("~0p", [{{ok, #{id => 1}}, Beam}])), Said).
