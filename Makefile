@@ -10,7 +10,7 @@ SOAK_SECONDS ?= 600
 say = @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench-memory bench-pool soak stress loom memcheck matrix stranger \
+.PHONY: help setup build demo test docs bench-memory bench-pool soak stress loom memcheck matrix stranger \
     fmt clean
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make stress random work of 16 processes against models (SECONDS=n)'
 	@echo 'make loom   the concurrent parts in every order of their threads'
 	@echo 'make memcheck  the tests of the Rust core under valgrind'
+	@echo 'make docs   the pages of the Erlang modules and of the crates'
 	@echo 'make matrix     make test on Debian with OTP 25, 27 and 29, each in a chroot'
 	@echo 'make stranger   git clone and make demo on a new Debian, timed'
 	@echo 'make build  build the library and the Erlang modules'
@@ -53,10 +54,15 @@ test: setup
 	@rebar3 xref
 	$(say) 'rebar3 dialyzer'
 	@rebar3 dialyzer
+	$(say) 'documentation'
+	@./scripts/docs.sh
 	$(say) 'rebar3 eunit'
 	@rebar3 eunit
 	$(say) 'rebar3 ct'
 	@rebar3 ct
+
+docs: setup
+	@./scripts/docs.sh
 
 bench-memory: setup
 	@rebar3 as bench compile

@@ -1,7 +1,7 @@
 %% For suites that build something of the project: where it lies, a copy of it, programs that run.
 -module(erlmcp_memory_project_help).
 
--export([root/0, copy/1, copy_built/1, run/3, rebar3/2, rebar3/3, edit/3]).
+-export([root/0, copy/1, copy_built/1, run/3, rebar3/2, sh/2, edit/3]).
 
 %% The folder of the project: suites are compiled in _build, below it.
 root() ->
@@ -46,13 +46,20 @@ collect(Port, Output) ->
     end.
 
 rebar3(Dir, Args) ->
-    rebar3(Dir, Args, []).
+    run(Dir, ["rebar3" | Args], clean()).
 
-%% rebar3, as from a shell of its own: nothing that the rebar3 that runs these tests was told.
-rebar3(Dir, Args, Env) ->
-    run(Dir, ["rebar3" | Args], [
-        {"REBAR_PROFILE", false}, {"ERL_LIBS", false}, {"ERL_FLAGS", false}, {"TERM", "dumb"} | Env
-    ]).
+%% Commands; the first that fails ends them.
+sh(Dir, Commands) ->
+    run(Dir, ["sh", "-e", "-c", Commands], clean()).
+
+%% As in a shell of its own: nothing that the rebar3 and the VM that run these tests were told.
+clean() ->
+    [
+        {Name, false}
+     || Name <- [
+            "REBAR_PROFILE", "ERL_LIBS", "ERL_FLAGS", "BINDIR", "ROOTDIR", "EMU", "PROGNAME", "MAKEFLAGS"
+        ]
+    ] ++ [{"TERM", "dumb"}].
 
 %% Replaces what must occur in a file.
 edit(File, Pattern, Replacement) ->

@@ -5,7 +5,7 @@
 //! ```text
 //! byte 0      version, 2
 //! byte 1      flags: bit 0, the body is an LZ4 block; the other bits are zero
-//! bytes 2-5   CRC-32 (IEEE) of everything behind it, big endian
+//! bytes 2-5   CRC-32 (IEEE) of byte 1 and of everything from byte 6 on, big endian
 //! bytes 6-13  length of the raw body, big endian
 //! bytes 14-   the body
 //! ```

@@ -1,0 +1,234 @@
+%% The README and the guides do what they say: every block of code is compiled, read, built or run,
+%% in the order of its document. What a block is stands behind its ```:
+%%
+%%   erlang              a module; compiled and loaded
+%%   erlang before       the same
+%%   erlang config       terms
+%%   erlang shell        expressions, whose matches must hold; variables last to the document's end
+%%   KIND file=PATH      a file of the host that the document builds; .erl is compiled, too
+%%   sh                  commands, run where that host is; `make ...' with -n, in the project
+%%   sh recipe, text recipe   see recipe_for_a_host_with_modules_of_these_names/1
+%%   diff                lines of the modules in guides/integration.md
+%%   text                output
+%%
+%% Any other kind, or none, fails.
+-module(erlmcp_memory_docs_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+-include_lib("xmerl/include/xmerl.hrl").
+
+-compile([export_all, nowarn_export_all]).
+
+-define(HELP, erlmcp_memory_project_help).
+-define(INTEGRATION, "guides/integration.md").
+
+suite() ->
+    [{timetrap, {minutes, 10}}].
+
+all() ->
+    [
+        readme,
+        integration,
+        operating,
+        internals,
+        no_guide_is_forgotten,
+        recipe_for_a_host_with_modules_of_these_names,
+        public_functions_have_pages
+    ].
+
+init_per_testcase(_Case, Config) ->
+    erlmcp_memory_pool_help:clear(),
+    Dir = filename:join(proplists:get_value(priv_dir, Config), "host"),
+    ok = filelib:ensure_dir(filename:join(Dir, "_checkouts/x")),
+    _ = file:make_symlink(?HELP:root(), filename:join(Dir, "_checkouts/erlmcp_memory")),
+    [{host, Dir} | Config].
+
+end_per_testcase(_Case, Config) ->
+    _ = erlmcp_memory_profiler:stop_profiling(),
+    erlmcp_memory_pool_help:clear(),
+    {0, _} = ?HELP:run("/", ["rm", "-rf", proplists:get_value(host, Config)], []),
+    ok.
+
+readme(Config) ->
+    run("README.md", Config, 10),
+    %% The monitor runs, and says nothing alarming of an idle node.
+    {ok, Monitor} = my_monitor:start_link(),
+    ?assertEqual(ok, gen_server:call(Monitor, ping)),
+    gen_server:stop(Monitor),
+    gen_server:stop(my_sup).
+
+integration(Config) ->
+    run(?INTEGRATION, Config, 15),
+    gen_server:stop(my_host_sup).
+
+operating(Config) ->
+    run("guides/operating.md", Config, 7).
+
+internals(Config) ->
+    run("guides/internals.md", Config, 5).
+
+no_guide_is_forgotten(_Config) ->
+    Guides = filelib:wildcard("guides/*.md", ?HELP:root()),
+    ?assertEqual([?INTEGRATION, "guides/internals.md", "guides/operating.md"], lists:sort(Guides)),
+    %% Links between documents lead somewhere.
+    [
+        ?assert(filelib:is_file(filename:join([?HELP:root(), filename:dirname(Document), Link])), Link)
+     || Document <- ["README.md" | Guides],
+        {match, Links} <- [
+            re:run(text(Document), "\\]\\(([^):#]+)[^):]*\\)", [global, {capture, [1], list}])
+        ],
+        [Link] <- Links
+    ].
+
+%% A host with three modules of its own is refused as a release, and is one after the recipe.
+recipe_for_a_host_with_modules_of_these_names(Config) ->
+    Host = proplists:get_value(host, Config),
+    Blocks = blocks(?INTEGRATION),
+    [write(File, Text, Host) || {[_, "file=" ++ File], Text} <- Blocks],
+    [
+        write("src/" ++ Module ++ ".erl", "-module(" ++ Module ++ ").\n", Host)
+     || Module <- ["erlmcp_memory_pool", "erlmcp_connection_optimizer", "erlmcp_memory_profiler"]
+    ],
+    {Refused, Said} = ?HELP:rebar3(Host, ["release"]),
+    ?assertNotEqual(0, Refused),
+    [Printed] = [Text || {["text", "recipe"], Text} <- Blocks],
+    ?assertMatch({match, _}, re:run(Said, string:trim(Printed))),
+    [Commands] = [Text || {["sh", "recipe"], Text} <- Blocks],
+    sh(Commands, Host),
+    ?assertEqual(
+        [], filelib:wildcard("_build/default/rel/my_host/lib/my_host-*/ebin/erlmcp_*", Host)
+    ).
+
+%% Every exported function of the public modules has a description and a spec.
+public_functions_have_pages(_Config) ->
+    [
+        begin
+            File = filename:join([?HELP:root(), "erl_src", Module ++ ".erl"]),
+            {_, Page} = edoc:get_doc(File, [
+                {preprocess, true}, {includes, [filename:join(?HELP:root(), "include")]}
+            ]),
+            ?assertMatch([_ | _], xmerl_xpath:string("//function", Page)),
+            [
+                ?assertEqual([], named(xmerl_xpath:string("//function[not(" ++ Part ++ ")]", Page)))
+             || Part <- ["description", "typespec"]
+            ]
+        end
+     || Module <- ["erlmcp_memory_pool", "erlmcp_connection_optimizer", "erlmcp_memory_profiler"]
+    ].
+
+named(Functions) ->
+    [
+        Name
+     || #xmlElement{attributes = Attributes} <- Functions,
+        #xmlAttribute{name = name, value = Name} <- Attributes
+    ].
+
+%%% A document
+
+run(Document, Config, AtLeast) ->
+    Host = proplists:get_value(host, Config),
+    Blocks = blocks(Document),
+    %% A document without examples would pass otherwise.
+    ?assert(length([Text || {[Kind | _], Text} <- Blocks, Kind =/= "text"]) >= AtLeast),
+    lists:foldl(
+        fun({Kind, Text}, Bindings) -> block(Kind, Text, Bindings, Host) end,
+        erl_eval:new_bindings(),
+        Blocks
+    ).
+
+text(Document) ->
+    {ok, Text} = file:read_file(filename:join(?HELP:root(), Document)),
+    Text.
+
+%% The words behind the opening ``` of each block, and what is in it.
+blocks(Document) ->
+    {match, Found} = re:run(text(Document), "^```([^\n]*)\n(.*?)^```$", [
+        global, multiline, dotall, {capture, all_but_first, list}
+    ]),
+    [{string:lexemes(Kind, " "), Text} || [Kind, Text] <- Found].
+
+block([_, "file=" ++ File], Text, Bindings, Host) ->
+    write(File, Text, Host),
+    filename:extension(File) =:= ".erl" andalso compile_and_load(Text, Host),
+    Bindings;
+block(["erlang"], Text, Bindings, Host) ->
+    compile_and_load(Text, Host),
+    Bindings;
+block(["erlang", "before"], Text, Bindings, Host) ->
+    compile_and_load(Text, Host),
+    Bindings;
+block(["erlang", "config"], Text, Bindings, Host) ->
+    write("read.config", Text, Host),
+    ?assertMatch({ok, [_ | _]}, file:consult(filename:join(Host, "read.config"))),
+    Bindings;
+block(["erlang", "shell"], Text, Bindings, _Host) ->
+    evaluate(Text, Bindings);
+block(["sh"], Text, Bindings, Host) ->
+    sh(Text, Host),
+    Bindings;
+block(["diff"], Text, Bindings, _Host) ->
+    [Before] = [T || {["erlang", "before"], T} <- blocks(?INTEGRATION)],
+    [After] = [T || {["erlang", "file=src/my_connection.erl"], T} <- blocks(?INTEGRATION)],
+    [
+        case Line of
+            "-" ++ Old -> ?assertMatch({match, _}, line(Old, Before), Old);
+            "+" ++ New -> ?assertMatch({match, _}, line(New, After), New);
+            " " ++ _ -> ok;
+            "" -> ok
+        end
+     || Line <- string:split(Text, "\n", all)
+    ],
+    Bindings;
+block(["text"], _, Bindings, _) ->
+    Bindings;
+block([Kind, "recipe"], _, Bindings, _) when Kind =:= "sh"; Kind =:= "text" ->
+    Bindings.
+
+line(Line, Text) ->
+    re:run(Text, ["^\\Q", Line, "\\E$"], [multiline]).
+
+write(File, Text, Host) ->
+    Path = filename:join(Host, File),
+    ok = filelib:ensure_dir(Path),
+    ok = file:write_file(Path, Text).
+
+compile_and_load(Text, Dir) ->
+    {match, [Name]} = re:run(Text, "^-module\\(([a-z_]+)\\)", [{capture, all_but_first, list}]),
+    File = filename:join(Dir, Name ++ ".erl"),
+    ok = file:write_file(File, Text),
+    {ok, Module, Binary} = compile:file(File, [binary, warnings_as_errors, report]),
+    ok = file:delete(File),
+    {module, Module} = code:load_binary(Module, File, Binary).
+
+sh(Text, Host) ->
+    {Make, Other} = lists:partition(
+        fun(Line) -> lists:prefix("make ", Line) end, string:split(Text, "\n", all)
+    ),
+    %% That the target is there and what it needs, too: the targets run the tests, or for minutes.
+    [sh_ok(["make -n ", Line], ?HELP:root()) || "make " ++ Line <- Make],
+    sh_ok(lists:join("\n", Other), Host).
+
+sh_ok(Commands, Dir) ->
+    {Status, Output} = ?HELP:sh(Dir, lists:flatten(Commands)),
+    Status =:= 0 orelse ct:fail("~ts~nended with ~b:~n~ts", [Commands, Status, Output]).
+
+evaluate(Text, Bindings0) ->
+    {ok, Tokens, _} = erl_scan:string(Text),
+    lists:foldl(
+        fun(Expression, Bindings) ->
+            {ok, Parsed} = erl_parse:parse_exprs(Expression),
+            {value, _, New} = erl_eval:exprs(Parsed, Bindings),
+            New
+        end,
+        Bindings0,
+        expressions(Tokens)
+    ).
+
+%% The tokens of each expression, with the dot that ends it.
+expressions([]) ->
+    [];
+expressions(Tokens) ->
+    {Expression, [Dot | Rest]} = lists:splitwith(
+        fun(Token) -> element(1, Token) =/= dot end, Tokens
+    ),
+    [Expression ++ [Dot] | expressions(Rest)].
