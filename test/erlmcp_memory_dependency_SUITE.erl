@@ -94,11 +94,11 @@ works(Host, Dependency) ->
     ?assertNot(filelib:is_file(filename:join(Host, "host-target"))),
     {0, _} = ?HELP:run(Host, ["cargo", "build", "--quiet", "--offline"], []),
     ?assert(filelib:is_dir(filename:join(Host, "host-target"))),
-    Expression =
+    Said = ?HELP:evaluated(
+        Ebin,
         "{ok, _} = erlmcp_memory_pool:start_link(),"
         "{ok, State} = erlmcp_memory_pool:acquire_connection_state(#{id => 1}),"
-        "io:format(\"~0p\", [{erlmcp_memory_pool:connection_state(State), code:which(erlmcp_memory_nif)}]),"
-        "halt().",
-    {0, Said} = ?HELP:run("/", ["erl", "-noshell", "-pa", Ebin, "-eval", Expression], [{"ERL_LIBS", false}]),
+        "io:format(\"~0p\", [{erlmcp_memory_pool:connection_state(State), code:which(erlmcp_memory_nif)}])"
+    ),
     Beam = filename:join(Ebin, "erlmcp_memory_nif.beam"),
     ?assertEqual(lists:flatten(io_lib:format("~0p", [{{ok, #{id => 1}}, Beam}])), Said).

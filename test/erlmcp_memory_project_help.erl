@@ -1,7 +1,7 @@
 %% For suites that build something of the project: where it lies, a copy of it, programs that run.
 -module(erlmcp_memory_project_help).
 
--export([root/0, copy/1, copy_built/1, run/3, rebar3/2, sh/2, edit/3]).
+-export([root/0, copy/1, copy_built/1, run/3, rebar3/2, sh/2, evaluated/2, edit/3]).
 
 %% The folder of the project: suites are compiled in _build, below it.
 root() ->
@@ -51,6 +51,11 @@ rebar3(Dir, Args) ->
 %% Commands; the first that fails ends them.
 sh(Dir, Commands) ->
     run(Dir, ["sh", "-e", "-c", Commands], clean()).
+
+%% What an expression prints in a VM that knows of nothing but OTP and one folder of modules.
+evaluated(Ebin, Expression) ->
+    {0, Said} = run("/", ["erl", "-noshell", "-pa", Ebin, "-eval", Expression ++ ", halt()."], clean()),
+    Said.
 
 %% As in a shell of its own: nothing that the rebar3 and the VM that run these tests were told.
 clean() ->
