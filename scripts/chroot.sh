@@ -36,6 +36,8 @@ if [ ! -e "$dir/.complete" ]; then
         exit 1
     }
     mkdir -p "$dir/rust" "$dir/project"
+    # The project may be somebody else's there.
+    printf '[safe]\n\tdirectory = *\n' >"$dir/root/.gitconfig"
     # The mirror may be a copy of some weeks ago.
     echo 'Acquire::Check-Valid-Until "false";' >"$dir/etc/apt/apt.conf.d/old-mirror"
     touch "$dir/.complete"

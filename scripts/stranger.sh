@@ -13,7 +13,7 @@ scripts/chroot.sh bookworm "$debian" sh -c '
     if command -v erl rebar3; then echo "There is an Erlang already" >&2; exit 1; fi'
 began=$(date +%s)
 scripts/chroot.sh bookworm "$debian" sh -c '
-    git -c safe.directory="*" clone --quiet /project /root/erlmcp_memory
+    git clone --quiet /project /root/erlmcp_memory
     cd /root/erlmcp_memory
     exec make demo'
 took=$(($(date +%s) - began))
