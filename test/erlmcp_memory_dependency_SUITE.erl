@@ -28,20 +28,20 @@ from_a_git_repository(Config) ->
         _ ->
             Repository = filename:join(proplists:get_value(priv_dir, Config), "repository"),
             ok = ?HELP:copy(Repository),
-            [
-                {0, _} = ?HELP:run(Repository, ["git", "-c", "user.name=test", "-c", "user.email=test@localhost" | Args], [])
-             || Args <- [
-                    ["init", "--quiet"],
-                    ["add", "--all"],
-                    ["commit", "--quiet", "--message", "as it is"],
-                    ["branch", "--move", "--force", "main"]
-                ]
-            ],
-            Host = host(Config, {erlmcp_memory, {git, "file://" ++ Repository, {branch, "main"}}}),
+            {0, _} = ?HELP:sh(
+                Repository,
+                "git init --quiet\n"
+                "git add --all\n"
+                "git -c user.name=test -c user.email=test@localhost commit --quiet -m 'as it is'\n"
+                "git branch -M main"
+            ),
+            Source = {git, "file://" ++ Repository, {branch, "main"}},
+            Host = host(Config, {erlmcp_memory, Source}),
             compile(Host),
-            works(Host, "_build/default/lib/erlmcp_memory"),
+            Built = "_build/default/lib/erlmcp_memory",
+            works(Host, Built),
             %% Nothing changed: nothing is built, and the library stays as it is.
-            Library = filename:join(Host, "_build/default/lib/erlmcp_memory/priv/erlmcp_memory_nif.so"),
+            Library = filename:join([Host, Built, "priv/erlmcp_memory_nif.so"]),
             {ok, Before} = file:read_file_info(Library),
             compile(Host),
             ?assertEqual({ok, Before}, file:read_file_info(Library))
@@ -67,9 +67,13 @@ host(Config, Dependency) ->
      || {Name, Text} <- [
             {"rebar.config", io_lib:format("~p.~n", [{deps, [Dependency]}])},
             {"src/some_host.app.src",
-                "{application, some_host, [{vsn, \"1\"}, {applications, [kernel, stdlib, erlmcp_memory]}]}.\n"},
+                "{application, some_host, [\n"
+                "    {vsn, \"1\"},\n"
+                "    {applications, [kernel, stdlib, erlmcp_memory]}\n"
+                "]}.\n"},
             {"Cargo.toml", "[workspace]\nmembers = [\"native\"]\nresolver = \"2\"\n"},
-            {"native/Cargo.toml", "[package]\nname = \"host-crate\"\nversion = \"1.0.0\"\nedition = \"2021\"\n"},
+            {"native/Cargo.toml",
+                "[package]\nname = \"host-crate\"\nversion = \"1.0.0\"\nedition = \"2021\"\n"},
             {"native/src/lib.rs", "pub fn nothing() {}\n"},
             {".cargo/config.toml",
                 ["[build]\ntarget = \"", triple(), "\"\ntarget-dir = \"host-target\"\n"]}
@@ -89,7 +93,8 @@ compile(Host) ->
 %% In a VM that knows of nothing but what the host was built with.
 works(Host, Dependency) ->
     Ebin = filename:join([Host, Dependency, "ebin"]),
-    ?assert(filelib:is_regular(filename:join([Host, Dependency, "priv", "erlmcp_memory_nif.so"]))),
+    Library = filename:join([Host, Dependency, "priv/erlmcp_memory_nif.so"]),
+    ?assert(filelib:is_regular(Library)),
     %% Rust of the project went where the project says, that of the host where the host says.
     ?assertNot(filelib:is_file(filename:join(Host, "host-target"))),
     {0, _} = ?HELP:run(Host, ["cargo", "build", "--quiet", "--offline"], []),
@@ -98,7 +103,8 @@ works(Host, Dependency) ->
         Ebin,
         "{ok, _} = erlmcp_memory_pool:start_link(),"
         "{ok, State} = erlmcp_memory_pool:acquire_connection_state(#{id => 1}),"
-        "io:format(\"~0p\", [{erlmcp_memory_pool:connection_state(State), code:which(erlmcp_memory_nif)}])"
+        "Map = erlmcp_memory_pool:connection_state(State),"
+        "io:format(\"~0p\", [{Map, code:which(erlmcp_memory_nif)}])"
     ),
     Beam = filename:join(Ebin, "erlmcp_memory_nif.beam"),
     ?assertEqual(lists:flatten(io_lib:format("~0p", [{{ok, #{id => 1}}, Beam}])), Said).

@@ -72,7 +72,9 @@ no_guide_is_forgotten(_Config) ->
     ?assertEqual([?INTEGRATION, "guides/internals.md", "guides/operating.md"], lists:sort(Guides)),
     %% Links between documents lead somewhere.
     [
-        ?assert(filelib:is_file(filename:join([?HELP:root(), filename:dirname(Document), Link])), Link)
+        ?assert(
+            filelib:is_file(filename:join([?HELP:root(), filename:dirname(Document), Link])), Link
+        )
      || Document <- ["README.md" | Guides],
         {match, Links} <- [
             re:run(text(Document), "\\]\\(([^):#]+)[^):]*\\)", [global, {capture, [1], list}])

@@ -1,7 +1,7 @@
 %% For suites that build something of the project: where it lies, a copy of it, programs that run.
 -module(erlmcp_memory_project_help).
 
--export([root/0, copy/1, copy_built/1, run/3, rebar3/2, sh/2, evaluated/2, edit/3]).
+-export([root/0, copy/1, copy_built/1, run/3, rebar3/2, sh/2, evaluated/2, clean/0, edit/3]).
 
 %% The folder of the project: suites are compiled in _build, below it.
 root() ->
@@ -42,7 +42,8 @@ executable(Name) -> os:find_executable(Name).
 collect(Port, Output) ->
     receive
         {Port, {data, Bytes}} -> collect(Port, [Output, Bytes]);
-        {Port, {exit_status, Status}} -> {Status, unicode:characters_to_list(iolist_to_binary(Output))}
+        {Port, {exit_status, Status}} ->
+            {Status, unicode:characters_to_list(iolist_to_binary(Output))}
     end.
 
 rebar3(Dir, Args) ->
@@ -54,7 +55,8 @@ sh(Dir, Commands) ->
 
 %% What an expression prints in a VM that knows of nothing but OTP and one folder of modules.
 evaluated(Ebin, Expression) ->
-    {0, Said} = run("/", ["erl", "-noshell", "-pa", Ebin, "-eval", Expression ++ ", halt()."], clean()),
+    Args = ["-noshell", "-pa", Ebin, "-eval", Expression ++ ", halt()."],
+    {0, Said} = run("/", ["erl" | Args], clean()),
     Said.
 
 %% As in a shell of its own: nothing that the rebar3 and the VM that run these tests were told.
@@ -62,7 +64,14 @@ clean() ->
     [
         {Name, false}
      || Name <- [
-            "REBAR_PROFILE", "ERL_LIBS", "ERL_FLAGS", "BINDIR", "ROOTDIR", "EMU", "PROGNAME", "MAKEFLAGS"
+            "REBAR_PROFILE",
+            "ERL_LIBS",
+            "ERL_FLAGS",
+            "BINDIR",
+            "ROOTDIR",
+            "EMU",
+            "PROGNAME",
+            "MAKEFLAGS"
         ]
     ] ++ [{"TERM", "dumb"}].
 

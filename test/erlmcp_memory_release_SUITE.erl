@@ -88,7 +88,7 @@ runs_without_the_sources(Config) ->
             {match, Mapped} = re:run(Maps, "/[^ \n]*erlmcp_memory_nif\\.so", [
                 global, {capture, first, list}
             ]),
-            ?assertEqual([real(Dir)], lists:usort([lists:sublist(M, length(real(Dir))) || [M] <- Mapped]));
+            [?assert(lists:prefix(real(Dir), Path), Path) || [Path] <- Mapped];
         {error, enoent} ->
             %% No Linux: the paths above have to do.
             ok
@@ -137,7 +137,8 @@ upgrade_keeps_ten_thousand_states(Config) ->
     ?assertEqual(10000, maps:size(Before)),
     #{total_allocated := Total, in_use := 10000} = stats(Config),
     Library = on_node(Config, erlmcp_memory_nif, module_info, [md5]),
-    Archive = filename:join(proplists:get_value(dir, Config), "releases/" ?NEXT "/erlmcp_host.tar.gz"),
+    Dir = proplists:get_value(dir, Config),
+    Archive = filename:join(Dir, "releases/" ?NEXT "/erlmcp_host.tar.gz"),
     ok = filelib:ensure_dir(Archive),
     {ok, _} = file:copy(proplists:get_value(next, Config), Archive),
     {ok, ?NEXT} = handle(Config, unpack_release, [?NEXT "/erlmcp_host"]),
@@ -219,12 +220,24 @@ next_version(Project, Host) ->
 
 start(Config) ->
     Port = open_port({spawn_executable, executable(Config)}, [
-        {args, ["foreground"]}, {cd, "/"}, {env, environment(Config)}, exit_status, stderr_to_stdout, binary
+        {args, ["foreground"]},
+        {cd, "/"},
+        {env, environment(Config)},
+        exit_status,
+        stderr_to_stdout,
+        binary
     ]),
     wait_until(fun() ->
+        erlang:port_info(Port) =/= undefined orelse ct:fail("it did not start: ~p", [flush()]),
         lists:keymember(erlmcp, 1, listed(on_node(Config, application, which_applications, [])))
     end),
     Port.
+
+flush() ->
+    receive
+        Message -> [Message | flush()]
+    after 0 -> []
+    end.
 
 listed({badrpc, _}) -> [];
 listed(Applications) -> Applications.
@@ -240,7 +253,7 @@ environment(Config) ->
         {"HOST_NODE", atom_to_list(proplists:get_value(node, Config))},
         {"HOST_COOKIE", ?COOKIE}
         %% What the VM that runs this suite was given is not for the release.
-        | [{Name, false} || Name <- ["ERL_LIBS", "ERL_FLAGS", "BINDIR", "ROOTDIR", "EMU", "PROGNAME"]]
+        | ?HELP:clean()
     ].
 
 exit_status(Port) ->

@@ -109,7 +109,8 @@ wrappers() ->
     ].
 
 connection(N) ->
-    State = ?O:update_state_field(?O:create_optimized_state(integer_to_binary(N)), metadata, #{n => N}),
+    Fresh = ?O:create_optimized_state(integer_to_binary(N)),
+    State = ?O:update_state_field(Fresh, metadata, #{n => N}),
     {ok, Pooled} = ?POOL:acquire_connection_state(#{n => N}),
     {N, State, Pooled}.
 
