@@ -18,6 +18,7 @@ need() {
 [ "$(uname -s)" = Linux ] || need "this is $(uname -s)"
 [ "$(id -u)" -eq 0 ] || need "please run it as root"
 rust=$(rustc --print sysroot) || need "no rustc was found"
+[ "$rust" != /usr ] || need "Rust must have a folder of its own, as rustup gives it"
 if ! command -v debootstrap >/dev/null 2>&1; then
     command -v apt-get >/dev/null 2>&1 || need "please install debootstrap"
     echo "Installing with apt-get: debootstrap"
@@ -30,7 +31,9 @@ if [ ! -e "$dir/.complete" ]; then
     rm -rf "$dir"
     mkdir -p "$dir"
     echo "Making a Debian $suite in $dir"
-    debootstrap --variant=minbase --include=ca-certificates,make,git,gcc,libc6-dev \
+    # In a namespace as well: debootstrap mounts /proc in DIR, and may be killed before it unmounts.
+    unshare --mount --pid --fork --kill-child --propagation private \
+        debootstrap --variant=minbase --include=ca-certificates,make,git,gcc,libc6-dev \
         "$suite" "$dir" >"$dir.log" 2>&1 || {
         tail -n 20 "$dir.log" >&2
         exit 1
@@ -38,19 +41,34 @@ if [ ! -e "$dir/.complete" ]; then
     mkdir -p "$dir/rust" "$dir/project"
     # The project may be somebody else's there.
     printf '[safe]\n\tdirectory = *\n' >"$dir/root/.gitconfig"
-    # The mirror may be a copy of some weeks ago.
-    echo 'Acquire::Check-Valid-Until "false";' >"$dir/etc/apt/apt.conf.d/old-mirror"
     touch "$dir/.complete"
 fi
-# The way to the network is that of the calling system, its certificates included.
+# The way to the network is that of the calling system: names, certificates, what apt and cargo are
+# told of it, and proxies.
 cp /etc/resolv.conf /etc/hosts "$dir/etc/"
-cp /etc/ssl/certs/ca-certificates.crt "$dir/etc/ssl/certs/"
+certificates=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+[ ! -f "$certificates" ] || cp "$certificates" "$dir/etc/ssl/certs/ca-certificates.crt"
+if command -v apt-config >/dev/null 2>&1; then
+    apt-config dump Acquire | sed -n '/^Acquire::\(http\|https\|Check\)/p' \
+        >"$dir/etc/apt/apt.conf.d/calling-system"
+fi
+mkdir -p "$dir/root/.cargo"
+for config in config config.toml; do
+    rm -f "$dir/root/.cargo/$config"
+    [ ! -f "${CARGO_HOME:-$HOME/.cargo}/$config" ] ||
+        cp "${CARGO_HOME:-$HOME/.cargo}/$config" "$dir/root/.cargo/"
+done
+for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+    eval "value=\${$name-}"
+    # shellcheck disable=SC2154 # set by eval
+    [ -z "$value" ] || set -- "$name=$value" "$@"
+done
 
 export dir rust
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 export root
 # shellcheck disable=SC2016 # expanded by the inner shell
-exec unshare --mount --pid --fork --kill-child --propagation private sh -c '
+exec unshare --mount --pid --fork --kill-child --propagation private sh -e -c '
     mount -t proc proc "$dir/proc"
     mount --rbind /dev "$dir/dev"
     mount --bind "$rust" "$dir/rust"
@@ -58,6 +76,5 @@ exec unshare --mount --pid --fork --kill-child --propagation private sh -c '
     mount --bind "$root" "$dir/project"
     mount -o remount,bind,ro "$dir/project"
     exec chroot "$dir" env -i HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" \
-        PATH=/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        ${http_proxy:+"http_proxy=$http_proxy"} ${https_proxy:+"https_proxy=$https_proxy"} "$@"
+        PATH=/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
 ' sh "$@"

@@ -25,10 +25,13 @@ for suite in "$@"; do
         status=1
     fi
     took=$(($(date +%s) - began))
-    otp=$(scripts/chroot.sh "$suite" "$matrix/$suite" erl -noshell -eval \
-        'io:put_chars(erlang:system_info(otp_release)), halt().') || otp=none
-    rebar3=$(scripts/chroot.sh "$suite" "$matrix/$suite" rebar3 --version | cut -d' ' -f2)
-    printf '%-10s %-6s %-8s %-8s %d:%02d\n' "$suite" "$otp" "${rebar3:-none}" "$outcome" \
+    otp='' rebar3=''
+    if [ -e "$matrix/$suite/.complete" ]; then
+        otp=$(scripts/chroot.sh "$suite" "$matrix/$suite" erl -noshell -eval \
+            'io:put_chars(erlang:system_info(otp_release)), halt().') || otp=''
+        rebar3=$(scripts/chroot.sh "$suite" "$matrix/$suite" rebar3 --version | cut -d' ' -f2)
+    fi
+    printf '%-10s %-6s %-8s %-8s %d:%02d\n' "$suite" "${otp:-none}" "${rebar3:-none}" "$outcome" \
         $((took / 60)) $((took % 60)) >>"$table"
 done
 

@@ -6,6 +6,8 @@ set -eu
 cd "$(dirname "$0")/.."
 debian=$PWD/_build/stranger
 trap 'rm -rf "$debian" "$debian.log"' EXIT
+# Some shells run that only where the script itself exits.
+trap 'exit 1' HUP INT TERM
 rm -rf "$debian"
 
 # Made before the clock starts: the machine is the stranger's own.
