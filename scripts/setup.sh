@@ -63,12 +63,17 @@ EOF
     fi
     echo "Installing with apt-get:$missing"
     $as_root apt-get update -qq
-    case "$missing" in
-        *erlang-jiffy*)
-            apt-cache show erlang-jiffy >/dev/null 2>&1 ||
-                missing=$(echo "$missing" | sed 's/ erlang-jiffy//')
-            ;;
-    esac
+    # Not every Debian has these; what would use them says that it goes without.
+    for package in erlang-proper erlang-poolboy erlang-jiffy; do
+        case "$missing " in
+            *" $package "*)
+                apt-cache show "$package" >/dev/null 2>&1 || {
+                    echo "Not to be had here, and left out: $package"
+                    missing=$(echo "$missing" | sed "s/ $package//")
+                }
+                ;;
+        esac
+    done
     # shellcheck disable=SC2086 # a list of packages
     $as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends $missing >/dev/null
