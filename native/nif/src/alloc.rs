@@ -2,13 +2,15 @@
 //!
 //! The count is of what Rust code asked for and has not given back: pooled objects, states,
 //! shared content, histograms, samples. It leaves out what the VM's allocators add on top of each
-//! block (about 8 to 16 bytes) and the objects that the VM allocates for the library itself,
+//! block (16 bytes or more) and the objects that the VM allocates for the library itself,
 //! above all the headers of resources (about 90 bytes each, and the fields that lie in them).
 //! `erlang:memory(total)` includes all of these.
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::hint::black_box;
 use std::sync::atomic::{AtomicIsize, Ordering};
 
+use erlmcp_memory_core::heap;
 use erlmcp_memory_core::threads::{SHARDS, thread_shard};
 use rustler::EnifAllocator;
 
@@ -52,6 +54,21 @@ unsafe impl GlobalAlloc for CountingAllocator {
         count(-(layout.size() as isize));
         // SAFETY: the block came from `alloc` above with this layout, as the caller promises.
         unsafe { EnifAllocator.dealloc(block, layout) }
+    }
+}
+
+/// The size of the blocks that show what the VM's allocators add to a block: so large that they
+/// do not end up in gaps between others, and a few still fit side by side.
+pub const SPECIMEN: usize = 16 << 10;
+/// How many of them.
+pub const SPECIMENS: usize = 16;
+
+/// Finds out what the VM's allocator adds to a block; called once, when the library is loaded.
+pub fn learn_overhead() {
+    let blocks: [Vec<u8>; SPECIMENS] = std::array::from_fn(|_| Vec::with_capacity(SPECIMEN));
+    let addresses = blocks.iter().map(|block| black_box(block.as_ptr()).addr());
+    if let Some(bytes) = heap::overhead(SPECIMEN, addresses.collect()) {
+        heap::set_block_overhead(bytes);
     }
 }
 

@@ -25,6 +25,7 @@ use rustler::{Env, Term};
 static ALLOCATOR: alloc::CountingAllocator = alloc::CountingAllocator;
 
 fn load(env: Env, _info: Term) -> bool {
+    alloc::learn_overhead();
     let registered = buffer::register(env)
         && pool::register(env)
         && share::register(env)
@@ -32,6 +33,7 @@ fn load(env: Env, _info: Term) -> bool {
     if !registered {
         return false;
     }
+    state::learn_overhead();
     state::load_names(env);
     terms::learn_magic_bit(env, share::Share::example);
     true

@@ -4,6 +4,8 @@
 //! rustler looks a type up in a hash map on each use and aligns each object by hand, here a type
 //! knows its class, and an object is as large as its value.
 
+use crate::alloc::{SPECIMEN, SPECIMENS};
+use erlmcp_memory_core::heap;
 use rustler::sys::{
     ErlNifEnv, ErlNifResourceDtor, ErlNifResourceFlags, ErlNifResourceType, ErlNifResourceTypeInit,
     c_void, enif_alloc_resource, enif_get_resource, enif_init_resource_type, enif_keep_resource,
@@ -117,10 +119,16 @@ unsafe impl<T: Resource> Sync for ResourceRef<T> {}
 impl<T: Resource> ResourceRef<T> {
     /// A new object.
     pub fn new(value: T) -> Self {
+        Self::with_room(value, size_of::<T>())
+    }
+
+    /// A new object of so many bytes, of which the value takes the first.
+    fn with_room(value: T, bytes: usize) -> Self {
+        assert!(bytes >= size_of::<T>());
         // SAFETY: the class is registered; the VM gives out memory of this size, aligned for a
         // word, or takes the node down.
         unsafe {
-            let object = enif_alloc_resource(T::class().get(), size_of::<T>());
+            let object = enif_alloc_resource(T::class().get(), bytes);
             let object = NonNull::new_unchecked(object.cast::<T>());
             object.write(value);
             ResourceRef(object)
@@ -190,4 +198,13 @@ impl<T: Resource> Drop for ResourceRef<T> {
 /// A reference to a new object.
 pub fn make<T: Resource>(env: Env<'_>, value: T) -> Term<'_> {
     ResourceRef::new(value).to_term(env)
+}
+
+/// What the VM takes for an object besides its value: the headers of the block, of a binary and of
+/// the object. Nothing where it does not show.
+pub fn overhead<T: Resource>(example: impl Fn() -> T) -> Option<usize> {
+    let objects: [ResourceRef<T>; SPECIMENS] =
+        std::array::from_fn(|_| ResourceRef::with_room(example(), SPECIMEN));
+    let addresses = objects.iter().map(|object| object.address().addr());
+    heap::overhead(SPECIMEN, addresses.collect())
 }

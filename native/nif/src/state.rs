@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use rustler::{Env, Term};
 use std::collections::HashMap;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod atoms {
@@ -59,9 +60,18 @@ fn free(state: Option<State<Anchor>>) {
     }
 }
 
-/// What the VM takes for a resource object besides the struct: a magic binary's header with the
-/// resource's own, and the padding that rustler asks for.
-const HANDLE_OVERHEAD: usize = 88;
+/// What the VM takes for a state's object besides the handle: the headers of a block, of a magic
+/// binary and of a resource, and what some releases of the VM note of who asked for it.
+static OVERHEAD: AtomicUsize = AtomicUsize::new(80);
+
+/// Finds out what that is; called once, when the library is loaded.
+pub fn learn_overhead() {
+    if let Some(bytes) = resource::overhead(|| Handle {
+        state: RwLock::new(None),
+    }) {
+        OVERHEAD.store(bytes, Ordering::Relaxed);
+    }
+}
 
 const NO_STATE: &str = "not a connection state, or one that was cleaned up";
 
@@ -282,7 +292,8 @@ fn sizes<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Term<'a> {
         if lane == Lane::Fast && state.fields().heap_bytes() > COUNTED_AT_ONCE {
             return reply::busy(env);
         }
-        let sizes = state.sizes(names(), HANDLE_OVERHEAD + size_of::<Handle>());
+        let handle = OVERHEAD.load(Ordering::Relaxed) + size_of::<Handle>();
+        let sizes = state.sizes(names(), handle);
         size_map(env, &sizes, shared_bytes(state))
     })
 }

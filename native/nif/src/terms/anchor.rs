@@ -74,7 +74,7 @@ pub struct Foreign {
 
 /// What the VM takes for an environment with a small term in it: the header of a process, which
 /// stands for its owner, and the smallest heap fragment. Measured.
-const ENVIRONMENT: usize = 2_240;
+const ENVIRONMENT: usize = 2_512;
 
 // SAFETY: an environment of no process may be used on any thread, by one at a time. After `new` it
 // is only copied from, which reads it, and freed by its last owner.
