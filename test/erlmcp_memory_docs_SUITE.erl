@@ -7,7 +7,7 @@
 %%   erlang shell        expressions, whose matches must hold; variables last to the document's end
 %%   KIND file=PATH      a file of the host that the document builds; .erl is compiled, too
 %%   sh                  commands, run where that host is; `make ...' with -n, in the project
-%%   sh recipe, text recipe   see recipe_for_a_host_with_modules_of_these_names/1
+%%   sh recipe, text recipe   see erlmcp_memory_recipe_SUITE
 %%   diff                lines of the modules in guides/integration.md
 %%   text                output
 %%
@@ -20,6 +20,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -define(HELP, erlmcp_memory_project_help).
+-define(GUIDE, erlmcp_memory_guide_help).
 -define(INTEGRATION, "guides/integration.md").
 
 suite() ->
@@ -32,7 +33,6 @@ all() ->
         operating,
         internals,
         no_guide_is_forgotten,
-        recipe_for_a_host_with_modules_of_these_names,
         public_functions_have_pages
     ].
 
@@ -77,29 +77,12 @@ no_guide_is_forgotten(_Config) ->
         )
      || Document <- ["README.md" | Guides],
         {match, Links} <- [
-            re:run(text(Document), "\\]\\(([^):#]+)[^):]*\\)", [global, {capture, [1], list}])
+            re:run(?GUIDE:text(Document), "\\]\\(([^):#]+)[^):]*\\)", [
+                global, {capture, [1], list}
+            ])
         ],
         [Link] <- Links
     ].
-
-%% A host with three modules of its own is refused as a release, and is one after the recipe.
-recipe_for_a_host_with_modules_of_these_names(Config) ->
-    Host = proplists:get_value(host, Config),
-    Blocks = blocks(?INTEGRATION),
-    [write(File, Text, Host) || {[_, "file=" ++ File], Text} <- Blocks],
-    [
-        write("src/" ++ Module ++ ".erl", "-module(" ++ Module ++ ").\n", Host)
-     || Module <- ["erlmcp_memory_pool", "erlmcp_connection_optimizer", "erlmcp_memory_profiler"]
-    ],
-    {Refused, Said} = ?HELP:rebar3(Host, ["release"]),
-    ?assertNotEqual(0, Refused),
-    [Printed] = [Text || {["text", "recipe"], Text} <- Blocks],
-    ?assertMatch({match, _}, re:run(Said, string:trim(Printed))),
-    [Commands] = [Text || {["sh", "recipe"], Text} <- Blocks],
-    sh(Commands, Host),
-    ?assertEqual(
-        [], filelib:wildcard("_build/default/rel/my_host/lib/my_host-*/ebin/erlmcp_*", Host)
-    ).
 
 %% Every exported function of the public modules has a description and a spec.
 public_functions_have_pages(_Config) ->
@@ -129,7 +112,7 @@ named(Functions) ->
 
 run(Document, Config, AtLeast) ->
     Host = proplists:get_value(host, Config),
-    Blocks = blocks(Document),
+    Blocks = ?GUIDE:blocks(Document),
     %% A document without examples would pass otherwise.
     ?assert(length([Text || {[Kind | _], Text} <- Blocks, Kind =/= "text"]) >= AtLeast),
     lists:foldl(
@@ -138,19 +121,8 @@ run(Document, Config, AtLeast) ->
         Blocks
     ).
 
-text(Document) ->
-    {ok, Text} = file:read_file(filename:join(?HELP:root(), Document)),
-    Text.
-
-%% The words behind the opening ``` of each block, and what is in it.
-blocks(Document) ->
-    {match, Found} = re:run(text(Document), "^```([^\n]*)\n(.*?)^```$", [
-        global, multiline, dotall, {capture, all_but_first, list}
-    ]),
-    [{string:lexemes(Kind, " "), Text} || [Kind, Text] <- Found].
-
 block([_, "file=" ++ File], Text, Bindings, Host) ->
-    write(File, Text, Host),
+    ?GUIDE:write(File, Text, Host),
     filename:extension(File) =:= ".erl" andalso compile_and_load(Text, Host),
     Bindings;
 block(["erlang"], Text, Bindings, Host) ->
@@ -160,17 +132,17 @@ block(["erlang", "before"], Text, Bindings, Host) ->
     compile_and_load(Text, Host),
     Bindings;
 block(["erlang", "config"], Text, Bindings, Host) ->
-    write("read.config", Text, Host),
+    ?GUIDE:write("read.config", Text, Host),
     ?assertMatch({ok, [_ | _]}, file:consult(filename:join(Host, "read.config"))),
     Bindings;
 block(["erlang", "shell"], Text, Bindings, _Host) ->
     evaluate(Text, Bindings);
 block(["sh"], Text, Bindings, Host) ->
-    sh(Text, Host),
+    ?GUIDE:sh(Text, Host),
     Bindings;
 block(["diff"], Text, Bindings, _Host) ->
-    [Before] = [T || {["erlang", "before"], T} <- blocks(?INTEGRATION)],
-    [After] = [T || {["erlang", "file=src/my_connection.erl"], T} <- blocks(?INTEGRATION)],
+    [Before] = [T || {["erlang", "before"], T} <- ?GUIDE:blocks(?INTEGRATION)],
+    [After] = [T || {["erlang", "file=src/my_connection.erl"], T} <- ?GUIDE:blocks(?INTEGRATION)],
     [
         case Line of
             "-" ++ Old -> ?assertMatch({match, _}, line(Old, Before), Old);
@@ -189,11 +161,6 @@ block([Kind, "recipe"], _, Bindings, _) when Kind =:= "sh"; Kind =:= "text" ->
 line(Line, Text) ->
     re:run(Text, ["^\\Q", Line, "\\E$"], [multiline]).
 
-write(File, Text, Host) ->
-    Path = filename:join(Host, File),
-    ok = filelib:ensure_dir(Path),
-    ok = file:write_file(Path, Text).
-
 compile_and_load(Text, Dir) ->
     {match, [Name]} = re:run(Text, "^-module\\(([a-z_]+)\\)", [{capture, all_but_first, list}]),
     File = filename:join(Dir, Name ++ ".erl"),
@@ -201,18 +168,6 @@ compile_and_load(Text, Dir) ->
     {ok, Module, Binary} = compile:file(File, [binary, warnings_as_errors, report]),
     ok = file:delete(File),
     {module, Module} = code:load_binary(Module, File, Binary).
-
-sh(Text, Host) ->
-    {Make, Other} = lists:partition(
-        fun(Line) -> lists:prefix("make ", Line) end, string:split(Text, "\n", all)
-    ),
-    %% That the target is there and what it needs, too: the targets run the tests, or for minutes.
-    [sh_ok(["make -n ", Line], ?HELP:root()) || "make " ++ Line <- Make],
-    sh_ok(lists:join("\n", Other), Host).
-
-sh_ok(Commands, Dir) ->
-    {Status, Output} = ?HELP:sh(Dir, lists:flatten(Commands)),
-    Status =:= 0 orelse ct:fail("~ts~nended with ~b:~n~ts", [Commands, Status, Output]).
 
 evaluate(Text, Bindings0) ->
     {ok, Tokens, _} = erl_scan:string(Text),

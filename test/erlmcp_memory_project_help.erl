@@ -17,8 +17,8 @@ find_up(Dir, Name) ->
 copy(To) ->
     ok = filelib:ensure_dir(filename:join(To, "x")),
     {0, _} = run(root(), ["sh", "-c",
-        "tar -c --exclude=./_build --exclude=./target --exclude=./.git --exclude='./priv/*' . "
-        "| tar -x -C \"$0\"", To], []),
+        "tar -cf - --exclude=./_build --exclude=./target --exclude=./.git --exclude='./priv/*' . "
+        "| tar -xf - -C \"$0\"", To], []),
     ok.
 
 %% The sources and what cargo built of libraries from elsewhere: only the crates of the project
