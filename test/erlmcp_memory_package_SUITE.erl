@@ -1,4 +1,5 @@
-%% The package builds from exactly the files that erlmcp_memory.app.src names, and works.
+%% The package builds from exactly the files that erlmcp_memory.app.src names, and works. rebar3_hex
+%% puts one file more into every package, the resource file as src/NAME.app.src, and so does this.
 -module(erlmcp_memory_package_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -11,12 +12,31 @@ suite() ->
     [{timetrap, {minutes, 10}}].
 
 all() ->
-    [builds_from_the_files_it_names].
+    [
+        says_what_hex_asks_for,
+        builds_from_the_files_it_names
+    ].
+
+%% rebar3_hex refuses a package without the first three.
+says_what_hex_asks_for(_Config) ->
+    {ok, [{application, erlmcp_memory, Keys}]} = resource(),
+    ?assertMatch([_ | _], proplists:get_value(description, Keys)),
+    ?assertEqual(["Apache-2.0"], proplists:get_value(licenses, Keys)),
+    Version = proplists:get_value(vsn, Keys),
+    ?assertMatch({match, _}, re:run(Version, "^[0-9]+\\.[0-9]+\\.[0-9]+$")),
+    [
+        ?assertMatch({[_ | _], "https://" ++ _}, Link)
+     || Link <- proplists:get_value(links, Keys)
+    ],
+    %% One version in both languages.
+    {ok, Cargo} = file:read_file(filename:join(?HELP:root(), "Cargo.toml")),
+    ?assertMatch(
+        {match, _}, re:run(Cargo, ["^version = \"\\Q", Version, "\\E\"$"], [multiline])
+    ).
 
 builds_from_the_files_it_names(Config) ->
     Package = filename:join(proplists:get_value(priv_dir, Config), "erlmcp_memory"),
-    {ok, [{application, erlmcp_memory, Keys}]} =
-        file:consult(filename:join(?HELP:root(), "erl_src/erlmcp_memory.app.src")),
+    {ok, [{application, erlmcp_memory, Keys} = Resource]} = resource(),
     Named = proplists:get_value(files, Keys),
     Files = [{Name, files(Name)} || Name <- Named],
     ?assertEqual([], [Name || {Name, []} <- Files]),
@@ -42,6 +62,9 @@ builds_from_the_files_it_names(Config) ->
         end
      || Path <- Paths
     ],
+    Added = filename:join(Package, "src/erlmcp_memory.app.src"),
+    ok = filelib:ensure_dir(Added),
+    ok = file:write_file(Added, io_lib:format("~tp.~n", [Resource])),
     {Status, Output} = ?HELP:rebar3(Package, ["compile"]),
     Status =:= 0 orelse ct:fail("rebar3 compile:~n~ts", [Output]),
     Ebin = filename:join(Package, "_build/default/lib/erlmcp_memory/ebin"),
@@ -62,6 +85,9 @@ builds_from_the_files_it_names(Config) ->
     ),
     {0, _} = ?HELP:run("/", ["rm", "-rf", Package], []),
     ok.
+
+resource() ->
+    file:consult(filename:join(?HELP:root(), "erl_src/erlmcp_memory.app.src")).
 
 %% As rebar3_hex reads the list: a pattern for files and folders, and all that is below a folder.
 files(Name) ->
