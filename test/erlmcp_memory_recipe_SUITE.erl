@@ -91,7 +91,8 @@ released(Host) ->
     Expression =
         "{ok, _} = application:ensure_all_started(my_host),"
         "Of = fun(M) -> filename:basename(filename:dirname(filename:dirname(code:which(M)))) end,"
-        "io:format(\"~0p.\", [{[Of(M) || M <- [" ++ lists:join(",", ?MODULES) ++ "]], my_caller:run()}]), halt().",
+        "Where = [Of(M) || M <- [" ++ lists:join(",", ?MODULES) ++ "]],"
+        "io:format(\"~0p.\", [{Where, my_caller:run()}]), halt().",
     {Status, Said} = erl(lists:flatten(Expression), ["-pa" | Ebins]),
     Status =:= 0 orelse ct:fail("~ts", [Said]),
     {ok, Tokens, _} = erl_scan:string(Said),
