@@ -10,7 +10,7 @@ SOAK_SECONDS ?= 600
 say = @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test docs bench-memory bench-pool soak stress loom memcheck matrix stranger \
+.PHONY: help setup build demo test docs bench-memory bench-pool soak stress loom memcheck miri matrix stranger \
     fmt clean
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo 'make docs   the pages of the Erlang modules and of the crates'
 	@echo 'make matrix     make test on Debian with OTP 25, 27 and 29, each in a chroot'
 	@echo 'make stranger   git clone and make demo on a new Debian, timed'
+	@echo 'make miri   the quick tests of the Rust core in Miri (a component of nightly Rust)'
 	@echo 'make build  build the library and the Erlang modules'
 	@echo 'make fmt    format the Rust code'
 	@echo 'make clean  remove what was built'
@@ -89,6 +90,16 @@ memcheck: setup
 	@command -v valgrind >/dev/null || { echo 'make memcheck needs valgrind; please install it' >&2; exit 1; }
 	@PROPTEST_CASES=4 cargo test --locked --quiet -p erlmcp-memory-core \
 	    --config "target.'cfg(all())'.runner = 'valgrind --quiet --error-exitcode=1 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --fair-sched=yes'"
+
+# Miri interprets: what is done thousands of times takes it too long. The core has no unsafe code,
+# but what it is built on has.
+SLOW_IN_MIRI := a_byte_is_searched_once agrees_with_a_byte_vector an_idle_buffer lost_ends \
+    lose_nothing map::buf pool::tests::agrees_with_a_model content_is_gone never_share_an_object \
+    trimming_spares a_full_ring meet_at_one_content trend
+
+miri:
+	@MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --locked --quiet \
+	    -p erlmcp-memory-core --lib --target-dir target/miri -- $(addprefix --skip ,$(SLOW_IN_MIRI))
 
 matrix:
 	@./scripts/matrix.sh

@@ -14,6 +14,7 @@ need erl erlang-base
 need dialyzer erlang-dialyzer
 need ct_run erlang-common-test
 need rebar3 rebar3
+need git git
 
 # Libraries of Erlang that Debian keeps in packages of their own.
 library() { # library NAME PACKAGE
@@ -45,7 +46,7 @@ if [ -n "$missing" ]; then
         cat >&2 <<'EOF'
 erlmcp_memory needs, to be built and tested:
   - Erlang/OTP 25 or later, with its development files, dialyzer and common_test
-  - rebar3 3.19 or later
+  - rebar3 3.19 or later, and git
   - Rust 1.95 or later with cargo, rustfmt and clippy (https://rustup.rs)
 and uses where they are found: PropEr (property tests), jiffy before OTP 27 (JSON for the example
 host), and poolboy (a peer in make bench-pool).
