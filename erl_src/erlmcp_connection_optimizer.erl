@@ -53,10 +53,13 @@
 %% A connection state. With the default settings it passes `is_reference/1'.
 
 -type field() :: atom().
+%% A field of a state.
+
 -type path() :: [field() | term(), ...].
 %% A field, then keys of the maps below it.
 
 -type share() :: reference().
+%% Content that is kept once.
 
 -type size_info() :: #{
     total_bytes := non_neg_integer(),
@@ -71,6 +74,7 @@
     pending_count := non_neg_integer(),
     shared_bytes := non_neg_integer()
 }.
+%% See {@link state_size_info/1}.
 
 -type decompress_error() ::
     corrupt_data
@@ -78,6 +82,7 @@
     | invalid_format
     | {unknown_atom, binary()}
     | {too_large, Bytes :: non_neg_integer()}.
+%% See {@link decompress_state/1}.
 
 %% The fields that a state has in any case, as `to_map/1' gives them.
 -define(DEFAULTS, #{
@@ -222,7 +227,14 @@ compress_state(State) ->
 %% @doc The state that a snapshot holds, of this version or of version 1.
 %%
 %% Safe on any bytes: no atom is made, and memory is taken for 64 MiB at most, before compression.
-%% `{unknown_atom, Name}': the snapshot holds an atom that this node does not have.
+%%
+%% <ul>
+%% <li>`invalid_format': no binary, or an empty one;</li>
+%% <li>`unsupported_version': a version that this release does not read;</li>
+%% <li>`corrupt_data': not what a writer of that version writes;</li>
+%% <li>`{unknown_atom, Name}': the snapshot holds an atom that this node does not have;</li>
+%% <li>`{too_large, Bytes}': so many bytes before compression, more than 64 MiB.</li>
+%% </ul>
 -spec decompress_state(binary()) -> state() | {error, decompress_error()}.
 decompress_state(Binary) ->
     Read = ?LANES(

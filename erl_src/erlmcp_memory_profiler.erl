@@ -37,7 +37,7 @@
     simulate_100k_load/1, simulate_100k_load/2
 ]).
 
--export_type([options/0, snapshot_map/0, gc/0, trend/0, alert/0]).
+-export_type([options/0, tracer/0, snapshot_map/0, gc/0, trend/0, alert/0]).
 -export_type([connection_options/0, load_options/0, load_result/0]).
 
 -include("erlmcp_memory.hrl").
@@ -51,12 +51,19 @@
 -define(MAX_DRIVERS, 1000).
 
 -type options() :: #{interval_ms => pos_integer(), keep => pos_integer(), gc => boolean()}.
-%% The fields of `#memory_snapshot{}' as keys, and `total_memory_mb'.
+%% See {@link start_profiling/1}.
+
+-type tracer() :: pid() | port() | {module(), term()} | {sessions, [term()]}.
+%% Who else traces: see {@link start_profiling/1}.
+
 -type snapshot_map() :: #{atom() => number()}.
-%% `measured' (whether collections were timed), `collections', `minor', `major',
+%% The fields of `#memory_snapshot{}' (`include/erlmcp_memory.hrl') as keys, and `total_memory_mb'.
+
+-type gc() :: #{atom() => term()}.
+%% `measured' (whether collections were timed), `collections', `minor', `major' (numbers),
 %% `reclaimed_bytes' (what the collected heaps shrank by), and `pause_ms', a map of `min', `mean',
 %% `p50', `p90', `p99', `p999', `max' in milliseconds. All zero when nothing was measured.
--type gc() :: #{atom() => term()}.
+
 -type trend() :: #{
     min_memory := non_neg_integer(),
     max_memory := non_neg_integer(),
@@ -66,15 +73,30 @@
     trend_slope := float(),
     leak_indication := binary()
 }.
--type alert() :: erlmcp_memory_report:alert().
+%% See {@link analyze_memory_trend/1}; the first five are in bytes.
+
+-type alert() :: #{
+    metric := memory_per_connection | reuse_ratio | gc_pause | memory_growth,
+    level := warning | critical,
+    value := number(),
+    threshold := number(),
+    advice := binary()
+}.
+%% See {@link alerts/0}.
+
 -type connection_options() :: #{metadata => map(), capabilities => term()}.
+%% See {@link create_test_connections/3}.
+
 -type load_options() :: #{
     progress => boolean(), rounds => non_neg_integer(), drivers => pos_integer()
 }.
--type load_result() :: erlmcp_memory_load_result:result().
+%% See {@link simulate_100k_load/2}.
+
+-type load_result() :: #{atom() => term()}.
+%% See {@link simulate_100k_load/2}.
 
 %% @doc The same as `start_profiling(#{})'.
--spec start_profiling() -> ok | {error, {already_traced, erlmcp_memory_sampler:tracer()}}.
+-spec start_profiling() -> ok | {error, {already_traced, tracer()}}.
 start_profiling() ->
     start_profiling(#{}).
 
@@ -92,7 +114,7 @@ start_profiling() ->
 %% takes some tens of milliseconds, and looking for other tracers before it some hundreds, process
 %% by process.
 -spec start_profiling(options()) ->
-    ok | {error, {already_traced, erlmcp_memory_sampler:tracer()}}.
+    ok | {error, {already_traced, tracer()}}.
 start_profiling(Options) when is_map(Options) ->
     Defaults = #{interval_ms => 5000, keep => 10080, gc => true},
     case wrong_options(fun wrong/2, Options) of

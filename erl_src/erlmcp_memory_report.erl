@@ -4,7 +4,7 @@
 
 -export([session/0, samples/1, trend_of/1, generate/0, alerts/0, evaluate/1]).
 
--export_type([alert/0, metric/0]).
+-export_type([metric/0]).
 
 -include("erlmcp_memory.hrl").
 -include("erlmcp_memory_lanes.hrl").
@@ -12,13 +12,6 @@
 -define(MB, 1048576).
 
 -type metric() :: memory_per_connection | reuse_ratio | gc_pause | memory_growth.
--type alert() :: #{
-    metric := metric(),
-    level := warning | critical,
-    value := number(),
-    threshold := number(),
-    advice := binary()
-}.
 
 %% @doc The last session, running or not, when it has a snapshot, and how it stands.
 -spec session() -> {ok, reference(), #{atom() => term()}} | none.
@@ -50,7 +43,7 @@ session_trend(Session) ->
     ?LANES(erlmcp_memory_nif:profiler_trend(Session), erlmcp_memory_nif:profiler_trend_dirty(Session)).
 
 %% @doc The alerts of the node as it stands.
--spec alerts() -> [alert()].
+-spec alerts() -> [erlmcp_memory_profiler:alert()].
 alerts() ->
     evaluate(maps:merge(pool_figures(), session_figures())).
 
@@ -97,7 +90,7 @@ session_figures() ->
 
 %% @doc The alerts that figures give: MB a connection, percent reused, milliseconds of pause, MB of
 %% growth an hour. A figure that is missing gives none.
--spec evaluate(#{metric() => number()}) -> [alert()].
+-spec evaluate(#{metric() => number()}) -> [erlmcp_memory_profiler:alert()].
 evaluate(Figures) ->
     [
         #{

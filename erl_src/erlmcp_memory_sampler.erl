@@ -11,10 +11,9 @@
 -export([start/1, stop/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
--export_type([options/0, tracer/0]).
+-export_type([options/0]).
 
 -type options() :: #{interval_ms := pos_integer(), keep := pos_integer(), gc := boolean()}.
--type tracer() :: pid() | port() | {module(), term()} | {sessions, [term()]}.
 
 -record(state, {
     %% the native session
@@ -28,7 +27,7 @@
 -define(TRACER, {tracer, erlmcp_memory_nif, []}).
 
 %% @doc Starts a session, after the end of the running one.
--spec start(options()) -> ok | {error, {already_traced, tracer()}}.
+-spec start(options()) -> ok | {error, {already_traced, erlmcp_memory_profiler:tracer()}}.
 start(Options) ->
     _ = stop(),
     case gen_server:start({local, ?MODULE}, ?MODULE, Options, []) of
@@ -51,7 +50,8 @@ stop() ->
     end.
 
 %% @private
--spec init(options()) -> {ok, #state{}} | {stop, {shutdown, {already_traced, tracer()}}}.
+-spec init(options()) ->
+    {ok, #state{}} | {stop, {shutdown, {already_traced, erlmcp_memory_profiler:tracer()}}}.
 init(#{interval_ms := Interval, keep := Keep, gc := Gc}) ->
     case Gc andalso other_tracer() of
         {ok, Tracer} ->
