@@ -207,6 +207,8 @@ next_version(Project, Host) ->
     ?HELP:edit(
         filename:join(Host, "rebar.config"), "{erlmcp_host, \".*\"}", "{erlmcp_host, \"" ?NEXT "\"}"
     ),
+    %% All of it anew: what is edited within a second of its compilation looks unchanged.
+    {0, _} = ?HELP:run(Host, ["rm", "-rf", "_build/default/lib", "_build/default/checkouts"], []),
     rebar3(Host, ["compile"]),
     [
         {ok, _} = file:copy(
