@@ -12,6 +12,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -define(HELP, erlmcp_memory_project_help).
+-define(WAIT(Condition), erlmcp_memory_pool_help:wait(Condition)).
 -define(NEXT, "99.0.0").
 -define(COOKIE, "erlmcp_memory_release").
 -define(WRAPPERS, [
@@ -67,7 +68,7 @@ init_per_testcase(Case, Config) ->
 
 end_per_testcase(_Case, Config) ->
     _ = on_node(Config, init, stop, []),
-    wait_until(fun() -> {badrpc, nodedown} =:= on_node(Config, erlang, node, []) end),
+    ?WAIT(fun() -> {badrpc, nodedown} =:= on_node(Config, erlang, node, []) end),
     {0, _} = ?HELP:run("/", ["rm", "-rf", proplists:get_value(dir, Config)], []),
     ok.
 
@@ -126,7 +127,7 @@ serves_another_node(Config) ->
     ?assertEqual([], [Alert || #{level := critical} = Alert <- Alerts]),
     %% The server goes, and takes nobody's state along.
     true = exit(on_node(Config, erlang, whereis, [erlmcp_memory_pool]), kill),
-    wait_until(fun() -> is_pid(on_node(Config, erlang, whereis, [erlmcp_server])) end),
+    ?WAIT(fun() -> is_pid(on_node(Config, erlang, whereis, [erlmcp_server])) end),
     ok = connect(Config, 1),
     ?assertEqual([<<"list,read,write">>], received(Config, 1, <<"tools/list\n">>)).
 
@@ -229,7 +230,7 @@ start(Config) ->
         stderr_to_stdout,
         binary
     ]),
-    wait_until(fun() ->
+    ?WAIT(fun() ->
         erlang:port_info(Port) =/= undefined orelse ct:fail("it did not start: ~p", [flush()]),
         lists:keymember(erlmcp, 1, listed(on_node(Config, application, which_applications, [])))
     end),
@@ -303,16 +304,7 @@ stats(Config) ->
 version(Config, Module) ->
     proplists:get_value(vsn, on_node(Config, Module, module_info, [attributes])).
 
-%%% Waiting
-
-wait_until(Condition) ->
-    case Condition() of
-        true ->
-            ok;
-        false ->
-            timer:sleep(50),
-            wait_until(Condition)
-    end.
+%%% Paths
 
 %% The path of a folder without symbolic links.
 real(Dir) ->
