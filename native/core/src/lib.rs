@@ -3,13 +3,14 @@
 
 pub mod buffer;
 pub mod copy;
-pub mod external;
+pub mod etf;
 pub mod gc;
 pub mod heap;
 pub mod histogram;
 pub mod map;
 pub mod packed;
 pub mod pool;
+pub mod reclaim;
 pub mod samples;
 pub mod shared;
 pub mod snapshot;

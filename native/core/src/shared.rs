@@ -1,124 +1,280 @@
-//! Shared content: equal values once, freed with the last handle.
+//! Shared content: equal values once, freed with the last owner.
 //!
-//! [`Store`] is addressed by content: [`Store::intern`] gives the same [`Content`] for equal
-//! packed values. It holds weak references only; who holds a content gives it back through
-//! [`Store::release`], so that the store forgets it when it was the last.
+//! ```text
+//!  Store ──weak──▶ Shared ──▶ Content        equal values have one Shared
+//!                   ▲    ▲       ▲
+//!         the host's     │       who reads bytes in place and needs nothing else
+//!         handles      Home, Home ...        one for each thread that owns much
+//!                        ▲     ▲
+//!                   Holder … Holder          in states and other contents
+//! ```
 //!
-//! A content has a slot for its host: the NIF keeps there what it needs to find the one reference
-//! term that stands for this content, so that equal terms share one reference, too.
+//! [`Store`] is addressed by content: [`Store::intern`] returns the same [`Shared`] for equal
+//! packed values. It holds weak references only, and forgets a value when its last owner goes.
+//!
+//! A hundred thousand states may hold the same content, and each update of a state makes a further
+//! owner. One count for all of them would be the limit of every scheduler that moves it. A
+//! [`Holder`] is therefore counted in the [`Home`] of the thread that made it, and cloned into that
+//! of the thread that clones it.
 
 use crate::packed::{Anchor, Packed};
+use crate::threads::{SHARDS, thread_shard};
+use hashbrown::HashTable;
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::{Arc, Weak};
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
-const SHARDS: usize = 16;
+/// What the host keeps beside a content, for instance what it needs to find the one reference that
+/// stands for it.
+pub trait Host: Default + Send + Sync + 'static {
+    /// Called when the last [`Holder`] has gone. `holders` is the number of homes, which may be
+    /// above zero again.
+    fn unheld(&self, holders: &AtomicUsize);
 
-/// A value that is kept once.
-#[derive(Debug)]
-pub struct Content<A, H> {
-    packed: Packed<A>,
-    hash: u64,
-    /// Free for the host.
-    pub host: Mutex<Option<H>>,
+    /// Bytes of memory behind it.
+    fn heap_bytes(&self) -> usize;
 }
 
-impl<A: Anchor, H> Content<A, H> {
+/// The value itself.
+#[derive(Debug)]
+pub struct Content<A: Anchor>(ManuallyDrop<Packed<A>>);
+
+/// Values of more bytes are freed at the host's pace.
+const FREED_AT_ONCE: usize = 64 << 10;
+
+impl<A: Anchor> Content<A> {
     /// The value.
     pub fn packed(&self) -> &Packed<A> {
-        &self.packed
-    }
-
-    /// Bytes of memory behind it, without what it shares in turn.
-    pub fn heap_bytes(&self) -> usize {
-        crate::heap::arc::<Self>() + self.packed.heap_bytes()
+        &self.0
     }
 }
 
-type Shard<A, H> = Mutex<HashMap<u64, Vec<Weak<Content<A, H>>>, foldhash::fast::RandomState>>;
-
-/// All shared content of a node.
-#[derive(Debug)]
-pub struct Store<A, H> {
-    hasher: foldhash::quality::RandomState,
-    shards: [Shard<A, H>; SHARDS],
-}
-
-impl<A: Anchor, H> Default for Store<A, H> {
-    fn default() -> Self {
-        Store {
-            hasher: Default::default(),
-            shards: Default::default(),
+impl<A: Anchor> Drop for Content<A> {
+    fn drop(&mut self) {
+        let packed = std::mem::replace(&mut *self.0, Packed::from_bytes(&[]));
+        // What it links to may be the beginning of a long chain.
+        if packed.links().is_empty() && packed.bytes().len() <= FREED_AT_ONCE {
+            drop(packed);
+        } else {
+            A::free(packed);
         }
     }
 }
 
-impl<A: Anchor, H> Store<A, H> {
-    fn shard(&self, hash: u64) -> &Shard<A, H> {
-        // The tables below choose their buckets by other bits.
-        &self.shards[(hash >> 32) as usize % SHARDS]
+/// A value that is kept once, and what its host keeps beside it.
+#[derive(Debug)]
+pub struct Shared<A: Anchor, H: Host> {
+    content: Arc<Content<A>>,
+    hash: u64,
+    table: Arc<Table<A, H>>,
+    /// The home of the first thread that held it.
+    first: Mutex<Weak<Home<A, H>>>,
+    /// The homes of all threads, once there are many owners.
+    homes: OnceLock<Box<[Mutex<Weak<Home<A, H>>>; SHARDS]>>,
+    /// Homes that exist.
+    held: AtomicUsize,
+    /// The host's.
+    pub host: H,
+}
+
+/// Where owners of a content are counted, near the thread that makes most of them.
+#[derive(Debug)]
+struct Home<A: Anchor, H: Host> {
+    shared: Arc<Shared<A, H>>,
+    shard: usize,
+}
+
+impl<A: Anchor, H: Host> Drop for Home<A, H> {
+    fn drop(&mut self) {
+        if self.shared.held.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.host.unheld(&self.shared.held);
+        }
+    }
+}
+
+/// An owner of a content among many.
+#[derive(Debug)]
+pub struct Holder<A: Anchor, H: Host>(Arc<Home<A, H>>);
+
+/// With fewer owners in a home, further ones are counted there whatever their thread.
+const FEW: usize = 8;
+
+impl<A: Anchor, H: Host> Clone for Holder<A, H> {
+    fn clone(&self) -> Self {
+        let shard = thread_shard();
+        if self.0.shard == shard || Arc::strong_count(&self.0) < FEW {
+            return Holder(Arc::clone(&self.0));
+        }
+        self.0.shared.holder_in(shard)
+    }
+}
+
+impl<A: Anchor, H: Host> Holder<A, H> {
+    /// What it holds.
+    pub fn shared(&self) -> &Arc<Shared<A, H>> {
+        &self.0.shared
+    }
+}
+
+impl<A: Anchor, H: Host> Shared<A, H> {
+    /// The value.
+    pub fn packed(&self) -> &Packed<A> {
+        self.content.packed()
     }
 
-    fn hash(&self, packed: &Packed<A>) -> u64 {
-        self.hasher.hash_one(packed.bytes())
+    /// The value, for who needs its bytes and nothing else.
+    pub fn content(&self) -> &Arc<Content<A>> {
+        &self.content
     }
 
+    /// A further owner.
+    pub fn holder(self: &Arc<Self>) -> Holder<A, H> {
+        let shard = thread_shard();
+        if self.homes.get().is_none() {
+            let mut first = self.first.lock();
+            match first.upgrade() {
+                None => {
+                    let home = self.home(shard);
+                    *first = Arc::downgrade(&home);
+                    return Holder(home);
+                }
+                Some(home) if home.shard == shard || Arc::strong_count(&home) < FEW => {
+                    return Holder(home);
+                }
+                Some(_) => {}
+            }
+        }
+        self.holder_in(shard)
+    }
+
+    fn holder_in(self: &Arc<Self>, shard: usize) -> Holder<A, H> {
+        let homes = self.homes.get_or_init(Box::default);
+        let mut slot = homes[shard].lock();
+        let home = slot.upgrade().unwrap_or_else(|| {
+            let home = self.home(shard);
+            *slot = Arc::downgrade(&home);
+            home
+        });
+        Holder(home)
+    }
+
+    fn home(self: &Arc<Self>, shard: usize) -> Arc<Home<A, H>> {
+        self.held.fetch_add(1, Ordering::AcqRel);
+        Arc::new(Home {
+            shared: Arc::clone(self),
+            shard,
+        })
+    }
+
+    /// Bytes of memory behind it, without what it shares in turn.
+    pub fn heap_bytes(&self) -> usize {
+        let homes = match self.homes.get() {
+            Some(_) => crate::heap::block(size_of::<[Mutex<Weak<Home<A, H>>>; SHARDS]>()),
+            None => 0,
+        };
+        crate::heap::arc::<Self>()
+            + crate::heap::arc::<Content<A>>()
+            + self.packed().heap_bytes()
+            + homes
+            + self.held.load(Ordering::Relaxed) * crate::heap::arc::<Home<A, H>>()
+            + self.host.heap_bytes()
+            + size_of::<Known<A, H>>()
+    }
+}
+
+impl<A: Anchor, H: Host> Drop for Shared<A, H> {
+    fn drop(&mut self) {
+        self.table.forget(self.hash);
+    }
+}
+
+type Known<A, H> = (u64, Weak<Shared<A, H>>);
+
+#[derive(Debug)]
+struct Table<A: Anchor, H: Host>([Mutex<HashTable<Known<A, H>>>; SHARDS]);
+
+impl<A: Anchor, H: Host> Table<A, H> {
+    fn shard(&self, hash: u64) -> &Mutex<HashTable<Known<A, H>>> {
+        // The tables choose their buckets by the low bits, and tag them by the high ones.
+        &self.0[(hash >> 32) as usize % SHARDS]
+    }
+
+    /// Forgets the values of this hash that nobody owns.
+    fn forget(&self, hash: u64) {
+        let mut table = self.shard(hash).lock();
+        while let Ok(found) = table.find_entry(hash, |(known, shared)| {
+            *known == hash && shared.strong_count() == 0
+        }) {
+            found.remove();
+        }
+        // A table that shrank gives its memory back.
+        if table.len() < table.capacity() / 8 {
+            let len = table.len();
+            table.shrink_to(2 * len, |(hash, _)| *hash);
+        }
+    }
+}
+
+/// All shared content of a node.
+#[derive(Debug)]
+pub struct Store<A: Anchor, H: Host> {
+    hasher: foldhash::quality::RandomState,
+    table: Arc<Table<A, H>>,
+}
+
+impl<A: Anchor, H: Host> Default for Store<A, H> {
+    fn default() -> Self {
+        Store {
+            hasher: Default::default(),
+            table: Arc::new(Table(Default::default())),
+        }
+    }
+}
+
+impl<A: Anchor, H: Host> Store<A, H> {
     /// The content that equals this value: an existing one, or a new one.
-    pub fn intern(&self, packed: Packed<A>) -> Arc<Content<A, H>> {
-        let hash = self.hash(&packed);
+    pub fn intern(&self, packed: Packed<A>) -> Arc<Shared<A, H>> {
+        let hash = self.hasher.hash_one(packed.bytes());
         // Those of this hash that were found to differ.
-        let mut others: Vec<Arc<Content<A, H>>> = Vec::new();
+        let mut others: Vec<Arc<Shared<A, H>>> = Vec::new();
         loop {
-            let mut shard = self.shard(hash).lock();
-            let same_hash = shard.entry(hash).or_default();
-            let known = same_hash
-                .iter()
-                .filter_map(Weak::upgrade)
-                .find(|known| !others.iter().any(|other| Arc::ptr_eq(other, known)));
+            let mut table = self.table.shard(hash).lock();
+            let mut known = None;
+            for (_, shared) in table.iter_hash(hash).filter(|(known, _)| *known == hash) {
+                known = shared
+                    .upgrade()
+                    .filter(|known| !others.iter().any(|other| Arc::ptr_eq(other, known)));
+                if known.is_some() {
+                    break;
+                }
+            }
             let Some(known) = known else {
-                let content = Arc::new(Content {
-                    packed,
+                let shared = Arc::new(Shared {
+                    content: Arc::new(Content(ManuallyDrop::new(packed))),
                     hash,
-                    host: Mutex::new(None),
+                    table: Arc::clone(&self.table),
+                    first: Mutex::default(),
+                    homes: OnceLock::new(),
+                    held: AtomicUsize::new(0),
+                    host: H::default(),
                 });
-                same_hash.push(Arc::downgrade(&content));
-                drop(shard);
-                others.into_iter().for_each(|other| self.release(other));
-                return content;
+                table.insert_unique(hash, (hash, Arc::downgrade(&shared)), |(hash, _)| *hash);
+                return shared;
             };
             // Compared after the lock, which others wait for: the values may be large.
-            drop(shard);
-            if equal(&known.packed, &packed) {
-                others.into_iter().for_each(|other| self.release(other));
+            drop(table);
+            if equal(known.packed(), &packed) {
                 return known;
             }
             others.push(known);
         }
     }
 
-    /// Gives a content back; the last one to do so frees it.
-    pub fn release(&self, content: Arc<Content<A, H>>) {
-        let hash = content.hash;
-        // Its memory goes before the lock is taken: that may take long, and may release others.
-        drop(content);
-        let mut shard = self.shard(hash).lock();
-        if let Some(same_hash) = shard.get_mut(&hash) {
-            same_hash.retain(|known| known.strong_count() > 0);
-            if same_hash.is_empty() {
-                shard.remove(&hash);
-            }
-            // A table that shrank to nothing gives its memory back.
-            if shard.is_empty() {
-                shard.shrink_to_fit();
-            }
-        }
-    }
-
     /// How many contents there are.
     pub fn len(&self) -> usize {
-        let live = |shard: &Shard<A, H>| shard.lock().values().map(Vec::len).sum::<usize>();
-        self.shards.iter().map(live).sum()
+        self.table.0.iter().map(|table| table.lock().len()).sum()
     }
 
     /// Whether there is none.
@@ -137,7 +293,22 @@ mod tests {
     use super::*;
     use crate::packed::Writer;
 
-    type TestStore = Store<Arc<str>, u8>;
+    #[derive(Debug, Default)]
+    struct Unheld(AtomicUsize);
+
+    impl Host for Unheld {
+        fn unheld(&self, holders: &AtomicUsize) {
+            if holders.load(Ordering::Acquire) == 0 {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+
+        fn heap_bytes(&self) -> usize {
+            0
+        }
+    }
+
+    type TestStore = Store<Arc<str>, Unheld>;
 
     fn text(s: &str) -> Packed<Arc<str>> {
         let mut writer = Writer::new();
@@ -157,14 +328,30 @@ mod tests {
     }
 
     #[test]
-    fn the_last_release_frees_it() {
+    fn the_last_owner_frees_it() {
         let store = TestStore::default();
         let a = store.intern(text("tools"));
-        let b = store.intern(text("tools"));
-        store.release(a);
+        let holder = a.holder();
+        let another = holder.clone();
+        drop(a);
+        drop(holder);
         assert_eq!(store.len(), 1);
-        store.release(b);
+        assert_eq!(another.shared().host.0.load(Ordering::Relaxed), 0);
+        let a = Arc::clone(another.shared());
+        drop(another);
+        assert_eq!(a.host.0.load(Ordering::Relaxed), 1);
+        drop(a);
         assert!(store.is_empty());
+    }
+
+    #[test]
+    fn bytes_outlive_the_owners_for_their_readers() {
+        let store = TestStore::default();
+        let shared = store.intern(text("tools"));
+        let content = Arc::clone(shared.content());
+        drop(shared);
+        assert!(store.is_empty());
+        assert_eq!(content.packed().bytes(), text("tools").bytes());
     }
 
     #[test]
@@ -192,12 +379,35 @@ mod tests {
                         assert_eq!(content.packed().bytes(), text(&value).bytes());
                         let again = store.intern(text(&value));
                         assert!(Arc::ptr_eq(&content, &again));
-                        store.release(content);
-                        store.release(again);
                     }
                 });
             }
         });
+        assert!(store.is_empty());
+    }
+
+    #[test]
+    fn owners_on_many_threads_are_counted_apart_and_all() {
+        let store = TestStore::default();
+        let shared = store.intern(text("tools"));
+        let many: Vec<_> = (0..2 * FEW).map(|_| shared.holder()).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mine: Vec<_> = many.iter().map(Clone::clone).collect();
+                    let homes: Vec<_> = mine.iter().map(|holder| Arc::as_ptr(&holder.0)).collect();
+                    assert_eq!(homes.iter().collect::<std::collections::HashSet<_>>().len(), 1);
+                    for _ in 0..1_000 {
+                        drop(mine.clone());
+                    }
+                });
+            }
+        });
+        assert_eq!(shared.host.0.load(Ordering::Relaxed), 0);
+        assert_eq!(shared.held.load(Ordering::Relaxed), 1);
+        drop(many);
+        assert_eq!(shared.host.0.load(Ordering::Relaxed), 1);
+        drop(shared);
         assert!(store.is_empty());
     }
 }

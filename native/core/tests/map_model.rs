@@ -40,15 +40,16 @@ fn write(term: &Term, anchor: &Anchor, to: &mut Writer<Anchor>) {
         }
         Term::Share(id) => to.share(*id, anchor.clone()),
         Term::Map(entries) => {
-            let map = to.begin_map();
-            for (key, value) in entries {
-                let key_start = to.len();
+            let mut map = to.begin_map();
+            for key in entries.keys() {
                 write_key(*key, anchor, to);
-                let value_start = to.len();
-                write(value, anchor, to);
-                to.entry(key_start, value_start);
+                to.end_key(&map);
             }
-            assert!(to.end_map(map));
+            assert!(to.end_keys(&map));
+            let values: Vec<_> = entries.values().collect();
+            while let Some(index) = to.next_value(&mut map) {
+                write(values[index], anchor, to);
+            }
         }
     }
 }

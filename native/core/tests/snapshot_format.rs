@@ -7,7 +7,7 @@
 //! - no bytes make the reader panic.
 
 use erlmcp_memory_core::packed::{
-    Item, MAX_ARITY, MAX_KEY_DEPTH, Packed, Target, View, Writer, item, skip,
+    Item, MAX_ARITY, MAX_DEPTH, Packed, Target, View, Writer, item, skip,
 };
 use erlmcp_memory_core::snapshot::{
     Export, Import, RAW_LIMIT, Snapshot, SnapshotError, decode, encode, export,
@@ -31,12 +31,8 @@ impl Export for Host {
         name(word)
     }
 
-    fn external(&mut self, local: Item<'_>) -> Vec<u8> {
+    fn external(&mut self, local: Item<'_>, _anchor: Option<&Kept>) -> Vec<u8> {
         format!("{local:?}").into_bytes()
-    }
-
-    fn foreign(&mut self, _anchor: &Kept) -> Vec<u8> {
-        Vec::new()
     }
 
     fn content<'a>(&mut self, anchor: &'a Kept) -> Option<View<'a, Kept>> {
@@ -65,14 +61,24 @@ impl Import for Reader {
             .ok_or_else(|| SnapshotError::UnknownAtom(name.into()))
     }
 
+    fn float_key(&mut self, float: f64) -> f64 {
+        float + 0.0
+    }
+
     fn external(
         &mut self,
         external: &[u8],
-        _compound: bool,
         writer: &mut Writer<Kept>,
     ) -> Result<(), SnapshotError> {
         writer.opaque(external);
         Ok(())
+    }
+
+    fn export(&mut self, _module: u64, function: u64, arity: u8) -> Result<(), SnapshotError> {
+        match arity {
+            9 => Err(SnapshotError::UnknownAtom(name(function).into())),
+            _ => Ok(()),
+        }
     }
 
     fn share(&mut self, content: Packed<Kept>) -> Result<(u64, Kept), SnapshotError> {
@@ -129,20 +135,19 @@ fn write(term: &Term, to: &mut Writer<Kept>, reversed: bool) {
             elements.iter().for_each(|e| write(e, to, reversed));
         }
         Term::Map(entries) => {
-            let map = to.begin_map();
-            let mut entry = |(key, value): (&u16, &Term)| {
-                let key_start = to.len();
-                to.int(i64::from(*key));
-                let value_start = to.len();
-                write(value, to, reversed);
-                to.entry(key_start, value_start);
-            };
+            let mut entries: Vec<_> = entries.iter().collect();
             if reversed {
-                entries.iter().rev().for_each(&mut entry);
-            } else {
-                entries.iter().for_each(&mut entry);
+                entries.reverse();
             }
-            assert!(to.end_map(map));
+            let mut map = to.begin_map();
+            for (key, _) in &entries {
+                to.int(i64::from(**key));
+                to.end_key(&map);
+            }
+            assert!(to.end_keys(&map));
+            while let Some(index) = to.next_value(&mut map) {
+                write(entries[index].1, to, reversed);
+            }
         }
         Term::Share(content) => {
             let kept = Kept(Arc::new(packed(content, reversed)));
@@ -241,13 +246,6 @@ fn sealed(body: &[u8]) -> Vec<u8> {
     out
 }
 
-fn nested(depth: usize, wrap: impl Fn(&mut Writer<Kept>)) -> Packed<Kept> {
-    let mut writer = Writer::new();
-    (0..depth).for_each(|_| wrap(&mut writer));
-    writer.int(1);
-    writer.finish()
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -312,27 +310,123 @@ fn every_truncation_is_refused() {
     }
 }
 
+fn written(write: impl FnOnce(&mut Writer<Kept>)) -> Packed<Kept> {
+    let mut writer = Writer::new();
+    write(&mut writer);
+    writer.finish()
+}
+
+/// `wrap` writes the head of a tuple of two or of an improper list; the second element, or the
+/// tail, follows what is inside.
+fn nested(depth: usize, wrap: impl Fn(&mut Writer<Kept>)) -> Packed<Kept> {
+    written(|to| {
+        (0..depth).for_each(|_| wrap(to));
+        (0..=depth).for_each(|_| to.int(1));
+    })
+}
+
+fn nested_maps(depth: usize) -> Packed<Kept> {
+    written(|to| {
+        let mut maps = Vec::new();
+        for _ in 0..depth {
+            let mut map = to.begin_map();
+            to.int(1);
+            to.end_key(&map);
+            assert!(to.end_keys(&map));
+            assert_eq!(to.next_value(&mut map), Some(0));
+            maps.push(map);
+        }
+        to.int(2);
+        while let Some(mut map) = maps.pop() {
+            assert_eq!(to.next_value(&mut map), None);
+        }
+    })
+}
+
 #[test]
-fn nesting_is_bounded() {
-    let deep = |depth| restore(&snapshot(&nested(depth, |to| to.tuple(1)), false));
-    assert!(deep(200).is_ok());
-    assert_eq!(deep(1_000).unwrap_err(), SnapshotError::Corrupt);
-    let in_a_key = |depth: usize| {
-        let mut writer = Writer::<Kept>::new();
-        let map = writer.begin_map();
-        (0..depth).for_each(|_| writer.tuple(1));
-        writer.int(1);
-        let value_start = writer.len();
-        writer.int(2);
-        writer.entry(0, value_start);
-        assert!(writer.end_map(map));
-        restore(&snapshot(&writer.finish(), false))
+fn deep_values_are_followed_without_the_stack_of_the_thread_and_bounded() {
+    let again = |value: &Packed<Kept>| restore(&snapshot(value, false));
+    for value in [
+        nested(MAX_DEPTH / 2, |to| to.tuple(2)),
+        nested(MAX_DEPTH / 4, |to| to.improper(1)),
+        nested_maps(MAX_DEPTH / 8),
+    ] {
+        assert_eq!(again(&value).unwrap().bytes(), value.bytes());
+    }
+    let deeper = nested(MAX_DEPTH + 1, |to| to.tuple(2));
+    assert_eq!(export(deeper.view(), &mut Host).map(|_| ()), Err(SnapshotError::Corrupt));
+}
+
+#[test]
+fn a_deep_key_is_a_key() {
+    let value = written(|to| {
+        let mut map = to.begin_map();
+        (0..10_000).for_each(|_| to.tuple(1));
+        to.float(-0.0);
+        to.end_key(&map);
+        assert!(to.end_keys(&map));
+        while to.next_value(&mut map).is_some() {
+            to.float(-0.0);
+        }
+    });
+    let again = restore(&snapshot(&value, false)).unwrap();
+    let Ok(Item::Map(page)) = item(again.bytes(), &mut 0) else {
+        panic!("no map")
     };
-    assert!(in_a_key(MAX_KEY_DEPTH).is_ok());
-    assert_eq!(
-        in_a_key(MAX_KEY_DEPTH + 1).unwrap_err(),
-        SnapshotError::Corrupt
-    );
+    let (key, value) = page.entries().next().unwrap();
+    assert!(key.ends_with(&0.0f64.to_le_bytes()));
+    assert!(value.ends_with(&(-0.0f64).to_le_bytes()));
+}
+
+/// A fun of atom 1's module that closes over two values.
+fn fun(uniq: &[u8], arity: i64, index: i64) -> Packed<Kept> {
+    written(|to| {
+        to.fun(2);
+        to.atom(1);
+        to.int(arity);
+        to.binary(uniq);
+        to.int(index);
+        to.int(0);
+        to.int(12_345);
+        to.binary(b"free");
+        to.tuple(0);
+    })
+}
+
+#[test]
+fn funs_and_records_are_written_and_read_with_what_is_in_them() {
+    let export = |arity| {
+        written(|to| {
+            to.export();
+            to.atom(1);
+            to.atom(2);
+            to.int(arity);
+        })
+    };
+    let record = |names: &[u64]| {
+        written(|to| {
+            to.record(names.len());
+            (0..3).for_each(|word| to.atom(word));
+            names.iter().for_each(|name| to.atom(*name));
+            names.iter().for_each(|_| to.nil());
+        })
+    };
+    let again = |value: &Packed<Kept>| restore(&snapshot(value, false)).map(|v| v.bytes().to_vec());
+    for value in [fun(&[7; 16], 2, 3), export(4), record(&[]), record(&[4, 5])] {
+        assert_eq!(again(&value), Ok(value.bytes().to_vec()));
+    }
+    let unknown = SnapshotError::UnknownAtom(name(2).into());
+    assert_eq!(again(&export(9)), Err(unknown));
+    for value in [
+        fun(&[7; 15], 2, 3),
+        fun(&[7; 16], 256, 3),
+        fun(&[7; 16], -1, 3),
+        fun(&[7; 16], 2, 1 << 32),
+        export(256),
+        record(&[4, 4]),
+    ] {
+        assert_eq!(again(&value), Err(SnapshotError::Corrupt));
+    }
 }
 
 #[test]

@@ -83,15 +83,15 @@ mod tests {
 
     fn entries(from: i64, to: i64, value: i64) -> Packed<Infallible> {
         let mut writer = Writer::new();
-        let map = writer.begin_map();
+        let mut map = writer.begin_map();
         for key in from..to {
-            let key_start = writer.len();
             writer.int(key);
-            let value_start = writer.len();
-            writer.int(value);
-            writer.entry(key_start, value_start);
+            writer.end_key(&map);
         }
-        assert!(writer.end_map(map));
+        assert!(writer.end_keys(&map));
+        while writer.next_value(&mut map).is_some() {
+            writer.int(value);
+        }
         writer.finish()
     }
 

@@ -1,6 +1,6 @@
 //! Changing what a path of keys leads to.
 
-use super::node::{store, with_entry, without_entry};
+use super::node::{Scope, store, with_entry, without_entry};
 use super::{INLINE, MAX_PATH, Map, PAGE};
 use crate::packed::{Anchor, Item, Packed, Page, Target, View, Writer, item};
 use std::sync::Arc;
@@ -35,6 +35,7 @@ fn trie<A: Anchor>(node: Arc<super::Node<A>>) -> Packed<A> {
 /// A map with one entry more or another, as a map stores it with at most `inline` bytes in line.
 fn insert<A: Anchor>(
     map: View<'_, A>,
+    scope: Scope,
     key: View<'_, A>,
     value: View<'_, A>,
     inline: usize,
@@ -42,7 +43,7 @@ fn insert<A: Anchor>(
     match map.target() {
         Some(Target::Trie(node)) => trie(node.with(key, value)),
         _ => {
-            let changed = with_entry(map, key, value);
+            let changed = with_entry(map, scope, key, value);
             if changed.bytes().len() <= inline {
                 changed
             } else {
@@ -54,7 +55,12 @@ fn insert<A: Anchor>(
 
 /// A map without a key; nothing if it has no such key. A trie that became small enough lies in
 /// line again.
-fn remove<A: Anchor>(map: View<'_, A>, key: &[u8], inline: usize) -> Option<Packed<A>> {
+fn remove<A: Anchor>(
+    map: View<'_, A>,
+    scope: Scope,
+    key: &[u8],
+    inline: usize,
+) -> Option<Packed<A>> {
     match map.target() {
         Some(Target::Trie(node)) => {
             let node = node.without(key)?;
@@ -63,12 +69,13 @@ fn remove<A: Anchor>(map: View<'_, A>, key: &[u8], inline: usize) -> Option<Pack
             }
             Some(trie(node))
         }
-        _ => without_entry(map, key),
+        _ => without_entry(map, scope, key),
     }
 }
 
 fn put<A: Anchor>(
     map: View<'_, A>,
+    scope: Scope,
     path: &[View<'_, A>],
     value: View<'_, A>,
     absent: &[u8],
@@ -79,7 +86,7 @@ fn put<A: Anchor>(
         [key, rest @ ..] => (key, rest),
     };
     if rest.is_empty() && value.bytes.len() <= INLINE {
-        return Ok(insert(map, *key, value, inline));
+        return Ok(insert(map, scope, *key, value, inline));
     }
     let child = if rest.is_empty() {
         store(value, INLINE)
@@ -95,20 +102,25 @@ fn put<A: Anchor>(
                 empty.root.view()
             }
         };
-        put(below, rest, value, absent, INLINE).map_err(|depth| depth + 1)?
+        put(below, Scope::Whole, rest, value, absent, INLINE).map_err(|depth| depth + 1)?
     };
-    Ok(insert(map, *key, child.view(), inline))
+    Ok(insert(map, scope, *key, child.view(), inline))
 }
 
-fn delete<A: Anchor>(map: View<'_, A>, path: &[View<'_, A>], inline: usize) -> Option<Packed<A>> {
+fn delete<A: Anchor>(
+    map: View<'_, A>,
+    scope: Scope,
+    path: &[View<'_, A>],
+    inline: usize,
+) -> Option<Packed<A>> {
     match path {
         [] => None,
-        [key] => remove(map, key.bytes, inline),
+        [key] => remove(map, scope, key.bytes, inline),
         [key, rest @ ..] => {
             let below = map.find(&[key.bytes])?;
             len(below)?;
-            let changed = delete(below, rest, INLINE)?;
-            Some(insert(map, *key, changed.view(), inline))
+            let changed = delete(below, Scope::Whole, rest, INLINE)?;
+            Some(insert(map, scope, *key, changed.view(), inline))
         }
     }
 }
@@ -125,7 +137,7 @@ impl<A: Anchor> Map<A> {
         if path.is_empty() || path.len() > MAX_PATH {
             return Err(EditError::PathLength);
         }
-        put(self.view(), path, value, absent, PAGE)
+        put(self.view(), Scope::Own, path, value, absent, PAGE)
             .map(|root| Map { root })
             .map_err(EditError::NotAMap)
     }
@@ -156,7 +168,7 @@ impl<A: Anchor> Map<A> {
 
     /// This map without what a path leads to; nothing if the path leads nowhere.
     pub fn remove(&self, path: &[View<'_, A>]) -> Option<Self> {
-        delete(self.view(), path, PAGE).map(|root| Map { root })
+        delete(self.view(), Scope::Own, path, PAGE).map(|root| Map { root })
     }
 }
 
@@ -171,8 +183,11 @@ pub(super) fn merge_into<A: Anchor>(
         for (key, value) in page.entries() {
             let key = View::new(key, entries.links);
             let value = store(View::new(value, entries.links), INLINE);
-            let into = merged.as_ref().map_or(map, Packed::view);
-            merged = Some(insert(into, key, value.view(), inline));
+            let (into, scope) = match &merged {
+                Some(merged) => (merged.view(), Scope::Own),
+                None => (map, Scope::Whole),
+            };
+            merged = Some(insert(into, scope, key, value.view(), inline));
         }
     }
     merged.unwrap_or_else(|| map.to_packed())
@@ -189,16 +204,17 @@ fn put_stored<A: Anchor>(
         path: &[View<'_, A>],
         stored: &Packed<A>,
         inline: usize,
+        scope: Scope,
     ) -> Option<Packed<A>> {
         let (key, rest) = path.split_first()?;
         if rest.is_empty() {
-            return Some(insert(map, *key, stored.view(), inline));
+            return Some(insert(map, scope, *key, stored.view(), inline));
         }
         let below = map.find(&[key.bytes])?;
-        let changed = replace(below, rest, stored, INLINE)?;
-        Some(insert(map, *key, changed.view(), inline))
+        let changed = replace(below, rest, stored, INLINE, Scope::Whole)?;
+        Some(insert(map, scope, *key, changed.view(), inline))
     }
-    replace(map.view(), path, &stored, PAGE)
+    replace(map.view(), path, &stored, PAGE, Scope::Own)
         .map(|root| Map { root })
         .ok_or(EditError::PathLength)
 }

@@ -1,8 +1,8 @@
 //! The trie of a large map.
 
-use super::{INLINE, PAGE};
+use super::{INLINE, MAX_PATH, PAGE};
 use crate::heap;
-use crate::packed::{Anchor, Item, LinkVec, Links, Packed, Page, Target, View, Writer, item};
+use crate::packed::{Anchor, Item, Link, Links, Packed, Page, Target, View, Writer, item};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
@@ -44,12 +44,20 @@ const DEEPEST: u32 = u64::BITS / BITS;
 
 /// A value as it is stored in a map: itself if it has at most `inline` bytes, a link to it if not.
 pub(super) fn store<A: Anchor>(value: View<'_, A>, inline: usize) -> Packed<A> {
+    store_at(value, inline, 0)
+}
+
+/// Maps in maps become tries down to where a path may lead; what nests deeper stays one value, so
+/// that a value of any depth needs a bounded stack.
+fn store_at<A: Anchor>(value: View<'_, A>, inline: usize, depth: usize) -> Packed<A> {
     if value.bytes.len() <= inline {
         return value.to_packed();
     }
     let target = match Page::of(value.bytes) {
-        Some(page) => Target::Trie(Node::build_from(page, value.links)),
-        None => Target::Blob(Arc::new(value.to_packed())),
+        Some(page) if depth < MAX_PATH => {
+            Target::Trie(Node::build_from(page, value.links, depth + 1))
+        }
+        _ => Target::Blob(Arc::new(value.to_packed())),
     };
     let mut link = Writer::default();
     link.link(target);
@@ -75,12 +83,12 @@ impl<'a, A: Anchor> Entry<'a, A> {
 
 impl<A: Anchor> Node<A> {
     /// A node of all entries of a packed map; large values go out of line.
-    fn build_from(page: Page<'_>, links: &Links<A>) -> Arc<Self> {
+    fn build_from(page: Page<'_>, links: &Links<A>, depth: usize) -> Arc<Self> {
         // Only what goes out of line is copied: a map may have millions of small entries.
         let stored: Vec<_> = page
             .entries()
             .filter(|(_, value)| value.len() > INLINE)
-            .map(|(_, value)| store(View::new(value, links), INLINE))
+            .map(|(_, value)| store_at(View::new(value, links), INLINE, depth))
             .collect();
         let mut stored = stored.iter();
         let mut entries = Vec::with_capacity(page.len());
@@ -222,7 +230,7 @@ impl<A: Anchor> Node<A> {
     fn with_at(&self, hashed: u64, depth: u32, key: View<'_, A>, value: View<'_, A>) -> Arc<Self> {
         match self {
             Node::Leaf(page) => {
-                let changed = with_entry(page.view(), key, value);
+                let changed = with_entry(page.view(), Scope::Own, key, value);
                 if changed.bytes().len() <= PAGE || depth >= DEEPEST {
                     return Arc::new(Node::Leaf(changed));
                 }
@@ -243,7 +251,7 @@ impl<A: Anchor> Node<A> {
                     Some(child) => child.with_at(hashed, depth + 1, key, value),
                     None => {
                         let empty = Packed::from_bytes(&Page::build(std::iter::empty()));
-                        Arc::new(Node::Leaf(with_entry(empty.view(), key, value)))
+                        Arc::new(Node::Leaf(with_entry(empty.view(), Scope::Own, key, value)))
                     }
                 });
                 Arc::new(Self::branch(children))
@@ -258,7 +266,10 @@ impl<A: Anchor> Node<A> {
 
     fn without_at(&self, hashed: u64, depth: u32, key: &[u8]) -> Option<Arc<Self>> {
         match self {
-            Node::Leaf(page) => Some(Arc::new(Node::Leaf(without_entry(page.view(), key)?))),
+            Node::Leaf(page) => {
+                let changed = without_entry(page.view(), Scope::Own, key)?;
+                Some(Arc::new(Node::Leaf(changed)))
+            }
             Node::Branch { children, .. } => {
                 let index = child_index(hashed, depth);
                 let child = children[index]
@@ -280,7 +291,7 @@ impl<A: Anchor> Node<A> {
     /// All entries below as one packed map.
     pub(super) fn join(&self) -> Packed<A> {
         let mut entries = Vec::with_capacity(self.len());
-        let mut links = LinkVec::new();
+        let mut links = Vec::new();
         self.for_each(&mut |key, value: View<'_, A>| {
             links.extend(View::new(key, value.links).own_links());
             links.extend(value.own_links());
@@ -314,48 +325,81 @@ pub(super) fn for_each<'a, A: Anchor>(
     }
 }
 
+/// Whose links a view of a map has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The map's own: it is no part of another value.
+    Own,
+    /// Those of the value that it is a part of.
+    Whole,
+}
+
+impl Scope {
+    /// The links of a map.
+    fn links<A: Anchor>(self, map: View<'_, A>) -> Links<A> {
+        match self {
+            Scope::Own => map.links.clone(),
+            Scope::Whole if map.has_links() => Links::from_unsorted(map.own_links()),
+            Scope::Whole => Links::None,
+        }
+    }
+}
+
 /// A packed map with an entry more, or another value for a key it has.
 pub(super) fn with_entry<A: Anchor>(
     map: View<'_, A>,
+    scope: Scope,
     key: View<'_, A>,
     value: View<'_, A>,
 ) -> Packed<A> {
     let Some(page) = Page::of(map.bytes) else {
         return map.to_packed();
     };
-    if [map, key, value].iter().all(|view| view.links.is_empty()) {
-        return Packed::new(page.with(key.bytes, value.bytes), Links::default());
-    }
+    let bytes = page.with(key.bytes, value.bytes);
     let old = page.find(key.bytes);
-    let mut links: LinkVec<A> = map.links.iter().cloned().collect();
+    let old_has_links = old.is_some_and(|old| View::new(old, map.links).has_links());
+    let key_is_new = old.is_none() && key.has_links();
+    if !old_has_links && !key_is_new && !value.has_links() {
+        return Packed::new(bytes, scope.links(map));
+    }
+    let mut links: Vec<Link<A>> = map.own_links();
     if let Some(old) = old {
         cut(&mut links, View::new(old, map.links));
     } else {
         links.extend(key.own_links());
     }
     links.extend(value.own_links());
-    Packed::new(
-        page.with(key.bytes, value.bytes),
-        Links::from_unsorted(links),
-    )
+    Packed::new(bytes, Links::from_unsorted(links))
 }
 
-/// A packed map without a key; nothing if it has no such key.
-pub(super) fn without_entry<A: Anchor>(map: View<'_, A>, key: &[u8]) -> Option<Packed<A>> {
+/// A packed map without a key; `None` if it has no such key.
+pub(super) fn without_entry<A: Anchor>(
+    map: View<'_, A>,
+    scope: Scope,
+    key: &[u8],
+) -> Option<Packed<A>> {
     let page = Page::of(map.bytes)?;
     let bytes = page.without(key)?;
-    let mut links: LinkVec<A> = map.links.iter().cloned().collect();
-    cut(&mut links, View::new(key, map.links));
-    cut(&mut links, View::new(page.find(key)?, map.links));
+    let (key, value) = (
+        View::new(key, map.links),
+        View::new(page.find(key)?, map.links),
+    );
+    if !key.has_links() && !value.has_links() {
+        return Some(Packed::new(bytes, scope.links(map)));
+    }
+    let mut links = map.own_links();
+    cut(&mut links, key);
+    cut(&mut links, value);
     Some(Packed::new(bytes, Links::from_unsorted(links)))
 }
 
-/// Takes the links of a part out of the links of the whole, which are sorted by id and stay so.
-fn cut<A: Anchor>(links: &mut LinkVec<A>, part: View<'_, A>) {
+/// Takes the links of a part out of the links of the whole.
+fn cut<A: Anchor>(links: &mut Vec<Link<A>>, part: View<'_, A>) {
     let mut ids: Vec<_> = part.own_links().into_iter().map(|(id, _)| id).collect();
     if ids.is_empty() {
         return;
     }
+    links.sort_by_key(|(id, _)| *id);
     ids.sort_unstable();
     let mut ids = ids.into_iter().peekable();
     links.retain(|(id, _)| ids.next_if_eq(id).is_none());

@@ -3,7 +3,6 @@
 use super::{Anchor, Packed};
 use crate::heap;
 use crate::map::Node;
-use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// What a link leads to.
@@ -41,72 +40,110 @@ impl<A: Anchor> Clone for Target<A> {
 /// A link: the id that stands in the bytes, and where it leads.
 pub type Link<A> = (u64, Target<A>);
 
-/// Links in any order. One is what most states have, and takes no memory of its own.
-pub(crate) type LinkVec<A> = SmallVec<[Link<A>; 1]>;
-
 /// The links of a value, one an occurrence in its bytes, sorted by id.
+///
+/// One link, which is what most states have, takes no memory of its own. More are one block that
+/// the versions of a value have in common: a version whose links are those of the one before costs
+/// no link a count.
 #[derive(Debug)]
-pub struct Links<A>(LinkVec<A>);
+pub enum Links<A> {
+    /// No link.
+    None,
+    /// One link.
+    One(Link<A>),
+    /// Two or more.
+    Many(Arc<[Link<A>]>),
+}
 
 impl<A> Default for Links<A> {
     fn default() -> Self {
-        Links(SmallVec::new())
+        Links::None
     }
 }
 
 impl<A: Anchor> Clone for Links<A> {
     fn clone(&self) -> Self {
-        Links(self.0.clone())
+        match self {
+            Links::None => Links::None,
+            Links::One((id, target)) => Links::One((*id, target.clone())),
+            Links::Many(links) => Links::Many(Arc::clone(links)),
+        }
     }
 }
 
 impl<A: Anchor> Links<A> {
     /// Links in any order.
-    pub(crate) fn from_unsorted(mut links: LinkVec<A>) -> Self {
-        if links.len() > 1 {
-            links.sort_by_key(|(id, _)| *id);
+    pub(crate) fn from_unsorted(mut links: Vec<Link<A>>) -> Self {
+        match links.len() {
+            0 => Links::None,
+            1 => links.pop().map_or(Links::None, Links::One),
+            _ => {
+                links.sort_by_key(|(id, _)| *id);
+                Links::Many(links.into())
+            }
         }
-        links.shrink_to_fit();
-        Links(links)
     }
 
     /// Where `id` leads.
     pub fn get(&self, id: u64) -> Option<&Target<A>> {
-        let found = match &*self.0 {
-            [(only, target)] if *only == id => return Some(target),
-            [] => return None,
-            links => links.binary_search_by_key(&id, |(id, _)| *id).ok()?,
-        };
-        Some(&self.0[found].1)
+        let links = self.as_slice();
+        match links {
+            [(only, target)] => (*only == id).then_some(target),
+            _ => {
+                let found = links.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+                Some(&links[found].1)
+            }
+        }
+    }
+
+    /// All links, sorted by id.
+    pub fn as_slice(&self) -> &[Link<A>] {
+        match self {
+            Links::None => &[],
+            Links::One(link) => std::slice::from_ref(link),
+            Links::Many(links) => links,
+        }
     }
 
     /// How many links there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.as_slice().len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        matches!(self, Links::None)
     }
 
     /// All links.
     pub fn iter(&self) -> impl Iterator<Item = &Link<A>> {
-        self.0.iter()
+        self.as_slice().iter()
     }
 
     /// The ids in order: with the bytes, what tells whether two values are equal.
     pub fn ids(&self) -> impl Iterator<Item = u64> {
-        self.0.iter().map(|(id, _)| *id)
+        self.iter().map(|(id, _)| *id)
+    }
+
+    /// Calls `found` with every anchor, those of out-of-line parts included, and its id. With a
+    /// stack of its own: parts may nest.
+    pub fn each_anchor<'a>(&'a self, found: &mut impl FnMut(u64, &'a A)) {
+        let mut rest: Vec<&'a Link<A>> = self.iter().collect();
+        while let Some((id, target)) = rest.pop() {
+            match target {
+                Target::Anchor(anchor) => found(*id, anchor),
+                Target::Blob(blob) => rest.extend(blob.links().iter()),
+                Target::Trie(node) => node.each_page(&mut |page| rest.extend(page.links().iter())),
+            }
+        }
     }
 
     /// Bytes of memory behind the links, out-of-line parts included.
     pub fn heap_bytes(&self) -> usize {
-        let spilled = if self.0.spilled() {
-            heap::block(self.0.capacity() * size_of::<Link<A>>())
-        } else {
-            0
+        let own = match self {
+            Links::Many(links) => heap::block(2 * size_of::<usize>() + size_of_val(&**links)),
+            _ => 0,
         };
-        spilled + self.0.iter().map(|(_, t)| t.heap_bytes()).sum::<usize>()
+        own + self.iter().map(|(_, t)| t.heap_bytes()).sum::<usize>()
     }
 }

@@ -19,12 +19,13 @@
 mod links;
 mod page;
 mod reader;
+mod rewrite;
 mod writer;
 
-pub(crate) use links::LinkVec;
-pub use links::{Links, Target};
+pub use links::{Link, Links, Target};
 pub use page::{Entries, Page};
 pub use reader::{Item, ReadError, View, item, skip};
+pub use rewrite::{Rewrite, rewrite};
 pub use writer::{MapBuilder, Scalar, Scratch, Writer, pack_atom, pack_int};
 
 use std::fmt::Debug;
@@ -35,19 +36,30 @@ pub trait Anchor: Clone + Debug + Send + Sync + 'static {
     fn kept_bytes(&self) -> usize {
         0
     }
+
+    /// Frees what may take long to free, at a pace and on a thread of the host's choice.
+    fn free(garbage: Packed<Self>) {
+        let mut freeing = crate::reclaim::Reclaim::new(garbage);
+        while freeing.step() {}
+    }
 }
 
 impl Anchor for std::convert::Infallible {}
 
 impl<T: Debug + Send + Sync + ?Sized + 'static> Anchor for std::sync::Arc<T> {}
 
-/// The deepest nesting of one packed value. The host packs what lies deeper as a foreign term, so
-/// that code which follows the nesting needs a bounded stack.
-pub const MAX_DEPTH: usize = 128;
+/// The deepest nesting of a value. Nesting is followed with a stack on the heap, never with the
+/// thread's, and this bounds that stack.
+pub const MAX_DEPTH: usize = 1 << 20;
 
-/// The deepest nesting of a key. It does not depend on how deep the map lies, so that a key has the
-/// same bytes wherever it stands and whoever looks for it.
-pub const MAX_KEY_DEPTH: usize = 32;
+/// Values that stand before those that a fun closes over.
+pub const FUN_HEAD: usize = 6;
+
+/// Values of `fun M:F/A`.
+pub const EXPORT_VALUES: usize = 3;
+
+/// Values that stand before the fields of a native record: module, name, whether it is exported.
+pub const RECORD_HEAD: usize = 3;
 
 /// The largest arity of a tuple.
 pub const MAX_ARITY: usize = (1 << 24) - 1;
@@ -81,7 +93,8 @@ pub mod tag {
     pub const REFERENCE: u8 = 0x49;
     /// A term in the host's external format that nothing needs to keep alive: varint length, bytes.
     pub const OPAQUE: u8 = 0x4a;
-    /// A term that an anchor holds: varint id, varint length, bytes that equal terms have equal.
+    /// A reference of this node to something of another library, which an anchor keeps: varint id,
+    /// varint length, its numbers.
     pub const FOREIGN: u8 = 0x4b;
     /// A reference to shared content: varint id.
     pub const SHARE: u8 = 0x4c;
@@ -107,6 +120,16 @@ pub mod tag {
     pub const MAP16: u8 = 0x7a;
     /// A map whose numbers are four bytes wide.
     pub const MAP32: u8 = 0x7b;
+    /// A fun of a module's code: varint number of the values it closes over, then
+    /// [`super::FUN_HEAD`] values (module, arity, uniq, index, old index, old uniq), then these.
+    pub const FUN: u8 = 0x7c;
+    /// `fun M:F/A`: module, function and arity follow.
+    pub const EXPORT: u8 = 0x7d;
+    /// A native record: varint number of fields, then [`super::RECORD_HEAD`] values, then the
+    /// names of all fields, then their values.
+    pub const RECORD: u8 = 0x7e;
+    /// A reference to an object of the host's own, which an anchor keeps: varint id.
+    pub const HANDLE: u8 = 0x7f;
 }
 
 /// A value that owns its bytes and its links.

@@ -12,7 +12,7 @@ pub struct Page<'a> {
 
 /// The width of the numbers of a map whose body has so many bytes. (A body never has fewer bytes
 /// than entries, so this holds for the count too.)
-fn width_for(body: usize) -> usize {
+pub(super) fn width_for(body: usize) -> usize {
     match body {
         0..=0xff => 1,
         0x100..=0xffff => 2,
@@ -189,17 +189,21 @@ fn header(count: usize, body_len: usize) -> Vec<u8> {
     out
 }
 
-/// Writes the tag, the count and the length of a map.
-pub(super) fn push_header(out: &mut Vec<u8>, count: usize, body_len: usize) -> usize {
-    let width = width_for(body_len);
-    out.push(match width {
+/// The tag of a map whose numbers have this width.
+pub(super) fn map_tag(width: usize) -> u8 {
+    match width {
         1 => tag::MAP8,
         2 => tag::MAP16,
         _ => tag::MAP32,
-    });
+    }
+}
+
+/// Writes the tag, the count and the length of a map.
+fn push_header(out: &mut Vec<u8>, count: usize, body_len: usize) {
+    let width = width_for(body_len);
+    out.push(map_tag(width));
     push_number(out, width, count);
     push_number(out, width, body_len);
-    width
 }
 
 /// The entries of a map.

@@ -1,11 +1,22 @@
 //! Reading packed bytes, one item after the other. Safe on any bytes: what does not follow the
 //! format is a [`ReadError`], never a panic.
 
-use super::{Anchor, LinkVec, Links, Packed, Page, Target, tag};
+use super::writer::{Scalar, write_varint};
+use super::{
+    Anchor, EXPORT_VALUES, FUN_HEAD, Link, Links, Packed, Page, RECORD_HEAD, Target, tag,
+};
 
 /// The bytes do not follow the packed format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadError;
+
+impl std::fmt::Display for ReadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the bytes do not follow the packed format")
+    }
+}
+
+impl std::error::Error for ReadError {}
 
 /// One item: a whole value, or the head of one whose elements follow.
 #[derive(Debug, Clone, Copy)]
@@ -25,18 +36,39 @@ pub enum Item<'a> {
     Improper(usize),
     /// So many elements follow.
     Tuple(usize),
+    /// [`FUN_HEAD`] values follow, then so many that the fun closes over.
+    Fun(usize),
+    /// Module, function and arity follow.
+    Export,
+    /// [`RECORD_HEAD`] values follow, then so many names of fields, then their values.
+    Record(usize),
     Binary(&'a [u8]),
     Reference(&'a [u8]),
     Opaque(&'a [u8]),
     Foreign {
         id: u64,
-        likeness: &'a [u8],
+        numbers: &'a [u8],
     },
+    Handle(u64),
     Share(u64),
     Blob(u64),
     Trie(u64),
     /// A map; its entries lie inside and do not follow.
     Map(Page<'a>),
+}
+
+impl Item<'_> {
+    /// How many values follow that belong to this item.
+    pub fn following(&self) -> usize {
+        match *self {
+            Item::List(n) | Item::Tuple(n) => n,
+            Item::Improper(n) => n + 1,
+            Item::Fun(n) => FUN_HEAD + n,
+            Item::Export => EXPORT_VALUES,
+            Item::Record(n) => RECORD_HEAD + 2 * n,
+            _ => 0,
+        }
+    }
 }
 
 fn byte(bytes: &[u8], at: &mut usize) -> Result<u8, ReadError> {
@@ -113,8 +145,9 @@ pub fn item<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Item<'a>, ReadError> 
         tag::OPAQUE => Item::Opaque(sized(bytes, at)?),
         tag::FOREIGN => Item::Foreign {
             id: varint(bytes, at)?,
-            likeness: sized(bytes, at)?,
+            numbers: sized(bytes, at)?,
         },
+        tag::HANDLE => Item::Handle(varint(bytes, at)?),
         tag::SHARE => Item::Share(varint(bytes, at)?),
         tag::BLOB => Item::Blob(varint(bytes, at)?),
         tag::TRIE => Item::Trie(varint(bytes, at)?),
@@ -125,6 +158,9 @@ pub fn item<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Item<'a>, ReadError> 
         tag::MAP8 => Item::Map(Page::read::<1>(bytes, at)?),
         tag::MAP16 => Item::Map(Page::read::<2>(bytes, at)?),
         tag::MAP32 => Item::Map(Page::read::<4>(bytes, at)?),
+        tag::FUN => Item::Fun(length(bytes, at)?),
+        tag::EXPORT => Item::Export,
+        tag::RECORD => Item::Record(length(bytes, at)?),
         _ => return Err(ReadError),
     })
 }
@@ -134,14 +170,17 @@ pub fn skip(bytes: &[u8], at: &mut usize) -> Result<(), ReadError> {
     let mut left = 1usize;
     while left > 0 {
         left -= 1;
-        let more = match item(bytes, at)? {
-            Item::List(n) | Item::Tuple(n) => n,
-            Item::Improper(n) => n + 1,
-            _ => 0,
-        };
-        left += more;
+        left += item(bytes, at)?.following();
     }
     Ok(())
+}
+
+/// Whether a varint stands somewhere in these bytes, or bytes that look like it.
+fn contains_varint(bytes: &[u8], value: u64) -> bool {
+    let mut pattern = Scalar::default();
+    let len = write_varint(value, &mut pattern, 0);
+    memchr::memchr_iter(pattern[0], bytes)
+        .any(|at| bytes.get(at..at + len) == Some(&pattern[..len]))
 }
 
 /// Calls `found` with every link id in these bytes, which hold whole values one behind the other.
@@ -149,9 +188,11 @@ pub(crate) fn each_link(bytes: &[u8], found: &mut impl FnMut(u64)) -> Result<(),
     let mut at = 0;
     while at < bytes.len() {
         match item(bytes, &mut at)? {
-            Item::Foreign { id, .. } | Item::Share(id) | Item::Blob(id) | Item::Trie(id) => {
-                found(id);
-            }
+            Item::Foreign { id, .. }
+            | Item::Handle(id)
+            | Item::Share(id)
+            | Item::Blob(id)
+            | Item::Trie(id) => found(id),
             // Back to the first entry: keys and values are values one behind the other.
             Item::Map(page) => at -= page.body().len(),
             _ => {}
@@ -203,9 +244,11 @@ impl<'a, A: Anchor> View<'a, A> {
     /// The target of a value that is nothing but a link.
     pub fn target(self) -> Option<&'a Target<A>> {
         match item(self.bytes, &mut 0).ok()? {
-            Item::Share(id) | Item::Blob(id) | Item::Trie(id) | Item::Foreign { id, .. } => {
-                self.links.get(id)
-            }
+            Item::Foreign { id, .. }
+            | Item::Handle(id)
+            | Item::Share(id)
+            | Item::Blob(id)
+            | Item::Trie(id) => self.links.get(id),
             _ => None,
         }
     }
@@ -225,8 +268,8 @@ impl<'a, A: Anchor> View<'a, A> {
     }
 
     /// The links that occur in these bytes, one an occurrence.
-    pub(crate) fn own_links(self) -> LinkVec<A> {
-        let mut own = LinkVec::new();
+    pub(crate) fn own_links(self) -> Vec<Link<A>> {
+        let mut own = Vec::new();
         if !self.links.is_empty() {
             let _ = each_link(self.bytes, &mut |id| {
                 if let Some(target) = self.links.get(id) {
@@ -235,6 +278,20 @@ impl<'a, A: Anchor> View<'a, A> {
             });
         }
         own
+    }
+
+    /// Whether a link occurs in these bytes.
+    pub(crate) fn has_links(self) -> bool {
+        let mut found = false;
+        match self.links {
+            Links::None => {}
+            // Mostly it is somewhere else, and a search for its id tells that sooner.
+            Links::One((id, _)) if !contains_varint(self.bytes, *id) => {}
+            _ => {
+                let _ = each_link(self.bytes, &mut |_| found = true);
+            }
+        }
+        found
     }
 
     /// A copy of this value that stands by itself. Out-of-line parts are shared, not copied.

@@ -1,21 +1,23 @@
 //! Writing packed bytes.
 
-use super::page::push_header;
-use super::{Anchor, LinkVec, Links, Packed, Target, tag};
+use super::page::{map_tag, width_for};
+use super::{Anchor, Item, Link, Links, Packed, ReadError, Target, tag};
 
 /// Writes one value, item after item, in the order of [`super::Item`]: the head of a list or a
 /// tuple, then its elements. Maps go through [`Writer::begin_map`].
 #[derive(Debug)]
 pub struct Writer<A> {
     scratch: Scratch,
-    links: LinkVec<A>,
+    links: Vec<Link<A>>,
 }
 
 /// The memory that a [`Writer`] works in, to be used by one after the other.
 #[derive(Debug, Default)]
 pub struct Scratch {
     bytes: Vec<u8>,
-    /// The entries of the maps that are not ended yet, the innermost one's last.
+    /// The keys of the maps that are not ended yet, the innermost one's last.
+    keys: Vec<u8>,
+    /// The entries of these maps.
     entries: Vec<Entry>,
 }
 
@@ -27,26 +29,37 @@ impl Scratch {
 
     /// Bytes of memory behind it, about.
     pub fn capacity(&self) -> usize {
-        self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
+        self.bytes.capacity()
+            + self.keys.capacity()
+            + self.entries.capacity() * size_of::<Entry>()
     }
 }
 
-/// Where an entry's key, its value and what follows it begin.
+/// Where the key of an entry begins and ends among the keys of its map, and the how manyth it
+/// was. No number is over [`super::MAX_BYTES`].
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    key: usize,
-    value: usize,
-    end: usize,
+    from: u32,
+    to: u32,
+    index: u32,
 }
 
-/// A map that is being written.
+/// A map that is being written: first all of its keys, in any order, then the values in the order
+/// that [`Writer::next_value`] asks for. So each value is written in its place, and a map that
+/// nests deep is not moved once for each level.
 #[derive(Debug)]
-#[must_use]
 pub struct MapBuilder {
-    /// Where its bytes begin, and its entries.
+    /// Where its bytes begin, its keys and its entries.
     start: usize,
+    keys: usize,
     first: usize,
+    /// The entry whose value is to be written next.
+    next: usize,
 }
+
+/// The width of the numbers of a map while it is written; where the body turns out to be small,
+/// they are narrowed at its end.
+const WIDE: usize = 4;
 
 /// Writes a number of a map in so many bytes. No number is over [`super::MAX_BYTES`].
 #[inline]
@@ -77,9 +90,14 @@ pub fn pack_int(value: i64, to: &mut Scalar) -> usize {
     }
 }
 
-fn tagged_varint(tag: u8, mut value: u64, to: &mut Scalar) -> usize {
+fn tagged_varint(tag: u8, value: u64, to: &mut Scalar) -> usize {
     to[0] = tag;
-    let mut len = 1;
+    write_varint(value, to, 1)
+}
+
+/// Writes a varint at `at`, and returns where it ends.
+pub(super) fn write_varint(mut value: u64, to: &mut Scalar, at: usize) -> usize {
+    let mut len = at;
     while value >= 0x80 {
         to[len] = value as u8 | 0x80;
         value >>= 7;
@@ -97,7 +115,7 @@ impl<A> Default for Writer<A> {
     fn default() -> Self {
         Writer {
             scratch: Scratch::default(),
-            links: LinkVec::new(),
+            links: Vec::new(),
         }
     }
 }
@@ -107,17 +125,18 @@ impl<A: Anchor> Writer<A> {
     pub fn new() -> Self {
         Self::reusing(Scratch {
             bytes: Vec::with_capacity(128),
-            entries: Vec::new(),
+            ..Scratch::default()
         })
     }
 
     /// A writer that works in this memory.
     pub fn reusing(mut scratch: Scratch) -> Self {
         scratch.bytes.clear();
+        scratch.keys.clear();
         scratch.entries.clear();
         Writer {
             scratch,
-            links: LinkVec::new(),
+            links: Vec::new(),
         }
     }
 
@@ -251,11 +270,17 @@ impl<A: Anchor> Writer<A> {
         self.sized(tag::OPAQUE, external);
     }
 
-    /// A term that `anchor` keeps, and bytes by which it is compared.
-    pub fn foreign(&mut self, id: u64, likeness: &[u8], anchor: A) {
+    /// A reference to something of another library, by its numbers; `anchor` keeps it.
+    pub fn foreign(&mut self, id: u64, numbers: &[u8], anchor: A) {
         self.tagged(tag::FOREIGN, id);
-        self.varint(likeness.len() as u64);
-        self.scratch.bytes.extend_from_slice(likeness);
+        self.varint(numbers.len() as u64);
+        self.scratch.bytes.extend_from_slice(numbers);
+        self.links.push((id, Target::Anchor(anchor)));
+    }
+
+    /// A reference to an object of the host's own, which `anchor` keeps.
+    pub fn handle(&mut self, id: u64, anchor: A) {
+        self.tagged(tag::HANDLE, id);
         self.links.push((id, Target::Anchor(anchor)));
     }
 
@@ -291,49 +316,149 @@ impl<A: Anchor> Writer<A> {
         self.links.len()
     }
 
+    /// The head of a fun that closes over so many values; [`super::FUN_HEAD`] values and these
+    /// follow.
+    pub fn fun(&mut self, free: usize) {
+        self.tagged(tag::FUN, free as u64);
+    }
+
+    /// The head of `fun M:F/A`; module, function and arity follow.
+    pub fn export(&mut self) {
+        self.scratch.bytes.push(tag::EXPORT);
+    }
+
+    /// The head of a native record of so many fields; [`super::RECORD_HEAD`] values follow, then
+    /// the names of all fields, then their values.
+    pub fn record(&mut self, fields: usize) {
+        self.tagged(tag::RECORD, fields as u64);
+    }
+
+    /// An item that is the same on every node: an integer, a float, an empty list, bytes, or what
+    /// the host wrote in its external format.
+    pub fn plain(&mut self, item: Item<'_>) -> Result<(), ReadError> {
+        match item {
+            Item::Int(value) => self.int(value),
+            Item::Float(value) => self.float(value),
+            Item::Nil => self.nil(),
+            Item::ByteList(bytes) => self.byte_list(bytes.iter().copied()),
+            Item::Binary(bytes) => self.binary(bytes),
+            Item::Opaque(external) => self.opaque(external),
+            _ => return Err(ReadError),
+        }
+        Ok(())
+    }
+
+    /// The head of whatever this item is the head of; nothing for an item that nothing follows.
+    pub(super) fn head(&mut self, head: Item<'_>) {
+        match head {
+            Item::List(len) => self.list(len),
+            Item::Improper(len) => self.improper(len),
+            Item::Tuple(arity) => self.tuple(arity),
+            Item::Fun(free) => self.fun(free),
+            Item::Export => self.export(),
+            Item::Record(fields) => self.record(fields),
+            _ => {}
+        }
+    }
+
     /// Begins a map. Maps end in the opposite order.
     pub fn begin_map(&self) -> MapBuilder {
         MapBuilder {
             start: self.scratch.bytes.len(),
+            keys: self.scratch.keys.len(),
             first: self.scratch.entries.len(),
+            next: 0,
         }
     }
 
-    /// Says that the key, then the value, of an entry of the innermost map were written since
-    /// `key_start`, the value from `value_start` on.
-    pub fn entry(&mut self, key_start: usize, value_start: usize) {
-        self.scratch.entries.push(Entry {
-            key: key_start,
-            value: value_start,
-            end: self.scratch.bytes.len(),
+    /// Says that a whole key of the map was written since the last one.
+    pub fn end_key(&mut self, map: &MapBuilder) {
+        let Scratch { bytes, entries, .. } = &mut self.scratch;
+        let index = entries.len() - map.first;
+        let from = match index {
+            0 => 0,
+            _ => entries.last().map_or(0, |entry| entry.to),
+        };
+        entries.push(Entry {
+            from,
+            to: (bytes.len() - map.start) as u32,
+            index: index as u32,
         });
     }
 
-    /// Ends a map: sorts its entries and puts its head before them. `false`: a key occurs twice.
+    /// Says that all keys were written. `false`: a key occurs twice.
     #[must_use]
-    pub fn end_map(&mut self, map: MapBuilder) -> bool {
-        let MapBuilder { start, first } = map;
-        let Scratch { bytes, entries } = &mut self.scratch;
-        let end = bytes.len();
-        let map_entries = &mut entries[first..];
-        let key = |entry: &Entry| &bytes[entry.key..entry.value];
-        map_entries.sort_unstable_by(|a, b| key(a).cmp(key(b)));
-        let distinct = !map_entries
+    pub fn end_keys(&mut self, map: &MapBuilder) -> bool {
+        let Scratch {
+            bytes,
+            keys,
+            entries,
+        } = &mut self.scratch;
+        keys.extend_from_slice(&bytes[map.start..]);
+        bytes.truncate(map.start);
+        let keys = &keys[map.keys..];
+        let entries = &mut entries[map.first..];
+        let key = |entry: &Entry| &keys[entry.from as usize..entry.to as usize];
+        entries.sort_unstable_by(|a, b| key(a).cmp(key(b)));
+        // Room for the head, which is written when the body is there.
+        bytes.resize(map.start + 1 + (2 + entries.len()) * WIDE, 0);
+        !entries
             .windows(2)
-            .any(|pair| key(&pair[0]) == key(&pair[1]));
-        // In order behind the map, then over it.
-        let width = push_header(bytes, map_entries.len(), end - start);
-        let mut offset = 0;
-        for entry in &*map_entries {
-            push_number(bytes, width, offset);
-            offset += entry.end - entry.key;
+            .any(|pair| key(&pair[0]) == key(&pair[1]))
+    }
+
+    /// The how manyth key it is whose value is to be written now. `None`: there is no other, and
+    /// the map is ended.
+    pub fn next_value(&mut self, map: &mut MapBuilder) -> Option<usize> {
+        let count = self.scratch.entries.len() - map.first;
+        let body = map.start + 1 + (2 + count) * WIDE;
+        if map.next == count {
+            self.end_map(map, count, body);
+            return None;
         }
-        for entry in &*map_entries {
-            bytes.extend_from_within(entry.key..entry.end);
+        let Scratch {
+            bytes,
+            keys,
+            entries,
+        } = &mut self.scratch;
+        let entry = entries[map.first + map.next];
+        let offset = (bytes.len() - body) as u32;
+        let slot = map.start + 1 + (2 + map.next) * WIDE;
+        bytes[slot..slot + WIDE].copy_from_slice(&offset.to_le_bytes());
+        let key = map.keys + entry.from as usize..map.keys + entry.to as usize;
+        bytes.extend_from_slice(&keys[key]);
+        map.next += 1;
+        Some(entry.index as usize)
+    }
+
+    /// Writes the head of a map whose entries are there. The numbers of a small body become
+    /// narrower, and the body moves up to them; a large one stays where it is.
+    fn end_map(&mut self, map: &MapBuilder, count: usize, body: usize) {
+        let Scratch {
+            bytes,
+            keys,
+            entries,
+        } = &mut self.scratch;
+        entries.truncate(map.first);
+        keys.truncate(map.keys);
+        let body_len = bytes.len() - body;
+        let width = width_for(body_len);
+        let head = &mut bytes[map.start..body];
+        head[0] = map_tag(width);
+        // Little endian: the low bytes come first.
+        head[1..1 + width].copy_from_slice(&count.to_le_bytes()[..width]);
+        head[1 + width..1 + 2 * width].copy_from_slice(&body_len.to_le_bytes()[..width]);
+        if width == WIDE {
+            return;
         }
-        bytes.copy_within(end.., start);
-        bytes.truncate(start + bytes.len() - end);
-        entries.truncate(first);
-        distinct
+        let mut to = map.start + 1 + 2 * width;
+        let mut from = map.start + 1 + 2 * WIDE;
+        for _ in 0..count {
+            bytes.copy_within(from..from + width, to);
+            from += WIDE;
+            to += width;
+        }
+        bytes.copy_within(body.., to);
+        bytes.truncate(to + body_len);
     }
 }

@@ -13,7 +13,8 @@
 //! The raw body is a `Body` in bincode's standard configuration: a table of atom names, the
 //! shared contents, and the map of fields, both in the packed form ([`crate::packed`]) except that
 //! atoms and shares are numbers of the tables, and that what only the node itself can name (its
-//! processes, ports and references) is in Erlang's external format.
+//! processes, ports and references) is in Erlang's external format. Who made a fun, and whether
+//! its module is loaded, is no part of it.
 //!
 //! Version 1, written by an Erlang predecessor, is read as well ([`V1`]).
 //!
@@ -21,10 +22,12 @@
 //! what is there before memory is taken, nesting is bounded, and no name is made an atom here.
 
 mod bounded;
-mod portable;
+mod export;
+mod import;
 mod v1;
 
-pub use portable::{Export, Import, Portable, export};
+pub use export::{Export, Portable, export};
+pub use import::Import;
 pub use v1::V1;
 
 use bounded::Bounded;
@@ -32,10 +35,6 @@ use serde::{Deserialize, Serialize};
 
 /// The largest raw body that is written or read, in bytes.
 pub const RAW_LIMIT: usize = 64 << 20;
-
-/// The deepest nesting that is read. What can be written never nests as deep: a packed value under
-/// a path of keys.
-const DEPTH_LIMIT: usize = 2 * crate::packed::MAX_DEPTH;
 
 // What takes far more memory than it has bytes in a snapshot is bounded by number.
 
@@ -47,14 +46,6 @@ const SHARE_LIMIT: usize = 1 << 17;
 
 /// References to shared contents in one snapshot.
 const SHARE_REFERENCE_LIMIT: usize = 1 << 20;
-
-/// Terms in one snapshot that the host must keep alive: funs that took values with them, references
-/// to resources, what nests deeper than the packed form.
-const FOREIGN_LIMIT: usize = 1 << 16;
-
-/// The largest term in the external format, in bytes, that is neither a bit string nor an integer:
-/// the host may need sixteen times as many for it while it reads it.
-const EXTERNAL_LIMIT: usize = 16 << 20;
 
 const VERSION: u8 = 2;
 const HEADER: usize = 14;
@@ -80,6 +71,25 @@ pub enum SnapshotError {
     /// The host broke off: more work than it wants to do now.
     Busy,
 }
+
+impl std::fmt::Display for SnapshotError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SnapshotError::InvalidFormat => f.write_str("not a snapshot"),
+            SnapshotError::UnsupportedVersion => f.write_str("a version that is not known"),
+            SnapshotError::Corrupt => f.write_str("damaged"),
+            SnapshotError::UnknownAtom(name) => {
+                write!(f, "unknown atom {}", String::from_utf8_lossy(name))
+            }
+            SnapshotError::TooLarge(bytes) => {
+                write!(f, "{bytes} bytes before compression, of at most {RAW_LIMIT}")
+            }
+            SnapshotError::Busy => f.write_str("more work than may be done now"),
+        }
+    }
+}
+
+impl std::error::Error for SnapshotError {}
 
 /// The raw body of version 2.
 #[derive(Debug, Serialize, Deserialize)]
@@ -218,5 +228,5 @@ fn read_body<I: Import>(raw: &[u8], import: &mut I) -> Result<I::Fields, Snapsho
     if used != raw.len() {
         return Err(SnapshotError::Corrupt);
     }
-    portable::import(&body.atoms.0, &body.shares.0, body.fields, import)
+    import::import(&body.atoms.0, &body.shares.0, body.fields, import)
 }

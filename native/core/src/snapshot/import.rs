@@ -1,0 +1,228 @@
+//! A portable value as one of this node. Nothing that stands in it is believed.
+
+use super::{SHARE_REFERENCE_LIMIT, SnapshotError};
+use crate::etf;
+use crate::packed::{
+    Anchor, FUN_HEAD, Item, Links, MAX_ARITY, Packed, RECORD_HEAD, ReadError, Rewrite, View,
+    Writer, item, rewrite, skip,
+};
+use std::collections::HashSet;
+use std::convert::Infallible;
+
+/// What the host makes of what others wrote.
+pub trait Import {
+    /// What keeps things of the host alive.
+    type Anchor: Anchor;
+    /// What becomes of the fields.
+    type Fields;
+
+    /// The word of an existing atom of this name, [`SnapshotError::UnknownAtom`] if there is none.
+    /// Never makes a new one.
+    fn atom(&mut self, name: &str) -> Result<u64, SnapshotError>;
+    /// A float as it stands in a key.
+    fn float_key(&mut self, float: f64) -> f64;
+    /// Writes a term without parts that is in the external format (see [`etf::flat`]).
+    fn external(
+        &mut self,
+        external: &[u8],
+        writer: &mut Writer<Self::Anchor>,
+    ) -> Result<(), SnapshotError>;
+    /// Whether the host can have `fun M:F/A`, by the words of module and function.
+    fn export(&mut self, module: u64, function: u64, arity: u8) -> Result<(), SnapshotError>;
+    /// Shares a content and gives its id and its anchor.
+    fn share(
+        &mut self,
+        content: Packed<Self::Anchor>,
+    ) -> Result<(u64, Self::Anchor), SnapshotError>;
+    /// Takes the fields: a packed map.
+    fn fields(&mut self, fields: Packed<Self::Anchor>) -> Result<Self::Fields, SnapshotError>;
+}
+
+struct Importer<'i, I: Import> {
+    host: &'i mut I,
+    atoms: Vec<u64>,
+    shares: Vec<(u64, I::Anchor)>,
+    references: usize,
+}
+
+pub(super) fn import<I: Import>(
+    atoms: &[&str],
+    shares: &[&serde_bytes::Bytes],
+    fields: &[u8],
+    host: &mut I,
+) -> Result<I::Fields, SnapshotError> {
+    let mut words = Vec::with_capacity(atoms.len());
+    for name in atoms {
+        if !etf::is_atom_name(name) {
+            return Err(SnapshotError::Corrupt);
+        }
+        words.push(host.atom(name)?);
+    }
+    let mut importer = Importer {
+        host,
+        atoms: words,
+        shares: Vec::new(),
+        references: 0,
+    };
+    for share in shares {
+        let content = importer.whole(share)?;
+        let shared = importer.host.share(content)?;
+        importer.shares.push(shared);
+    }
+    let fields = importer.whole(fields)?;
+    importer.host.fields(fields)
+}
+
+impl<I: Import> Importer<'_, I> {
+    fn whole(&mut self, bytes: &[u8]) -> Result<Packed<I::Anchor>, SnapshotError> {
+        let mut at = 0;
+        skip(bytes, &mut at)?;
+        if at != bytes.len() {
+            return Err(SnapshotError::Corrupt);
+        }
+        let mut writer = Writer::new();
+        rewrite(View::new(bytes, &Links::default()), &mut writer, self)?;
+        Ok(writer.finish())
+    }
+
+    fn atom(&self, number: u64) -> Result<u64, SnapshotError> {
+        let number = usize::try_from(number).map_err(|_| SnapshotError::Corrupt)?;
+        self.atoms.get(number).copied().ok_or(SnapshotError::Corrupt)
+    }
+
+    /// Reads values as what stands before those that a fun closes over.
+    fn fun(&self, rest: &[u8]) -> Option<()> {
+        let mut at = 0;
+        let mut next = || item(rest, &mut at).ok();
+        let [module, arity, uniq, index, old_index, old_uniq]: [Item<'_>; FUN_HEAD] =
+            [next()?, next()?, next()?, next()?, next()?, next()?];
+        matches!(
+            (module, arity, uniq, index, old_index, old_uniq),
+            (
+                Item::Atom(_),
+                Item::Int(0..=255),
+                Item::Binary(uniq),
+                Item::Int(0..=0xffff_ffff),
+                Item::Int(_),
+                Item::Int(_),
+            ) if uniq.len() == 16
+        )
+        .then_some(())
+    }
+
+    fn export(&mut self, rest: &[u8]) -> Result<(), SnapshotError> {
+        let mut at = 0;
+        match (item(rest, &mut at)?, item(rest, &mut at)?, item(rest, &mut at)?) {
+            (Item::Atom(module), Item::Atom(function), Item::Int(arity)) => {
+                let (module, function) = (self.atom(module)?, self.atom(function)?);
+                let arity = u8::try_from(arity).map_err(|_| SnapshotError::Corrupt)?;
+                self.host.export(module, function, arity)
+            }
+            _ => Err(SnapshotError::Corrupt),
+        }
+    }
+
+    /// A record's head and the names of its fields, none of which occurs twice.
+    fn record(&self, fields: usize, rest: &[u8]) -> Result<(), SnapshotError> {
+        let mut at = 0;
+        for _ in 0..RECORD_HEAD {
+            let Item::Atom(_) = item(rest, &mut at)? else {
+                return Err(SnapshotError::Corrupt);
+            };
+        }
+        let mut names = HashSet::new();
+        for _ in 0..fields {
+            let Item::Atom(name) = item(rest, &mut at)? else {
+                return Err(SnapshotError::Corrupt);
+            };
+            if !names.insert(self.atom(name)?) {
+                return Err(SnapshotError::Corrupt);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<I: Import> Rewrite for Importer<'_, I> {
+    type From = Infallible;
+    type To = I::Anchor;
+    type Error = SnapshotError;
+
+    fn leaf(
+        &mut self,
+        leaf: Item<'_>,
+        _from: View<'_, Infallible>,
+        in_key: bool,
+        to: &mut Writer<I::Anchor>,
+    ) -> Result<(), SnapshotError> {
+        match leaf {
+            Item::Float(value) if value.is_finite() => {
+                to.float(if in_key {
+                    self.host.float_key(value)
+                } else {
+                    value
+                });
+            }
+            Item::ByteList(list) if !list.is_empty() => to.byte_list(list.iter().copied()),
+            Item::Int(_) | Item::Nil | Item::Binary(_) => to.plain(leaf)?,
+            Item::Atom(number) => to.atom(self.atom(number)?),
+            Item::Opaque(external) => {
+                etf::flat(external).ok_or(SnapshotError::Corrupt)?;
+                self.host.external(external, to)?;
+            }
+            Item::Share(number) => {
+                self.references += 1;
+                let share = usize::try_from(number)
+                    .ok()
+                    .and_then(|number| self.shares.get(number));
+                let (id, anchor) = share.ok_or(SnapshotError::Corrupt)?;
+                if self.references > SHARE_REFERENCE_LIMIT {
+                    return Err(SnapshotError::Corrupt);
+                }
+                to.share(*id, anchor.clone());
+            }
+            // What no writer writes: a float that Erlang does not have, an empty list under
+            // another name, links that only one node knows.
+            _ => return Err(SnapshotError::Corrupt),
+        }
+        Ok(())
+    }
+
+    fn head(&mut self, head: Item<'_>, rest: &[u8]) -> Result<(), SnapshotError> {
+        match head {
+            // A list of bytes alone has a form of its own.
+            Item::List(len) => {
+                let mut at = 0;
+                for _ in 0..len {
+                    if !matches!(item(rest, &mut at)?, Item::Int(0..=255)) {
+                        return Ok(());
+                    }
+                }
+                Err(SnapshotError::Corrupt)
+            }
+            Item::Improper(1..) | Item::Tuple(..=MAX_ARITY) => Ok(()),
+            Item::Fun(..=FREE_LIMIT) => self.fun(rest).ok_or(SnapshotError::Corrupt),
+            Item::Export => self.export(rest),
+            Item::Record(fields) => self.record(fields, rest),
+            _ => Err(SnapshotError::Corrupt),
+        }
+    }
+
+    fn tail(&mut self, tail: Item<'_>) -> Result<(), SnapshotError> {
+        match tail {
+            Item::Nil | Item::ByteList(_) | Item::List(_) | Item::Improper(_) => {
+                Err(SnapshotError::Corrupt)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// More values than any fun closes over: the VM's own limit.
+const FREE_LIMIT: usize = 255;
+
+impl From<ReadError> for SnapshotError {
+    fn from(ReadError: ReadError) -> Self {
+        SnapshotError::Corrupt
+    }
+}
