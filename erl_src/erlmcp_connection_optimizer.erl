@@ -32,7 +32,6 @@
 -module(erlmcp_connection_optimizer).
 
 -include("erlmcp_memory_error.hrl").
--include("erlmcp_memory_lanes.hrl").
 
 -export([
     create_optimized_state/1,
@@ -99,10 +98,7 @@
 create_optimized_state(ConnId) ->
     Created =
         case is_compact() of
-            true -> ?LANES(
-                erlmcp_memory_nif:state_new(ConnId),
-                erlmcp_memory_nif:state_new_dirty(ConnId)
-            );
+            true -> erlmcp_memory_nif:state_new(ConnId);
             false -> erlmcp_memory_plain_state:new(ConnId)
         end,
     case Created of
@@ -119,10 +115,7 @@ create_optimized_state(ConnId) ->
 update_state_field(State, Field, Value) ->
     Updated =
         case is_reference(State) of
-            true -> ?LANES(
-                erlmcp_memory_nif:state_update(State, Field, Value),
-                erlmcp_memory_nif:state_update_dirty(State, Field, Value)
-            );
+            true -> erlmcp_memory_nif:state_update(State, Field, Value);
             false -> erlmcp_memory_plain_state:update(State, Field, Value)
         end,
     case Updated of
@@ -163,10 +156,7 @@ get_field_safe(State, Field, Default) ->
 remove_state_field(State, Field) ->
     Removed =
         case is_reference(State) of
-            true -> ?LANES(
-                erlmcp_memory_nif:state_remove(State, Field),
-                erlmcp_memory_nif:state_remove_dirty(State, Field)
-            );
+            true -> erlmcp_memory_nif:state_remove(State, Field);
             false -> erlmcp_memory_plain_state:remove(State, Field)
         end,
     case Removed of
@@ -190,7 +180,7 @@ from_map(Map) when is_map(Map) ->
     Fields = maps:filter(fun(_Field, Value) -> Value =/= undefined end, maps:merge(New, Map)),
     Created =
         case is_compact() of
-            true -> from_fields(Fields);
+            true -> erlmcp_memory_nif:state_from_fields(Fields);
             false -> erlmcp_memory_plain_state:from_fields(Fields)
         end,
     case Created of
@@ -213,11 +203,7 @@ compress_state(State) ->
             {badarg, _, _} = BadArg ->
                 BadArg;
             Native ->
-                Compress = setting(compression_enabled),
-                ?LANES(
-                    erlmcp_memory_nif:state_compress(Native, Compress),
-                    erlmcp_memory_nif:state_compress_dirty(Native, Compress)
-                )
+                erlmcp_memory_nif:state_compress(Native, setting(compression_enabled))
         end,
     case Compressed of
         {badarg, Position, Text} -> ?BADARG([State], Position, Text);
@@ -237,10 +223,7 @@ compress_state(State) ->
 %% </ul>
 -spec decompress_state(binary()) -> state() | {error, decompress_error()}.
 decompress_state(Binary) ->
-    Read = ?LANES(
-        erlmcp_memory_nif:state_decompress(Binary),
-        erlmcp_memory_nif:state_decompress_dirty(Binary)
-    ),
+    Read = erlmcp_memory_nif:state_decompress(Binary),
     case is_reference(Read) andalso not is_compact() of
         true -> erlmcp_memory_plain_state:from_fields(fields(Read));
         false -> Read
@@ -291,8 +274,7 @@ cleanup_state(State) ->
 %% `shared_bytes' of {@link state_size_info/1} tells what both take.
 -spec share(term()) -> share().
 share(Term) ->
-    Shared = ?LANES(erlmcp_memory_nif:share_new(Term), erlmcp_memory_nif:share_new_dirty(Term)),
-    case Shared of
+    case erlmcp_memory_nif:share_new(Term) of
         {badarg, Position, Text} -> ?BADARG([Term], Position, Text);
         Ref -> Ref
     end.
@@ -301,8 +283,7 @@ share(Term) ->
 %% native copy, all of it.
 -spec shared(share()) -> term().
 shared(Ref) ->
-    Read = ?LANES(erlmcp_memory_nif:share_get(Ref), erlmcp_memory_nif:share_get_dirty(Ref)),
-    case Read of
+    case erlmcp_memory_nif:share_get(Ref) of
         {badarg, Position, Text} -> ?BADARG([Ref], Position, Text);
         {ok, Term} -> Term
     end.
@@ -311,21 +292,14 @@ shared(Ref) ->
 %% whole under `[]'.
 -spec find_shared(share(), Path :: [term()]) -> {ok, term()} | error.
 find_shared(Ref, Path) ->
-    Found = ?LANES(
-        erlmcp_memory_nif:share_find(Ref, Path),
-        erlmcp_memory_nif:share_find_dirty(Ref, Path)
-    ),
-    case Found of
+    case erlmcp_memory_nif:share_find(Ref, Path) of
         {badarg, Position, Text} -> ?BADARG([Ref, Path], Position, Text);
         none -> error;
         {ok, _} = Ok -> Ok
     end.
 
 find(State, Field) when is_reference(State) ->
-    ?LANES(
-        erlmcp_memory_nif:state_get(State, Field),
-        erlmcp_memory_nif:state_get_dirty(State, Field)
-    );
+    erlmcp_memory_nif:state_get(State, Field);
 find(State, Field) ->
     erlmcp_memory_plain_state:find(State, Field).
 
@@ -334,26 +308,20 @@ default([Field]) -> default(Field);
 default(_) -> undefined.
 
 fields(State) when is_reference(State) ->
-    ?LANES(erlmcp_memory_nif:state_fields(State), erlmcp_memory_nif:state_fields_dirty(State));
+    erlmcp_memory_nif:state_fields(State);
 fields(State) ->
     erlmcp_memory_plain_state:fields(State).
-
-from_fields(Fields) ->
-    ?LANES(
-        erlmcp_memory_nif:state_from_fields(Fields),
-        erlmcp_memory_nif:state_from_fields_dirty(Fields)
-    ).
 
 %% There is one snapshot format, and one writer of it.
 native_state(State) when is_reference(State) -> State;
 native_state(State) ->
     case erlmcp_memory_plain_state:fields(State) of
         {badarg, _, _} = BadArg -> BadArg;
-        Fields -> from_fields(Fields)
+        Fields -> erlmcp_memory_nif:state_from_fields(Fields)
     end.
 
 sizes(State) when is_reference(State) ->
-    ?LANES(erlmcp_memory_nif:state_sizes(State), erlmcp_memory_nif:state_sizes_dirty(State));
+    erlmcp_memory_nif:state_sizes(State);
 sizes(State) ->
     case erlmcp_memory_plain_state:sizes(State) of
         {badarg, _, _} = BadArg ->

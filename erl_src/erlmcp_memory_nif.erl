@@ -4,29 +4,32 @@
 %% Internal. A NIF library cannot be loaded twice into one VM, so this module holds nothing that
 %% ever changes at run time; what users call is in the modules that stand before it.
 %%
-%% Functions come in pairs where the work depends on the size of what is given: the first does a
-%% small piece of work on the scheduler of its caller, or answers `busy'; the one that ends in
-%% `_dirty' does any amount on a dirty CPU scheduler. `{badarg, Position, Text}' says which
-%% argument of the public function is wrong.
+%% Where the work depends on the size of what is given, a function does a small piece of it on the
+%% scheduler of its caller; for more, the VM calls it again on a dirty CPU scheduler.
+%% `{badarg, Position, Text}' says which argument of the public function is wrong.
 -module(erlmcp_memory_nif).
 
 -on_load(load/0).
 
 %% --- shared content ---
--export([share_new/1, share_new_dirty/1]).
--export([share_get/1, share_get_dirty/1]).
--export([share_find/2, share_find_dirty/2]).
+-export([
+    share_new/1,
+    share_get/1,
+    share_find/2
+]).
 %% --- connection states ---
--export([state_new/1, state_new_dirty/1]).
--export([state_update/3, state_update_dirty/3]).
--export([state_get/2, state_get_dirty/2]).
--export([state_remove/2, state_remove_dirty/2]).
--export([state_fields/1, state_fields_dirty/1]).
--export([state_from_fields/1, state_from_fields_dirty/1]).
--export([state_sizes/1, state_sizes_dirty/1]).
--export([state_cleanup/1]).
--export([state_compress/2, state_compress_dirty/2]).
--export([state_decompress/1, state_decompress_dirty/1]).
+-export([
+    state_new/1,
+    state_update/3,
+    state_get/2,
+    state_remove/2,
+    state_fields/1,
+    state_from_fields/1,
+    state_sizes/1,
+    state_cleanup/1,
+    state_compress/2,
+    state_decompress/1
+]).
 
 -type badarg() :: {badarg, Position :: pos_integer(), Text :: binary()}.
 -export_type([badarg/0]).
@@ -40,13 +43,10 @@
     profiler_session/0,
     profiler_status/1,
     profiler_samples/1,
-    profiler_samples_dirty/1,
     profiler_trend/1,
-    profiler_trend_dirty/1,
     profiler_gc/0,
     profiler_probe/1,
     memory_trend/1,
-    memory_trend_dirty/1,
     histogram_new/0,
     histogram_record/2,
     histogram_read/1,
@@ -66,23 +66,15 @@
     pool_trim/0,
     pool_stats/0,
     pool_acquire/1,
-    pool_acquire_dirty/1,
     pool_release/1,
-    pool_release_dirty/1,
     pool_read/1,
-    pool_read_dirty/1,
     pool_update/2,
-    pool_update_dirty/2,
     buffer_stats/0,
     buffer_acquire/1,
     buffer_release/1,
-    buffer_release_dirty/1,
     buffer_append/2,
-    buffer_append_dirty/2,
     buffer_next/1,
-    buffer_next_dirty/1,
-    buffer_held/1,
-    buffer_held_dirty/1
+    buffer_held/1
 ]).
 
 -spec load() -> ok | {error, term()}.
@@ -108,70 +100,46 @@ priv_dir() ->
 
 %% --- shared content ---
 
--spec share_new(term()) -> reference() | busy | badarg().
+-spec share_new(term()) -> reference() | badarg().
 share_new(_Term) -> erlang:nif_error(nif_not_loaded).
--spec share_new_dirty(term()) -> reference() | badarg().
-share_new_dirty(_Term) -> erlang:nif_error(nif_not_loaded).
 
--spec share_get(term()) -> {ok, term()} | busy | badarg().
+-spec share_get(term()) -> {ok, term()} | badarg().
 share_get(_Ref) -> erlang:nif_error(nif_not_loaded).
--spec share_get_dirty(term()) -> {ok, term()} | badarg().
-share_get_dirty(_Ref) -> erlang:nif_error(nif_not_loaded).
 
--spec share_find(term(), term()) -> {ok, term()} | none | busy | badarg().
+-spec share_find(term(), term()) -> {ok, term()} | none | badarg().
 share_find(_Ref, _Path) -> erlang:nif_error(nif_not_loaded).
--spec share_find_dirty(term(), term()) -> {ok, term()} | none | badarg().
-share_find_dirty(_Ref, _Path) -> erlang:nif_error(nif_not_loaded).
 
 %% --- connection states ---
 
--spec state_new(term()) -> reference() | busy | badarg().
+-spec state_new(term()) -> reference() | badarg().
 state_new(_Id) -> erlang:nif_error(nif_not_loaded).
--spec state_new_dirty(term()) -> reference() | badarg().
-state_new_dirty(_Id) -> erlang:nif_error(nif_not_loaded).
 
--spec state_update(term(), term(), term()) -> reference() | busy | badarg().
+-spec state_update(term(), term(), term()) -> reference() | badarg().
 state_update(_State, _Field, _Value) -> erlang:nif_error(nif_not_loaded).
--spec state_update_dirty(term(), term(), term()) -> reference() | badarg().
-state_update_dirty(_State, _Field, _Value) -> erlang:nif_error(nif_not_loaded).
 
--spec state_get(term(), term()) -> {ok, term()} | none | busy | badarg().
+-spec state_get(term(), term()) -> {ok, term()} | none | badarg().
 state_get(_State, _Field) -> erlang:nif_error(nif_not_loaded).
--spec state_get_dirty(term(), term()) -> {ok, term()} | none | badarg().
-state_get_dirty(_State, _Field) -> erlang:nif_error(nif_not_loaded).
 
--spec state_remove(term(), term()) -> reference() | busy | badarg().
+-spec state_remove(term(), term()) -> reference() | badarg().
 state_remove(_State, _Field) -> erlang:nif_error(nif_not_loaded).
--spec state_remove_dirty(term(), term()) -> reference() | badarg().
-state_remove_dirty(_State, _Field) -> erlang:nif_error(nif_not_loaded).
 
--spec state_fields(term()) -> #{atom() => term()} | busy | badarg().
+-spec state_fields(term()) -> #{atom() => term()} | badarg().
 state_fields(_State) -> erlang:nif_error(nif_not_loaded).
--spec state_fields_dirty(term()) -> #{atom() => term()} | badarg().
-state_fields_dirty(_State) -> erlang:nif_error(nif_not_loaded).
 
--spec state_from_fields(term()) -> reference() | busy | badarg().
+-spec state_from_fields(term()) -> reference() | badarg().
 state_from_fields(_Fields) -> erlang:nif_error(nif_not_loaded).
--spec state_from_fields_dirty(term()) -> reference() | badarg().
-state_from_fields_dirty(_Fields) -> erlang:nif_error(nif_not_loaded).
 
--spec state_sizes(term()) -> #{atom() => non_neg_integer()} | busy | badarg().
+-spec state_sizes(term()) -> #{atom() => non_neg_integer()} | badarg().
 state_sizes(_State) -> erlang:nif_error(nif_not_loaded).
--spec state_sizes_dirty(term()) -> #{atom() => non_neg_integer()} | badarg().
-state_sizes_dirty(_State) -> erlang:nif_error(nif_not_loaded).
 
 -spec state_cleanup(term()) -> ok | badarg().
 state_cleanup(_State) -> erlang:nif_error(nif_not_loaded).
 
--spec state_compress(term(), boolean()) -> binary() | busy | badarg().
+-spec state_compress(term(), boolean()) -> binary() | badarg().
 state_compress(_State, _Compressed) -> erlang:nif_error(nif_not_loaded).
--spec state_compress_dirty(term(), boolean()) -> binary() | badarg().
-state_compress_dirty(_State, _Compressed) -> erlang:nif_error(nif_not_loaded).
 
--spec state_decompress(term()) -> reference() | {error, term()} | busy.
+-spec state_decompress(term()) -> reference() | {error, term()}.
 state_decompress(_Snapshot) -> erlang:nif_error(nif_not_loaded).
--spec state_decompress_dirty(term()) -> reference() | {error, term()}.
-state_decompress_dirty(_Snapshot) -> erlang:nif_error(nif_not_loaded).
 
 %% --- profiler ---
 
@@ -208,24 +176,14 @@ profiler_session() ->
 profiler_status(_Session) ->
     erlang:nif_error(nif_not_loaded).
 
-%% @doc The snapshots, oldest first; `busy' when they are many: then call the dirty twin.
--spec profiler_samples(reference()) -> [#memory_snapshot{}] | busy.
+%% @doc The snapshots, oldest first.
+-spec profiler_samples(reference()) -> [#memory_snapshot{}].
 profiler_samples(_Session) ->
     erlang:nif_error(nif_not_loaded).
 
-%% @doc The snapshots, oldest first.
--spec profiler_samples_dirty(reference()) -> [#memory_snapshot{}].
-profiler_samples_dirty(_Session) ->
-    erlang:nif_error(nif_not_loaded).
-
-%% @doc The trend of a session; `undefined' for fewer than two snapshots, `busy' for many.
--spec profiler_trend(reference()) -> #{atom() => term()} | undefined | busy.
+%% @doc The trend of a session; `undefined' for fewer than two snapshots.
+-spec profiler_trend(reference()) -> #{atom() => term()} | undefined.
 profiler_trend(_Session) ->
-    erlang:nif_error(nif_not_loaded).
-
-%% @doc The trend of a session, however long.
--spec profiler_trend_dirty(reference()) -> #{atom() => term()} | undefined.
-profiler_trend_dirty(_Session) ->
     erlang:nif_error(nif_not_loaded).
 
 %% @doc The garbage collections of the last session.
@@ -238,15 +196,9 @@ profiler_gc() ->
 profiler_probe(_Consumer) ->
     erlang:nif_error(nif_not_loaded).
 
-%% @doc The trend of samples `{Milliseconds, Bytes}'; `busy' for many.
--spec memory_trend([{number(), non_neg_integer()}]) ->
-    #{atom() => term()} | invalid_input | busy.
+%% @doc The trend of samples `{Milliseconds, Bytes}'.
+-spec memory_trend([{number(), non_neg_integer()}]) -> #{atom() => term()} | invalid_input.
 memory_trend(_Points) ->
-    erlang:nif_error(nif_not_loaded).
-
-%% @doc The trend of samples, however many.
--spec memory_trend_dirty([{number(), non_neg_integer()}]) -> #{atom() => term()} | invalid_input.
-memory_trend_dirty(_Points) ->
     erlang:nif_error(nif_not_loaded).
 
 %% @doc An empty latency histogram, for any number of processes to record into at once.
@@ -317,43 +269,23 @@ pool_stats() ->
     erlang:nif_error(nif_not_loaded).
 
 -spec pool_acquire(term()) ->
-    {ok, reference()} | {error, not_started} | not_a_map | too_large | busy.
+    {ok, reference()} | {error, not_started} | not_a_map | too_large.
 pool_acquire(_) ->
     erlang:nif_error(nif_not_loaded).
 
--spec pool_acquire_dirty(term()) ->
-    {ok, reference()} | {error, not_started} | not_a_map | too_large.
-pool_acquire_dirty(_) ->
-    erlang:nif_error(nif_not_loaded).
-
 -spec pool_release(term()) ->
-    ok | badarg | busy.
+    ok | badarg.
 pool_release(_) ->
     erlang:nif_error(nif_not_loaded).
 
--spec pool_release_dirty(term()) ->
-    ok | badarg.
-pool_release_dirty(_) ->
-    erlang:nif_error(nif_not_loaded).
-
 -spec pool_read(term()) ->
-    {ok, map()} | {error, released} | badarg | busy.
+    {ok, map()} | {error, released} | badarg.
 pool_read(_) ->
     erlang:nif_error(nif_not_loaded).
 
--spec pool_read_dirty(term()) ->
-    {ok, map()} | {error, released} | badarg.
-pool_read_dirty(_) ->
-    erlang:nif_error(nif_not_loaded).
-
 -spec pool_update(term(), term()) ->
-    ok | {error, released} | not_a_map | too_large | badarg | busy.
-pool_update(_, _) ->
-    erlang:nif_error(nif_not_loaded).
-
--spec pool_update_dirty(term(), term()) ->
     ok | {error, released} | not_a_map | too_large | badarg.
-pool_update_dirty(_, _) ->
+pool_update(_, _) ->
     erlang:nif_error(nif_not_loaded).
 
 -spec buffer_stats() ->
@@ -367,43 +299,22 @@ buffer_acquire(_) ->
     erlang:nif_error(nif_not_loaded).
 
 -spec buffer_release(term()) ->
-    ok | badarg | busy.
-buffer_release(_) ->
-    erlang:nif_error(nif_not_loaded).
-
--spec buffer_release_dirty(term()) ->
     ok | badarg.
-buffer_release_dirty(_) ->
+buffer_release(_) ->
     erlang:nif_error(nif_not_loaded).
 
 -spec buffer_append(term(), term()) ->
     {ok, non_neg_integer()} | {error, released | {message_too_large, pos_integer()}}
-    | not_iodata | badarg | busy.
+    | not_iodata | badarg.
 buffer_append(_, _) ->
     erlang:nif_error(nif_not_loaded).
 
--spec buffer_append_dirty(term(), term()) ->
-    {ok, non_neg_integer()} | {error, released | {message_too_large, pos_integer()}}
-    | not_iodata | badarg.
-buffer_append_dirty(_, _) ->
-    erlang:nif_error(nif_not_loaded).
-
 -spec buffer_next(term()) ->
-    {ok, binary()} | more | {error, released} | badarg | busy.
+    {ok, binary()} | more | {error, released} | badarg.
 buffer_next(_) ->
     erlang:nif_error(nif_not_loaded).
 
--spec buffer_next_dirty(term()) ->
-    {ok, binary()} | more | {error, released} | badarg.
-buffer_next_dirty(_) ->
-    erlang:nif_error(nif_not_loaded).
-
 -spec buffer_held(term()) ->
-    {ok, binary()} | {error, released} | badarg | busy.
-buffer_held(_) ->
-    erlang:nif_error(nif_not_loaded).
-
--spec buffer_held_dirty(term()) ->
     {ok, binary()} | {error, released} | badarg.
-buffer_held_dirty(_) ->
+buffer_held(_) ->
     erlang:nif_error(nif_not_loaded).

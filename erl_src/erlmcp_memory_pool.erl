@@ -58,7 +58,6 @@
 
 -include_lib("kernel/include/logger.hrl").
 -include("erlmcp_memory_error.hrl").
--include("erlmcp_memory_lanes.hrl").
 
 -export([start_link/0, child_spec/0]).
 -export([
@@ -188,7 +187,7 @@ child_spec() ->
 %% `badarg' where `Map' is no map, or is larger than a state may be (512 MiB packed).
 -spec acquire_connection_state(Map :: map()) -> {ok, state_ref()} | {error, not_started}.
 acquire_connection_state(Map) ->
-    case ?LANES(erlmcp_memory_nif:pool_acquire(Map), erlmcp_memory_nif:pool_acquire_dirty(Map)) of
+    case erlmcp_memory_nif:pool_acquire(Map) of
         {_, _} = Result -> Result;
         not_a_map -> ?BADARG([Map], 1, ?NOT_A_MAP);
         too_large -> ?BADARG([Map], 1, ?TOO_LARGE)
@@ -199,7 +198,7 @@ acquire_connection_state(Map) ->
 %% Raises `badarg' where `Ref' is no state of this pool.
 -spec release_connection_state(Ref :: state_ref()) -> ok.
 release_connection_state(Ref) ->
-    case ?LANES(erlmcp_memory_nif:pool_release(Ref), erlmcp_memory_nif:pool_release_dirty(Ref)) of
+    case erlmcp_memory_nif:pool_release(Ref) of
         ok -> ok;
         badarg -> ?BADARG([Ref], 1, ?NOT_A_STATE)
     end.
@@ -209,7 +208,7 @@ release_connection_state(Ref) ->
 %% Raises `badarg' where `Ref' is no state of this pool.
 -spec connection_state(Ref :: state_ref()) -> {ok, map()} | {error, released}.
 connection_state(Ref) ->
-    case ?LANES(erlmcp_memory_nif:pool_read(Ref), erlmcp_memory_nif:pool_read_dirty(Ref)) of
+    case erlmcp_memory_nif:pool_read(Ref) of
         {_, _} = Result -> Result;
         badarg -> ?BADARG([Ref], 1, ?NOT_A_STATE)
     end.
@@ -220,12 +219,7 @@ connection_state(Ref) ->
 %% a state may be; the state is unchanged then.
 -spec update_connection_state(Ref :: state_ref(), Map :: map()) -> ok | {error, released}.
 update_connection_state(Ref, Map) ->
-    case
-        ?LANES(
-            erlmcp_memory_nif:pool_update(Ref, Map),
-            erlmcp_memory_nif:pool_update_dirty(Ref, Map)
-        )
-    of
+    case erlmcp_memory_nif:pool_update(Ref, Map) of
         ok -> ok;
         {error, _} = Error -> Error;
         badarg -> ?BADARG([Ref, Map], 1, ?NOT_A_STATE);
@@ -257,9 +251,7 @@ acquire_message_buffer(Size) ->
 %% Raises `badarg' where `Ref' is no message buffer.
 -spec release_message_buffer(Ref :: buffer_ref()) -> ok.
 release_message_buffer(Ref) ->
-    case
-        ?LANES(erlmcp_memory_nif:buffer_release(Ref), erlmcp_memory_nif:buffer_release_dirty(Ref))
-    of
+    case erlmcp_memory_nif:buffer_release(Ref) of
         ok -> ok;
         badarg -> ?BADARG([Ref], 1, ?NOT_A_BUFFER)
     end.
@@ -273,12 +265,7 @@ release_message_buffer(Ref) ->
     {ok, Held :: non_neg_integer()}
     | {error, released | {message_too_large, Limit :: pos_integer()}}.
 append_message_buffer(Ref, Data) ->
-    case
-        ?LANES(
-            erlmcp_memory_nif:buffer_append(Ref, Data),
-            erlmcp_memory_nif:buffer_append_dirty(Ref, Data)
-        )
-    of
+    case erlmcp_memory_nif:buffer_append(Ref, Data) of
         {_, _} = Result -> Result;
         badarg -> ?BADARG([Ref, Data], 1, ?NOT_A_BUFFER);
         not_iodata -> ?BADARG([Ref, Data], 2, <<"not iodata">>)
@@ -290,7 +277,7 @@ append_message_buffer(Ref, Data) ->
 %% Raises `badarg' where `Ref' is no message buffer.
 -spec next_message(Ref :: buffer_ref()) -> {ok, binary()} | more | {error, released}.
 next_message(Ref) ->
-    case ?LANES(erlmcp_memory_nif:buffer_next(Ref), erlmcp_memory_nif:buffer_next_dirty(Ref)) of
+    case erlmcp_memory_nif:buffer_next(Ref) of
         {_, _} = Result -> Result;
         more -> more;
         badarg -> ?BADARG([Ref], 1, ?NOT_A_BUFFER)
@@ -301,7 +288,7 @@ next_message(Ref) ->
 %% Raises `badarg' where `Ref' is no message buffer.
 -spec message_buffer(Ref :: buffer_ref()) -> {ok, binary()} | {error, released}.
 message_buffer(Ref) ->
-    case ?LANES(erlmcp_memory_nif:buffer_held(Ref), erlmcp_memory_nif:buffer_held_dirty(Ref)) of
+    case erlmcp_memory_nif:buffer_held(Ref) of
         {_, _} = Result -> Result;
         badarg -> ?BADARG([Ref], 1, ?NOT_A_BUFFER)
     end.

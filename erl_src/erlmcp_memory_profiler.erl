@@ -192,7 +192,7 @@ summary(Session) ->
 get_profiling_data() ->
     case erlmcp_memory_report:session() of
         {ok, Session, #{baseline := Baseline, duration_ms := Duration}} ->
-            Samples = erlmcp_memory_report:samples(Session),
+            Samples = erlmcp_memory_nif:profiler_samples(Session),
             #{
                 baseline => erlmcp_memory_snapshot:to_map(Baseline),
                 snapshots => [erlmcp_memory_snapshot:to_map(Sample) || Sample <- Samples],
@@ -250,7 +250,7 @@ analyze_memory_trend(Snapshots) ->
         [_] ->
             {error, need_multiple_snapshots};
         Points ->
-            case erlmcp_memory_report:trend_of(Points) of
+            case erlmcp_memory_nif:memory_trend(Points) of
                 invalid_input -> {error, invalid_input};
                 Trend -> Trend
             end

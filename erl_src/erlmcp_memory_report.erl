@@ -2,12 +2,11 @@
 %% @doc What the profiler's data mean: the report for an operator, and the alerts.
 -module(erlmcp_memory_report).
 
--export([session/0, samples/1, trend_of/1, generate/0, alerts/0, evaluate/1]).
+-export([session/0, generate/0, alerts/0, evaluate/1]).
 
 -export_type([metric/0]).
 
 -include("erlmcp_memory.hrl").
--include("erlmcp_memory_lanes.hrl").
 
 -define(MB, 1048576).
 
@@ -25,22 +24,6 @@ session() ->
                 _ -> none
             end
     end.
-
-%% @doc The snapshots of a session, oldest first.
--spec samples(reference()) -> [#memory_snapshot{}].
-samples(Session) ->
-    ?LANES(
-        erlmcp_memory_nif:profiler_samples(Session),
-        erlmcp_memory_nif:profiler_samples_dirty(Session)
-    ).
-
-%% @doc The trend of two points or more.
--spec trend_of([{number(), non_neg_integer()}]) -> #{atom() => term()} | invalid_input.
-trend_of(Points) ->
-    ?LANES(erlmcp_memory_nif:memory_trend(Points), erlmcp_memory_nif:memory_trend_dirty(Points)).
-
-session_trend(Session) ->
-    ?LANES(erlmcp_memory_nif:profiler_trend(Session), erlmcp_memory_nif:profiler_trend_dirty(Session)).
 
 %% @doc The alerts of the node as it stands.
 -spec alerts() -> [erlmcp_memory_profiler:alert()].
@@ -77,7 +60,7 @@ session_figures() ->
             #{pause_ms := #{max := Longest}} = erlmcp_memory_nif:profiler_gc(),
             maps:from_list(
                 [{gc_pause, Longest} || Measured] ++
-                    case session_trend(Session) of
+                    case erlmcp_memory_nif:profiler_trend(Session) of
                         #{leak_indication := <<"possible_memory_leak">>, trend_slope := Slope} ->
                             [{memory_growth, Slope * 3600 / ?MB}];
                         _ ->
@@ -154,7 +137,7 @@ text(Session, #{baseline := First, last := Last} = Status) ->
             "processes", First#memory_snapshot.process_count, Last#memory_snapshot.process_count
         ),
         "\n",
-        trend_text(session_trend(Session)),
+        trend_text(erlmcp_memory_nif:profiler_trend(Session)),
         "\n",
         gc_text(erlmcp_memory_nif:profiler_gc()),
         "\n",

@@ -110,7 +110,8 @@ wrong_arguments(_Config) ->
             {profiler_start, [dead(), 5, false]},
             {profiler_probe, [somebody]},
             {memory_trend, [[{1, 2} | {3, 4}]]},
-            {memory_trend_dirty, [[{1, 2} | {3, 4}]]},
+            {profiler_samples, [make_ref()]},
+            {profiler_trend, [make_ref()]},
             {histogram_record, [make_ref(), 1]},
             {histogram_record, [erlmcp_memory_nif:histogram_new(), -1]}
         ]
@@ -587,7 +588,9 @@ trend_of_many_snapshots(_Config) ->
     #{trend_slope := Slope, avg_memory := 50000.5, memory_delta := 99999} =
         ?P:analyze_memory_trend(Many),
     ?assert(abs(Slope - 100) < 0.01),
-    ?assertEqual({error, invalid_input}, ?P:analyze_memory_trend(Many ++ [bad])).
+    ?assertEqual({error, invalid_input}, ?P:analyze_memory_trend(Many ++ [bad])),
+    Points = [{N, N} || N <- lists:seq(1, 1000)],
+    ?assertMatch({dirty, #{}}, erlmcp_memory_lane_help:call(memory_trend, [Points])).
 
 native_memory_is_counted(_Config) ->
     Before = ?P:measure_memory_snapshot(),

@@ -1,10 +1,10 @@
 //! Message buffers as resources.
 
 use crate::iodata::{self, IoDataError};
-use crate::lane::{FAST_BYTES, FAST_COPY, Lane};
+use crate::lane::{Busy, FAST_BYTES, FAST_COPY, Lane};
 use crate::pool::{badarg, not_started, released, started};
 use crate::resource::ResourceRef;
-use crate::{lanes, nif, reply, resource};
+use crate::{nif, reply, resource};
 use erlmcp_memory_core::buffer::{BlockPool, Found, MESSAGE_LIMIT, MessageBuffer, MessageTooLarge};
 use parking_lot::Mutex;
 use rustler::types::atom::ok;
@@ -63,26 +63,25 @@ fn too_large(env: Env<'_>) -> Term<'_> {
     env.error_tuple((message_too_large(), MESSAGE_LIMIT))
 }
 
-/// Runs `work` on the buffer behind `handle`; answers `badarg` where that is no buffer handle,
-/// `busy` where it would have to wait, `{error, released}` where it was released.
+/// Runs `work` on the buffer behind `handle`; returns `badarg` where that is no buffer handle, and
+/// `{error, released}` where it was released.
 fn with_buffer<'a>(
     env: Env<'a>,
     handle: Term<'a>,
     lane: Lane,
-    work: impl FnOnce(&mut MessageBuffer<'static>) -> Term<'a>,
-) -> Term<'a> {
+    work: impl FnOnce(&mut MessageBuffer<'static>) -> Result<Term<'a>, Busy>,
+) -> Result<Term<'a>, Busy> {
     let Some(handle) = resource::get::<BufferHandle>(handle) else {
-        return badarg().encode(env);
+        return Ok(badarg().encode(env));
     };
-    match lane.lock(&handle.0).as_deref_mut() {
-        None => reply::busy(env),
-        Some(None) => env.error_tuple(released()),
-        Some(Some(buffer)) => work(buffer),
+    match lane.lock(&handle.0)?.as_mut() {
+        None => Ok(env.error_tuple(released())),
+        Some(buffer) => work(buffer),
     }
 }
 
 // `{ok, Ref, Zeros}`, or an error tuple. An integer beyond 64 bits is too large as well.
-nif!(buffer_acquire => buffer_acquire, Normal(size));
+nif!(buffer_acquire => short buffer_acquire(size));
 
 fn buffer_acquire<'a>(env: Env<'a>, size: Term<'a>) -> Term<'a> {
     if !started() {
@@ -97,32 +96,35 @@ fn buffer_acquire<'a>(env: Env<'a>, size: Term<'a>) -> Term<'a> {
     (ok(), handle, zeros(env, size.max(BUFFER_SIZE))).encode(env)
 }
 
-fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
+fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let Some(handle) = resource::get::<BufferHandle>(handle) else {
-        return badarg().encode(env);
+        return Ok(badarg().encode(env));
     };
-    let Some(buffer) = lane.lock(&handle.0).map(|mut held| held.take()) else {
-        return reply::busy(env);
-    };
+    let buffer = lane.lock(&handle.0)?.take();
     drop(buffer);
-    ok().encode(env)
+    Ok(ok().encode(env))
 }
 
 // `ok`, also when it was released before.
-lanes!(release => buffer_release, buffer_release_dirty(handle));
+nif!(release => buffer_release(handle));
 
-fn append<'a>(env: Env<'a>, handle: Term<'a>, data: Term<'a>, lane: Lane) -> Term<'a> {
+fn append<'a>(
+    env: Env<'a>,
+    handle: Term<'a>,
+    data: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
     with_buffer(env, handle, lane, |buffer| {
         if let Ok(binary) = Binary::from_term(data) {
             // The common case, without a walk.
             let bytes = binary.as_slice();
             if lane == Lane::Fast && buffer.append_cost(bytes.len()) > FAST_COPY {
-                return reply::busy(env);
+                return Err(Busy);
             }
-            return match buffer.append(bytes) {
+            return Ok(match buffer.append(bytes) {
                 Ok(held) => (ok(), held).encode(env),
                 Err(MessageTooLarge) => too_large(env),
-            };
+            });
         }
         // Walked twice, so that the limit is checked before a byte is copied.
         let bytes = match iodata::walk(data, lane, |_| ()) {
@@ -130,59 +132,59 @@ fn append<'a>(env: Env<'a>, handle: Term<'a>, data: Term<'a>, lane: Lane) -> Ter
             Err(why) => return refusal(env, why),
         };
         if lane == Lane::Fast && buffer.append_cost(bytes) > FAST_BYTES {
-            return reply::busy(env);
+            return Err(Busy);
         }
         if bytes > 0 {
             if buffer.reserve(bytes).is_err() {
-                return too_large(env);
+                return Ok(too_large(env));
             }
             // The same walk over the same term: it cannot end otherwise.
             let copied = iodata::walk(data, lane, |piece| buffer.push(piece));
             debug_assert!(copied.is_ok());
         }
-        (ok(), buffer.held().len()).encode(env)
+        Ok((ok(), buffer.held().len()).encode(env))
     })
 }
 
-fn refusal(env: Env<'_>, why: IoDataError) -> Term<'_> {
+fn refusal(env: Env<'_>, why: IoDataError) -> Result<Term<'_>, Busy> {
     match why {
-        IoDataError::NotIoData => not_iodata().encode(env),
-        IoDataError::Busy => reply::busy(env),
-        IoDataError::TooLarge => too_large(env),
+        IoDataError::NotIoData => Ok(not_iodata().encode(env)),
+        IoDataError::Busy => Err(Busy),
+        IoDataError::TooLarge => Ok(too_large(env)),
     }
 }
 
 // `{ok, Held}` or an error tuple.
-lanes!(append => buffer_append, buffer_append_dirty(handle, data));
+nif!(append => buffer_append(handle, data));
 
-fn next<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
+fn next<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let budget = match lane {
         Lane::Fast => FAST_COPY,
         Lane::Dirty => usize::MAX,
     };
     with_buffer(env, handle, lane, |buffer| match buffer.find(budget) {
-        Found::More => more().encode(env),
-        Found::Unfinished => reply::busy(env),
-        Found::Frame(bytes) if bytes > budget => reply::busy(env),
+        Found::More => Ok(more().encode(env)),
+        Found::Unfinished => Err(Busy),
+        Found::Frame(bytes) if bytes > budget => Err(Busy),
         // A copy, so that it stays as it is whatever happens to the buffer, and keeps no block alive.
-        Found::Frame(_) => match buffer.take(|frame| reply::binary(env, frame)) {
+        Found::Frame(_) => Ok(match buffer.take(|frame| reply::binary(env, frame)) {
             Some(frame) => (ok(), frame).encode(env),
             None => more().encode(env),
-        },
+        }),
     })
 }
 
 // `{ok, Frame}`, `more` or an error tuple.
-lanes!(next => buffer_next, buffer_next_dirty(handle));
+nif!(next => buffer_next(handle));
 
-fn held<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
+fn held<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     with_buffer(env, handle, lane, |buffer| {
         if lane == Lane::Fast && buffer.held().len() > FAST_COPY {
-            return reply::busy(env);
+            return Err(Busy);
         }
-        reply::ok_value(env, reply::binary(env, buffer.held()))
+        Ok(reply::ok_value(env, reply::binary(env, buffer.held())))
     })
 }
 
 // `{ok, Held}` or an error tuple.
-lanes!(held => buffer_held, buffer_held_dirty(handle));
+nif!(held => buffer_held(handle));

@@ -1,7 +1,10 @@
 //! The two lanes of a call: on a normal scheduler while the work is small, on a dirty one else.
 
 use parking_lot::{Mutex, MutexGuard};
-use rustler::sys::{ErlNifTerm, enif_raise_exception};
+use rustler::sys::{
+    ERL_NIF_THR_NORMAL_SCHEDULER, ErlNifTerm, enif_make_badarg, enif_raise_exception,
+    enif_thread_type,
+};
 use rustler::{Env, Term};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -16,7 +19,7 @@ pub const FAST_COPY: usize = 256 * 1024;
 pub const FAST_TERMS: usize = 2_000;
 
 /// Which kind of scheduler a call runs on. On the fast lane it does a bounded piece of work or
-/// none: when it sees that there is more to do, it answers `busy` and is called again on the other.
+/// none: where there is more to do, the VM makes the call again on the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     /// A normal scheduler: bounded work, and no waiting for a lock.
@@ -26,12 +29,21 @@ pub enum Lane {
 }
 
 impl Lane {
-    /// Locks a handle; `None` where that means to wait and the lane does not allow it, because
-    /// the handle's lock may be held through a large job on the dirty lane.
-    pub fn lock<T>(self, mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    /// The lane of the call that asks.
+    pub fn current() -> Self {
+        // SAFETY: the call reads what the VM notes of this thread.
+        match unsafe { enif_thread_type() } {
+            ERL_NIF_THR_NORMAL_SCHEDULER => Lane::Fast,
+            _ => Lane::Dirty,
+        }
+    }
+
+    /// Locks a handle. [`Busy`] where the fast lane would have to wait, because the handle's lock
+    /// may be held through a large job on the dirty one.
+    pub fn lock<T>(self, mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>, Busy> {
         match self {
-            Lane::Fast => mutex.try_lock(),
-            Lane::Dirty => Some(mutex.lock()),
+            Lane::Fast => mutex.try_lock().ok_or(Busy),
+            Lane::Dirty => Ok(mutex.lock()),
         }
     }
 }
@@ -76,31 +88,76 @@ impl Budget {
     }
 }
 
-/// Defines a NIF around a function of the environment, its arguments as terms, and any constants
-/// after them. As rustler's attribute, without the vector that it makes of the arguments.
+/// Why the body of a NIF has no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoResult {
+    /// There is more to do than a normal scheduler should.
+    Busy,
+    /// An argument is not of the right type.
+    BadArg,
+}
+
+impl From<Busy> for NoResult {
+    fn from(Busy: Busy) -> Self {
+        NoResult::Busy
+    }
+}
+
+impl From<rustler::Error> for NoResult {
+    fn from(_: rustler::Error) -> Self {
+        NoResult::BadArg
+    }
+}
+
+/// Defines a NIF around a function of the environment, its arguments as terms, and the lane; on
+/// [`Busy`] the VM calls it again on a dirty scheduler. With `short`, around a function that is
+/// not told the lane, does little whatever it is given, and always returns a term. As rustler's
+/// attribute, without the vector that it makes of the arguments.
 #[macro_export]
 macro_rules! nif {
-    ($inner:ident => $name:ident, $schedule:ident ($($argument:ident),+) $(, $constant:expr)*) => {
+    ($body:ident => short $name:ident($($argument:ident),+)) => {
+        $crate::nif!(@define $name($($argument),+), env => {
+            Ok::<_, $crate::lane::Busy>($body(env, $($argument),+))
+        });
+    };
+    ($body:ident => $name:ident($($argument:ident),+)) => {
+        $crate::nif!(@define $name($($argument),+), env => {
+            $body(env, $($argument),+, $crate::lane::Lane::current())
+        });
+    };
+    (@define $name:ident($($argument:ident),+), $env:ident => $result:expr) => {
         rustler::codegen_runtime::inventory::submit!(rustler::Nif {
             name: concat!(stringify!($name), "\0").as_ptr().cast(),
             arity: [$(stringify!($argument)),+].len() as u32,
-            flags: rustler::SchedulerFlags::$schedule as u32,
+            flags: rustler::SchedulerFlags::Normal as u32,
             raw_func: {
                 unsafe extern "C" fn nif(
                     env: *mut rustler::sys::ErlNifEnv,
-                    _arity: i32,
+                    arity: i32,
                     arguments: *const rustler::sys::ErlNifTerm,
                 ) -> rustler::sys::ErlNifTerm {
                     let lifetime = ();
                     // SAFETY: the VM passes the environment of this call and as many terms as
                     // the arity says, which belong to it.
-                    let (env, [$($argument),+]) = unsafe {
+                    let ($env, [$($argument),+]) = unsafe {
                         let env = rustler::Env::new(&lifetime, env);
                         (env, arguments.cast::<[_; [$(stringify!($argument)),+].len()]>().read())
                     };
                     // SAFETY: as above.
-                    $(let $argument = unsafe { rustler::Term::new(env, $argument) };)+
-                    $crate::lane::answer(env, || $inner(env, $($argument),+ $(, $constant)*))
+                    $(let $argument = unsafe { rustler::Term::new($env, $argument) };)+
+                    // SAFETY: this is the call that is to be made again, with what it was given,
+                    // and `answer` returns the result to the VM at once.
+                    let again = || unsafe {
+                        rustler::sys::enif_schedule_nif(
+                            env,
+                            concat!(stringify!($name), "\0").as_ptr().cast(),
+                            rustler::SchedulerFlags::DirtyCpu as i32,
+                            nif,
+                            arity,
+                            arguments,
+                        )
+                    };
+                    $crate::lane::answer($env, || $result, again)
                 }
                 nif
             },
@@ -108,23 +165,24 @@ macro_rules! nif {
     };
 }
 
-/// The answer of a NIF. A panic in it becomes an error of its caller.
-pub fn answer<'a>(env: Env<'a>, body: impl FnOnce() -> Term<'a>) -> ErlNifTerm {
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(term) => term.as_c_arg(),
-        Err(_) => {
+/// What a NIF returns to the VM: the result of its body, or that of `again` where it belongs on
+/// the other lane. A panic becomes an error of the caller.
+pub fn answer<'a, E: Into<NoResult>>(
+    env: Env<'a>,
+    body: impl FnOnce() -> Result<Term<'a>, E>,
+    again: impl FnOnce() -> ErlNifTerm,
+) -> ErlNifTerm {
+    let result = catch_unwind(AssertUnwindSafe(body));
+    match result.map(|result| result.map_err(Into::into)) {
+        Ok(Ok(term)) => term.as_c_arg(),
+        Ok(Err(NoResult::Busy)) if Lane::current() == Lane::Fast => again(),
+        // SAFETY: the environment is that of this call, which ends here.
+        Ok(Err(NoResult::BadArg)) => unsafe { enif_make_badarg(env.as_c_arg()) },
+        // There is no third lane: a body that is busy on the dirty one is as wrong as a panic.
+        Ok(Err(NoResult::Busy)) | Err(_) => {
             let reason = rustler::types::atom::nif_panicked();
             // SAFETY: an atom belongs to every environment.
             unsafe { enif_raise_exception(env.as_c_arg(), reason.as_c_arg()) }
         }
     }
-}
-
-/// Defines a NIF and its twin on a dirty scheduler, both around a function that is told its lane.
-#[macro_export]
-macro_rules! lanes {
-    ($inner:ident => $fast:ident, $dirty:ident ($($argument:ident),+)) => {
-        $crate::nif!($inner => $fast, Normal($($argument),+), $crate::lane::Lane::Fast);
-        $crate::nif!($inner => $dirty, DirtyCpu($($argument),+), $crate::lane::Lane::Dirty);
-    };
 }

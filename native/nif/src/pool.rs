@@ -4,7 +4,7 @@ use crate::buffer::BLOCKS;
 use crate::connection::ConnectionState;
 use crate::lane::{Busy, FAST_BYTES, Lane};
 use crate::terms::{PackError, with_packed};
-use crate::{lanes, reply, resource};
+use crate::{nif, reply, resource};
 use erlmcp_memory_core::pool::{Lease, Pool};
 use parking_lot::Mutex;
 use rustler::types::atom::ok;
@@ -47,37 +47,36 @@ pub fn register(env: Env<'_>) -> bool {
     resource::register::<StateHandle>(env)
 }
 
-/// Runs `work` on the state behind `handle`; answers `badarg` where that is no state handle,
-/// `busy` where it would have to wait, `{error, released}` where it was released.
+/// Runs `work` on the state behind `handle`; returns `badarg` where that is no state handle, and
+/// `{error, released}` where it was released.
 fn with_state<'a>(
     env: Env<'a>,
     handle: Term<'a>,
     lane: Lane,
-    work: impl FnOnce(&mut Lease<'static, ConnectionState>) -> Term<'a>,
-) -> Term<'a> {
+    work: impl FnOnce(&mut Lease<'static, ConnectionState>) -> Result<Term<'a>, Busy>,
+) -> Result<Term<'a>, Busy> {
     let Some(handle) = resource::get::<StateHandle>(handle) else {
-        return badarg().encode(env);
+        return Ok(badarg().encode(env));
     };
-    match lane.lock(&handle.0).as_deref_mut() {
-        None => reply::busy(env),
-        Some(None) => env.error_tuple(released()),
-        Some(Some(state)) => work(state),
+    match lane.lock(&handle.0)?.as_mut() {
+        None => Ok(env.error_tuple(released())),
+        Some(state) => work(state),
     }
 }
 
-fn refusal(env: Env<'_>, why: PackError) -> Term<'_> {
+fn refusal(env: Env<'_>, why: PackError) -> Result<Term<'_>, Busy> {
     match why {
-        PackError::Busy => reply::busy(env),
-        PackError::TooLarge | PackError::NotAPath => too_large().encode(env),
+        PackError::Busy => Err(Busy),
+        PackError::TooLarge | PackError::NotAPath => Ok(too_large().encode(env)),
     }
 }
 
-fn acquire<'a>(env: Env<'a>, map: Term<'a>, lane: Lane) -> Term<'a> {
+fn acquire<'a>(env: Env<'a>, map: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     if !map.is_map() {
-        return not_a_map().encode(env);
+        return Ok(not_a_map().encode(env));
     }
     if !started() {
-        return env.error_tuple(not_started());
+        return Ok(env.error_tuple(not_started()));
     }
     // Packed before anything is taken from the pool, so a call that is repeated on the dirty lane
     // leaves no trace in the counters.
@@ -91,59 +90,56 @@ fn acquire<'a>(env: Env<'a>, map: Term<'a>, lane: Lane) -> Term<'a> {
         Err(why) => return refusal(env, why),
     };
     let handle = resource::make(env, StateHandle(Mutex::new(Some(state))));
-    (ok(), handle).encode(env)
+    Ok((ok(), handle).encode(env))
 }
 
 // `{ok, Ref}`, `{error, not_started}`, or the atom `not_a_map` or `too_large`.
-lanes!(acquire => pool_acquire, pool_acquire_dirty(map));
+nif!(acquire => pool_acquire(map));
 
-fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
+fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let Some(handle) = resource::get::<StateHandle>(handle) else {
-        return badarg().encode(env);
+        return Ok(badarg().encode(env));
     };
-    let Some(mut held) = lane.lock(&handle.0) else {
-        return reply::busy(env);
-    };
+    let mut held = lane.lock(&handle.0)?;
     let bytes = held.as_ref().map_or(0, Lease::bytes);
     if lane == Lane::Fast && bytes > FAST_RELEASE {
-        return reply::busy(env);
+        return Err(Busy);
     }
     let state = held.take();
     drop(held);
     drop(state);
-    ok().encode(env)
+    Ok(ok().encode(env))
 }
 
 // `ok`, also when it was released before.
-lanes!(release => pool_release, pool_release_dirty(handle));
+nif!(release => pool_release(handle));
 
-fn read<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Term<'a> {
-    with_state(env, handle, lane, |state| match state.to_term(env, lane) {
-        Ok(map) => reply::ok_value(env, map),
-        Err(Busy) => reply::busy(env),
+fn read<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+    with_state(env, handle, lane, |state| {
+        Ok(reply::ok_value(env, state.to_term(env, lane)?))
     })
 }
 
 // `{ok, Map}` or an error tuple.
-lanes!(read => pool_read, pool_read_dirty(handle));
+nif!(read => pool_read(handle));
 
-fn update<'a>(env: Env<'a>, handle: Term<'a>, map: Term<'a>, lane: Lane) -> Term<'a> {
+fn update<'a>(env: Env<'a>, handle: Term<'a>, map: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     with_state(env, handle, lane, |state| {
         if !map.is_map() {
-            return not_a_map().encode(env);
+            return Ok(not_a_map().encode(env));
         }
         let merged = with_packed(env, map, lane, |entries| {
             state.modify(|state| state.merge(entries));
         });
         match merged {
-            Ok(()) => ok().encode(env),
+            Ok(()) => Ok(ok().encode(env)),
             Err(why) => refusal(env, why),
         }
     })
 }
 
 // `ok`, `{error, released}`, or the atom `not_a_map` or `too_large`.
-lanes!(update => pool_update, pool_update_dirty(handle, map));
+nif!(update => pool_update(handle, map));
 
 /// Sets both sizes and lets acquisitions in. States and counters from before go on.
 #[rustler::nif]

@@ -11,12 +11,13 @@ use rustler::{
 
 use crate::alloc::live_bytes;
 use crate::histogram::Millis;
+use crate::lane::{Busy, Lane, NoResult};
+use crate::nif;
 use crate::tracer::{self, GC};
 
 mod atoms {
     rustler::atoms! {
         ok,
-        busy,
         undefined,
         invalid_input,
         sampler,
@@ -72,8 +73,12 @@ impl Session {
         samples
     }
 
-    fn is_larger_than(&self, limit: usize) -> bool {
-        self.recording.lock().ring().len() > limit
+    /// [`Busy`] on the fast lane where there are more samples than that.
+    fn at_most(&self, limit: usize, lane: Lane) -> Result<(), Busy> {
+        if lane == Lane::Fast && self.recording.lock().ring().len() > limit {
+            return Err(Busy);
+        }
+        Ok(())
     }
 }
 
@@ -227,30 +232,17 @@ fn profiler_status(session: ResourceArc<Session>) -> Status {
     }
 }
 
-fn encode_samples<'a>(env: Env<'a>, session: &Session) -> Term<'a> {
-    session
-        .samples()
-        .into_iter()
-        .rev()
-        .fold(Term::list_new_empty(env), |list, sample| {
-            list.list_prepend(Snapshot::from(sample).encode(env))
-        })
+/// The snapshots of a session, oldest first.
+fn samples<'a>(env: Env<'a>, session: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    let session: ResourceArc<Session> = session.decode()?;
+    session.at_most(FEW_SAMPLES, lane)?;
+    let samples = session.samples().into_iter().rev();
+    Ok(samples.fold(Term::list_new_empty(env), |list, sample| {
+        list.list_prepend(Snapshot::from(sample).encode(env))
+    }))
 }
 
-/// The snapshots of a session, oldest first, or `busy` when they are many.
-#[rustler::nif]
-fn profiler_samples(env: Env, session: ResourceArc<Session>) -> Term {
-    if session.is_larger_than(FEW_SAMPLES) {
-        return atoms::busy().encode(env);
-    }
-    encode_samples(env, &session)
-}
-
-/// The snapshots of a session, however many.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn profiler_samples_dirty(env: Env, session: ResourceArc<Session>) -> Term {
-    encode_samples(env, &session)
-}
+nif!(samples => profiler_samples(session));
 
 #[derive(NifMap)]
 #[rustler(encode)]
@@ -283,7 +275,10 @@ impl From<Trend> for TrendMap {
     }
 }
 
-fn encode_session_trend<'a>(env: Env<'a>, session: &Session) -> Term<'a> {
+/// The trend of a session's snapshots; `undefined` for fewer than two.
+fn session_trend<'a>(env: Env<'a>, session: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    let session: ResourceArc<Session> = session.decode()?;
+    session.at_most(FEW_POINTS, lane)?;
     let points = session
         .samples()
         .iter()
@@ -292,26 +287,13 @@ fn encode_session_trend<'a>(env: Env<'a>, session: &Session) -> Term<'a> {
             bytes: sample.total_memory,
         })
         .collect();
-    match trend(points) {
+    Ok(match trend(points) {
         Some(found) => TrendMap::from(found).encode(env),
         None => atoms::undefined().encode(env),
-    }
+    })
 }
 
-/// The trend of a session's snapshots; `undefined` for fewer than two, `busy` for many.
-#[rustler::nif]
-fn profiler_trend(env: Env, session: ResourceArc<Session>) -> Term {
-    if session.is_larger_than(FEW_POINTS) {
-        return atoms::busy().encode(env);
-    }
-    encode_session_trend(env, &session)
-}
-
-/// The trend of a session's snapshots, however many.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn profiler_trend_dirty(env: Env, session: ResourceArc<Session>) -> Term {
-    encode_session_trend(env, &session)
-}
+nif!(session_trend => profiler_trend(session));
 
 /// `{Timestamp, Bytes}`: the timestamp an integer of 64 bits or a float, the bytes an integer of
 /// 0 and up.
@@ -326,7 +308,12 @@ fn point(item: Term) -> NifResult<Point> {
     })
 }
 
-fn encode_trend<'a>(env: Env<'a>, items: Term<'a>) -> NifResult<Term<'a>> {
+/// The trend of a list of `{Timestamp, Bytes}`, or `invalid_input`.
+fn list_trend<'a>(env: Env<'a>, items: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    // The length is asked also because the iterator trusts a list to be proper.
+    if items.list_length()? > FEW_POINTS && lane == Lane::Fast {
+        return Err(NoResult::Busy);
+    }
     let points = items
         .decode::<ListIterator>()?
         .map(point)
@@ -337,22 +324,7 @@ fn encode_trend<'a>(env: Env<'a>, items: Term<'a>) -> NifResult<Term<'a>> {
     })
 }
 
-/// The trend of a list of `{Timestamp, Bytes}`, `invalid_input`, or `busy` when it is long.
-#[rustler::nif]
-fn memory_trend<'a>(env: Env<'a>, items: Term<'a>) -> NifResult<Term<'a>> {
-    // The length is asked first also because the iterator trusts a list to be proper.
-    if items.list_length()? > FEW_POINTS {
-        return Ok(atoms::busy().encode(env));
-    }
-    encode_trend(env, items)
-}
-
-/// The trend of a list of `{Timestamp, Bytes}`, however long, or `invalid_input`.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn memory_trend_dirty<'a>(env: Env<'a>, items: Term<'a>) -> NifResult<Term<'a>> {
-    items.list_length()?;
-    encode_trend(env, items)
-}
+nif!(list_trend => memory_trend(items));
 
 #[derive(NifMap)]
 #[rustler(encode)]

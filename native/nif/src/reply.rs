@@ -8,16 +8,10 @@ use rustler::{Encoder, Env, NewBinary, Term};
 mod atoms {
     rustler::atoms! {
         badarg,
-        busy,
         none,
         ok,
         too_large,
     }
-}
-
-/// The atom `busy`: the call belongs on a dirty scheduler.
-pub fn busy(env: Env<'_>) -> Term<'_> {
-    atoms::busy().encode(env)
 }
 
 /// The atom `none`.
@@ -47,27 +41,15 @@ pub fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     binary.into()
 }
 
-/// An unpacked term, or `busy`.
-pub fn unpacked<'a>(
-    env: Env<'a>,
-    term: Result<Term<'a>, Busy>,
-    wrap: impl Fn(Env<'a>, Term<'a>) -> Term<'a>,
-) -> Term<'a> {
-    match term {
-        Ok(term) => wrap(env, term),
-        Err(Busy) => busy(env),
-    }
-}
-
 /// The answer to a term that could not be packed, given as this argument.
-pub fn not_packed(env: Env<'_>, position: u32, error: PackError) -> Term<'_> {
-    match error {
-        PackError::Busy => busy(env),
+pub fn not_packed(env: Env<'_>, position: u32, error: PackError) -> Result<Term<'_>, Busy> {
+    Ok(match error {
+        PackError::Busy => return Err(Busy),
         PackError::TooLarge => badarg(env, position, "larger than 512 MiB"),
         PackError::NotAPath => badarg(
             env,
             position,
             "neither a field (an atom) nor a path (a list of 1 to 64 keys that begins with a field)",
         ),
-    }
+    })
 }

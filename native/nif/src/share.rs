@@ -4,13 +4,13 @@
 //! size is kept as a term as well, because the VM copies a term faster than anybody can build one
 //! through the NIF interface; its large binaries are those of the packed form.
 
-use crate::lane::Lane;
+use crate::lane::{Busy, Lane};
 use crate::resource::ResourceRef;
 use crate::terms::{
     Anchor, Copied, PackError, Path, Search, Source, pack, reference_from_numbers,
     reference_numbers, unpack,
 };
-use crate::{lanes, reaper, reply, resource};
+use crate::{nif, reaper, reply, resource};
 use erlmcp_memory_core::packed::Packed;
 use erlmcp_memory_core::shared::{Content, Store};
 use rustler::{Env, Term};
@@ -155,37 +155,40 @@ impl Share {
     }
 }
 
-lanes!(share => share_new, share_new_dirty(term));
-lanes!(read => share_get, share_get_dirty(reference));
-lanes!(find => share_find, share_find_dirty(reference, path));
+nif!(share => share_new(term));
+nif!(read => share_get(reference));
+nif!(find => share_find(reference, path));
 
 /// Packed bytes of a content that is shared on a normal scheduler: it is read twice and built once.
 const SHARED_AT_ONCE: usize = 8 << 10;
 
-fn share<'a>(env: Env<'a>, term: Term<'a>, lane: Lane) -> Term<'a> {
+fn share<'a>(env: Env<'a>, term: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     match pack(env, term, lane) {
-        Ok(packed) if lane == Lane::Fast && packed.bytes().len() > SHARED_AT_ONCE => {
-            reply::busy(env)
-        }
-        Ok(packed) => Share::of(env, packed).to_term(env),
+        Ok(packed) if lane == Lane::Fast && packed.bytes().len() > SHARED_AT_ONCE => Err(Busy),
+        Ok(packed) => Ok(Share::of(env, packed).to_term(env)),
         Err(error) => reply::not_packed(env, 1, error),
     }
 }
 
 const NO_SHARE: &str = "not a reference to shared content";
 
-fn read<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Term<'a> {
+fn read<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     find(env, reference, Term::list_new_empty(env), lane)
 }
 
-fn find<'a>(env: Env<'a>, reference: Term<'a>, path: Term<'a>, lane: Lane) -> Term<'a> {
+fn find<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    path: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
     let Some(share) = resource::get::<Share>(reference) else {
-        return reply::badarg(env, 1, NO_SHARE);
+        return Ok(reply::badarg(env, 1, NO_SHARE));
     };
     match share.find(path, lane) {
-        Ok(Some(value)) => reply::ok_value(env, value),
-        Ok(None) => reply::none(env),
-        Err(PackError::NotAPath) => reply::badarg(env, 2, "not a list of at most 64 keys"),
+        Ok(Some(value)) => Ok(reply::ok_value(env, value)),
+        Ok(None) => Ok(reply::none(env)),
+        Err(PackError::NotAPath) => Ok(reply::badarg(env, 2, "not a list of at most 64 keys")),
         Err(error) => reply::not_packed(env, 2, error),
     }
 }

@@ -7,7 +7,7 @@ use crate::terms::{
     Anchor, LocalReferences, ShareHandle, atom_name, existing_atom, from_word, pack,
     pack_untrusted, to_external, unknown_name, word,
 };
-use crate::{lanes, reply};
+use crate::{nif, reply};
 use erlmcp_memory_core::packed::{Item, Packed, View, Writer};
 use erlmcp_memory_core::snapshot::{
     self, Export, Import, RAW_LIMIT, Snapshot, SnapshotError, V1, claimed_bytes, encode, export,
@@ -43,12 +43,17 @@ mod atoms {
 /// Snapshots of more raw bytes are written and read on a dirty scheduler.
 const SHORT: usize = 16 << 10;
 
-lanes!(compress => state_compress, state_compress_dirty(state, compressed));
-lanes!(decompress => state_decompress, state_decompress_dirty(snapshot));
+nif!(compress => state_compress(state, compressed));
+nif!(decompress => state_decompress(snapshot));
 
-fn compress<'a>(env: Env<'a>, state: Term<'a>, compressed: Term<'a>, lane: Lane) -> Term<'a> {
+fn compress<'a>(
+    env: Env<'a>,
+    state: Term<'a>,
+    compressed: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
     let Ok(compressed) = compressed.decode::<bool>() else {
-        return reply::badarg(env, 2, "not a boolean");
+        return Ok(reply::badarg(env, 2, "not a boolean"));
     };
     with_state(env, state, lane, |state| {
         let fields = state.fields().view();
@@ -56,10 +61,11 @@ fn compress<'a>(env: Env<'a>, state: Term<'a>, compressed: Term<'a>, lane: Lane)
         // short job.
         let short = state.fields().heap_bytes() <= SHORT && fields.links.is_empty();
         if lane == Lane::Fast && !short {
-            return reply::busy(env);
+            return Err(Busy);
         }
         let mut host = Host::new(env, lane);
-        match export(fields, &mut host).and_then(|portable| encode(&portable, compressed)) {
+        let written = export(fields, &mut host).and_then(|portable| encode(&portable, compressed));
+        Ok(match written {
             Ok(bytes) => reply::binary(env, &bytes),
             Err(error) => {
                 let text = match error {
@@ -70,11 +76,11 @@ fn compress<'a>(env: Env<'a>, state: Term<'a>, compressed: Term<'a>, lane: Lane)
                 };
                 reply::badarg(env, 1, &text)
             }
-        }
+        })
     })
 }
 
-fn decompress<'a>(env: Env<'a>, term: Term<'a>, lane: Lane) -> Term<'a> {
+fn decompress<'a>(env: Env<'a>, term: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let Ok(bytes) = term.decode::<Binary>() else {
         return failed(env, SnapshotError::InvalidFormat);
     };
@@ -82,19 +88,18 @@ fn decompress<'a>(env: Env<'a>, term: Term<'a>, lane: Lane) -> Term<'a> {
     let read = bytes.len().max(claimed);
     // A claim over the limit is refused at once, whatever it is.
     if lane == Lane::Fast && read > SHORT && claimed <= RAW_LIMIT {
-        return reply::busy(env);
+        return Err(Busy);
     }
     match snapshot::decode(&bytes, &mut Host::new(env, lane)) {
         Ok(Snapshot::V1(v1)) => from_v1(env, &v1),
-        Ok(Snapshot::V2(state)) => to_term(env, state),
-        Err(SnapshotError::Busy) => reply::busy(env),
+        Ok(Snapshot::V2(state)) => Ok(to_term(env, state)),
         Err(error) => failed(env, error),
     }
 }
 
-fn failed(env: Env<'_>, error: SnapshotError) -> Term<'_> {
+fn failed(env: Env<'_>, error: SnapshotError) -> Result<Term<'_>, Busy> {
     let reason = match error {
-        SnapshotError::Busy => return reply::busy(env),
+        SnapshotError::Busy => return Err(Busy),
         SnapshotError::InvalidFormat => atoms::invalid_format().encode(env),
         SnapshotError::UnsupportedVersion => atoms::unsupported_version().encode(env),
         SnapshotError::Corrupt => atoms::corrupt_data().encode(env),
@@ -103,10 +108,10 @@ fn failed(env: Env<'_>, error: SnapshotError) -> Term<'_> {
         }
         SnapshotError::TooLarge(bytes) => (atoms::too_large(), bytes).encode(env),
     };
-    (atoms::error(), reason).encode(env)
+    Ok((atoms::error(), reason).encode(env))
 }
 
-fn from_v1<'a>(env: Env<'a>, v1: &V1) -> Term<'a> {
+fn from_v1<'a>(env: Env<'a>, v1: &V1) -> Result<Term<'a>, Busy> {
     let phase = match v1.phase {
         0 => atoms::initialization(),
         1 => atoms::initialized(),
@@ -139,7 +144,7 @@ fn from_v1<'a>(env: Env<'a>, v1: &V1) -> Term<'a> {
         .and_then(|fields| pack(env, fields, Lane::Dirty).ok())
         .and_then(|packed| State::from_fields(names(), packed).ok());
     match state {
-        Some(state) => to_term(env, state),
+        Some(state) => Ok(to_term(env, state)),
         // A time of creation that no clock shows.
         None => failed(env, SnapshotError::Corrupt),
     }

@@ -1,9 +1,9 @@
 //! Connection states as resources.
 
-use crate::lane::Lane;
+use crate::lane::{Busy, Lane};
 use crate::share::Share;
 use crate::terms::{Anchor, Path, Source, pack, unpack, with_packed, word};
-use crate::{lanes, reaper, reply, resource};
+use crate::{nif, reaper, reply, resource};
 use erlmcp_memory_core::map::{self, EditError};
 use erlmcp_memory_core::packed::{Item, Packed, Target, Writer, item};
 use erlmcp_memory_core::state::{FieldError, Names, Sizes, State};
@@ -137,10 +137,10 @@ pub fn with_state<'a>(
     env: Env<'a>,
     term: Term<'a>,
     lane: Lane,
-    with: impl FnOnce(&State<Anchor>) -> Term<'a>,
-) -> Term<'a> {
+    with: impl FnOnce(&State<Anchor>) -> Result<Term<'a>, Busy>,
+) -> Result<Term<'a>, Busy> {
     let Some(handle) = resource::get::<Handle>(term) else {
-        return reply::badarg(env, 1, NO_STATE);
+        return Ok(reply::badarg(env, 1, NO_STATE));
     };
     // A reader waits for a cleanup that waits for another, slow reader.
     let state = match lane {
@@ -148,31 +148,31 @@ pub fn with_state<'a>(
         Lane::Dirty => Some(handle.state.read()),
     };
     match state.as_deref() {
-        None => reply::busy(env),
+        None => Err(Busy),
         Some(Some(state)) => with(state),
-        Some(None) => reply::badarg(env, 1, NO_STATE),
+        Some(None) => Ok(reply::badarg(env, 1, NO_STATE)),
     }
 }
 
 /// Entries that are put into a map one after the other on a normal scheduler.
 const MERGED_AT_ONCE: usize = 128;
 
-lanes!(create => state_new, state_new_dirty(id));
-lanes!(update => state_update, state_update_dirty(state, field, value));
-lanes!(get => state_get, state_get_dirty(state, field));
-lanes!(remove => state_remove, state_remove_dirty(state, field));
-lanes!(fields => state_fields, state_fields_dirty(state));
-lanes!(from_fields => state_from_fields, state_from_fields_dirty(fields));
-lanes!(sizes => state_sizes, state_sizes_dirty(state));
+nif!(create => state_new(id));
+nif!(update => state_update(state, field, value));
+nif!(get => state_get(state, field));
+nif!(remove => state_remove(state, field));
+nif!(fields => state_fields(state));
+nif!(from_fields => state_from_fields(fields));
+nif!(sizes => state_sizes(state));
 
-fn create<'a>(env: Env<'a>, id: Term<'a>, lane: Lane) -> Term<'a> {
+fn create<'a>(env: Env<'a>, id: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     if !id.is_binary() {
-        return reply::badarg(env, 1, "the id is not a binary");
+        return Ok(reply::badarg(env, 1, "the id is not a binary"));
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let created_at = now.map_or(0, |since| since.as_millis() as i64);
     match with_packed(env, id, lane, |id| State::new(names(), id, created_at)) {
-        Ok(state) => to_term(env, state),
+        Ok(state) => Ok(to_term(env, state)),
         Err(error) => reply::not_packed(env, 1, error),
     }
 }
@@ -183,7 +183,7 @@ fn update<'a>(
     field: Term<'a>,
     value: Term<'a>,
     lane: Lane,
-) -> Term<'a> {
+) -> Result<Term<'a>, Busy> {
     with_state(env, state, lane, |state| {
         let path = match Path::of_state(env, field, lane) {
             Ok(path) => path,
@@ -191,67 +191,68 @@ fn update<'a>(
         };
         let updated = with_packed(env, value, lane, |value| {
             if lane == Lane::Fast && map::len_of(value).is_some_and(|len| len > MERGED_AT_ONCE) {
-                return reply::busy(env);
+                return Err(Busy);
             }
-            match path.with(|path| state.update(names(), path, value)) {
+            Ok(match path.with(|path| state.update(names(), path, value)) {
                 Ok(state) => to_term(env, state),
                 Err(error) => refused(env, error, 2, 3),
-            }
+            })
         });
         match updated {
-            Ok(answer) => answer,
+            Ok(updated) => updated,
             Err(error) => reply::not_packed(env, 3, error),
         }
     })
 }
 
-fn get<'a>(env: Env<'a>, state: Term<'a>, field: Term<'a>, lane: Lane) -> Term<'a> {
+fn get<'a>(env: Env<'a>, state: Term<'a>, field: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     with_state(env, state, lane, |state| {
         let path = match Path::of_state(env, field, lane) {
             Ok(path) => path,
             Err(error) => return reply::not_packed(env, 2, error),
         };
-        match path.with(|path| state.get(path)) {
-            Some(value) => {
-                let term = unpack(env, value, Source::Owned, lane);
-                reply::unpacked(env, term, reply::ok_value)
-            }
+        Ok(match path.with(|path| state.get(path)) {
+            Some(value) => reply::ok_value(env, unpack(env, value, Source::Owned, lane)?),
             None => reply::none(env),
-        }
+        })
     })
 }
 
-fn remove<'a>(env: Env<'a>, handle: Term<'a>, field: Term<'a>, lane: Lane) -> Term<'a> {
+fn remove<'a>(
+    env: Env<'a>,
+    handle: Term<'a>,
+    field: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
     with_state(env, handle, lane, |state| {
         let path = match Path::of_state(env, field, lane) {
             Ok(path) => path,
             Err(error) => return reply::not_packed(env, 2, error),
         };
-        match path.with(|path| state.remove(names(), path)) {
+        Ok(match path.with(|path| state.remove(names(), path)) {
             Ok(Some(state)) => to_term(env, state),
             // The same state without what it did not have.
             Ok(None) => handle,
             Err(error) => refused(env, error, 2, 2),
-        }
+        })
     })
 }
 
-fn fields<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Term<'a> {
+fn fields<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     with_state(env, state, lane, |state| {
-        let term = unpack(env, state.fields().view(), Source::Owned, lane);
-        reply::unpacked(env, term, |_, term| term)
+        unpack(env, state.fields().view(), Source::Owned, lane)
     })
 }
 
-fn from_fields<'a>(env: Env<'a>, fields: Term<'a>, lane: Lane) -> Term<'a> {
+fn from_fields<'a>(env: Env<'a>, fields: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let packed = match pack(env, fields, lane) {
         Ok(packed) => packed,
         Err(error) => return reply::not_packed(env, 1, error),
     };
-    match state_from(packed) {
+    Ok(match state_from(packed) {
         Ok(state) => to_term(env, state),
         Err(text) => reply::badarg(env, 1, text),
-    }
+    })
 }
 
 /// A state of these fields, or what is wrong with them.
@@ -287,14 +288,14 @@ fn state_cleanup<'a>(env: Env<'a>, state: Term<'a>) -> Term<'a> {
 /// The shares that a state refers to may be many; counting them is bounded by this many bytes.
 const COUNTED_AT_ONCE: usize = 256 << 10;
 
-fn sizes<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Term<'a> {
+fn sizes<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     with_state(env, state, lane, |state| {
         if lane == Lane::Fast && state.fields().heap_bytes() > COUNTED_AT_ONCE {
-            return reply::busy(env);
+            return Err(Busy);
         }
         let handle = OVERHEAD.load(Ordering::Relaxed) + size_of::<Handle>();
         let sizes = state.sizes(names(), handle);
-        size_map(env, &sizes, shared_bytes(state))
+        Ok(size_map(env, &sizes, shared_bytes(state)))
     })
 }
 

@@ -50,7 +50,7 @@ fn enabled<'a>(env: Env<'a>, _tag: Term<'a>, _state: Term<'a>, _tracee: Term<'a>
     answer.to_term(env)
 }
 
-nif!(enabled => enabled, Normal(tag, state, tracee));
+nif!(enabled => short enabled(tag, state, tracee));
 
 /// One event of one process. `info` is the list that `process_info(_, garbage_collection_info)`
 /// gives, sizes in words.
@@ -84,7 +84,7 @@ fn trace<'a>(
     atoms::ok().to_term(env)
 }
 
-nif!(trace => trace, Normal(tag, state, tracee, info, options));
+nif!(trace => short trace(tag, state, tracee, info, options));
 
 /// What the process holds: young heap, old heap and fragments.
 fn heap_bytes(info: Term) -> u64 {
