@@ -10,6 +10,7 @@
 pub const VERSION: u8 = 131;
 
 mod tag {
+    pub const RECORD: u8 = 67;
     pub const BIT_BINARY: u8 = 77;
     pub const NEW_PID: u8 = 88;
     pub const NEW_PORT: u8 = 89;
@@ -168,6 +169,27 @@ pub fn fun(head: FunHead<'_>, values: &[u8]) -> Vec<u8> {
 pub fn export(values: &[u8]) -> Vec<u8> {
     let mut out = vec![VERSION, tag::EXPORT];
     out.extend_from_slice(values);
+    out
+}
+
+/// A native record of so many fields, as OTP 29 and later write it. `values` has module, name, the
+/// names of all fields, then their values, in the external format without version bytes.
+pub fn record(fields: u32, exported: bool, values: &[u8]) -> Vec<u8> {
+    let mut out = vec![VERSION, tag::RECORD];
+    out.extend_from_slice(&fields.to_be_bytes());
+    out.push(u8::from(exported));
+    out.extend_from_slice(values);
+    out
+}
+
+/// A process, without a version byte, that the node with this name and creation (see
+/// [`reference_parts`]) has never had: the VM numbers them from 1.
+pub fn pid(node: &[u8]) -> Vec<u8> {
+    let (name, creation) = node.split_at(node.len().saturating_sub(4));
+    let mut out = vec![tag::NEW_PID];
+    out.extend_from_slice(name);
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(creation);
     out
 }
 

@@ -33,6 +33,9 @@ pub trait Host: Default + Send + Sync + 'static {
     /// above zero again.
     fn unheld(&self, holders: &AtomicUsize);
 
+    /// Whether all holders are to be counted in one place, so that their number can be told.
+    fn is_counted(&self) -> bool;
+
     /// Bytes of memory behind it.
     fn heap_bytes(&self) -> usize;
 }
@@ -104,7 +107,8 @@ const FEW: usize = 8;
 impl<A: Anchor, H: Host> Clone for Holder<A, H> {
     fn clone(&self) -> Self {
         let shard = thread_shard();
-        if self.0.shard == shard || Arc::strong_count(&self.0) < FEW {
+        let here = self.0.shard == shard || Arc::strong_count(&self.0) < FEW;
+        if here || self.0.shared.host.is_counted() {
             return Holder(Arc::clone(&self.0));
         }
         self.0.shared.holder_in(shard)
@@ -140,10 +144,12 @@ impl<A: Anchor, H: Host> Shared<A, H> {
                     *first = Arc::downgrade(&home);
                     return Holder(home);
                 }
-                Some(home) if home.shard == shard || Arc::strong_count(&home) < FEW => {
-                    return Holder(home);
+                Some(home) => {
+                    let here = home.shard == shard || Arc::strong_count(&home) < FEW;
+                    if here || self.host.is_counted() {
+                        return Holder(home);
+                    }
                 }
-                Some(_) => {}
             }
         }
         self.holder_in(shard)
@@ -166,6 +172,16 @@ impl<A: Anchor, H: Host> Shared<A, H> {
             shared: Arc::clone(self),
             shard,
         })
+    }
+
+    /// How many own it, where holders are counted in one place ([`Host::is_counted`]).
+    pub fn owners(self: &Arc<Self>) -> usize {
+        let first = self.first.lock();
+        let (homes, holders) = match first.strong_count() {
+            0 => (0, 0),
+            holders => (1, holders),
+        };
+        Arc::strong_count(self) - homes + holders
     }
 
     /// Bytes of memory behind it, without what it shares in turn.
@@ -301,6 +317,10 @@ mod tests {
             if holders.load(Ordering::Acquire) == 0 {
                 self.0.fetch_add(1, Ordering::Relaxed);
             }
+        }
+
+        fn is_counted(&self) -> bool {
+            false
         }
 
         fn heap_bytes(&self) -> usize {

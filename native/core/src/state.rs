@@ -101,6 +101,11 @@ impl<A: Anchor> State<A> {
         Ok(state)
     }
 
+    /// The fields as a value, for who frees them.
+    pub fn into_packed(self) -> Packed<A> {
+        self.fields.into_packed()
+    }
+
     /// All fields that were set.
     pub fn fields(&self) -> &Map<A> {
         &self.fields

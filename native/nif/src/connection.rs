@@ -5,7 +5,7 @@ use crate::lane::{Busy, Lane};
 use crate::reaper;
 use crate::terms::{Anchor, Source, unpack};
 use erlmcp_memory_core::map::MapBuf;
-use erlmcp_memory_core::packed::View;
+use erlmcp_memory_core::packed::{Links, Packed, Target, View};
 use erlmcp_memory_core::pool::Recycle;
 use rustler::{Env, Term};
 
@@ -24,6 +24,11 @@ impl ConnectionState {
         self.content.merge(entries);
     }
 
+    /// What the map links to.
+    pub fn links(&self) -> &Links<Anchor> {
+        self.content.links()
+    }
+
     /// The map.
     pub fn to_term<'a>(&self, env: Env<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
         match self.content.view() {
@@ -36,9 +41,13 @@ impl ConnectionState {
 impl Recycle for ConnectionState {
     fn recycle(&mut self) {
         let links = self.content.clear(KEPT);
-        if !links.is_empty() {
-            let bytes = links.heap_bytes();
-            reaper::free(links, bytes);
+        let is_short = match &links {
+            Links::None => true,
+            Links::One((_, target)) => matches!(target, Target::Anchor(_)),
+            Links::Many(_) => false,
+        };
+        if !is_short {
+            reaper::free_value(Packed::new(Box::default(), links));
         }
     }
 

@@ -1,50 +1,91 @@
-//! Frees what takes long to free on a thread of its own: destructors run on normal schedulers,
-//! and the memory of a hundred megabytes in small blocks takes them milliseconds to give back.
+//! Frees what takes long to free, and looks for cycles, on a thread of its own: destructors run on
+//! normal schedulers, all at once, and must be short.
+//!
+//! The thread works for half of the time at most, in pieces of less than a millisecond, so that no
+//! scheduler is held up where there are no more processors than schedulers.
 
+use crate::cycles::{self, Suspect};
+use crate::terms::Anchor;
+use erlmcp_memory_core::packed::Packed;
+use erlmcp_memory_core::reclaim::Reclaim;
 use std::sync::OnceLock;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
-/// From this size on, in bytes, values are freed by the thread.
-const LARGE: usize = 1 << 20;
-
-trait Garbage: Send {}
-
-impl<T: Send> Garbage for T {}
-
-static REAPER: OnceLock<Option<Sender<Box<dyn Garbage>>>> = OnceLock::new();
-
-/// The name of the thread.
-const NAME: &str = "erlmcp_reaper";
-
-/// Whether this is the thread.
-pub fn is_this_thread() -> bool {
-    thread::current().name() == Some(NAME)
+enum Work {
+    Value(Packed<Anchor>),
+    Any(Box<dyn Send>),
+    Suspect(Suspect),
 }
 
-/// Frees a value of about so many bytes, here or on the thread.
-pub fn free<T: Send + 'static>(value: T, bytes: usize) {
-    if bytes < LARGE {
-        drop(value);
-    } else {
-        hand_over(value);
+static REAPER: OnceLock<Option<Sender<Work>>> = OnceLock::new();
+
+/// Frees a value of any size, piece by piece.
+pub fn free_value(value: Packed<Anchor>) {
+    hand_over(Work::Value(value));
+}
+
+/// Frees something that is freed in one piece.
+pub fn free(value: impl Send + 'static) {
+    hand_over(Work::Any(Box::new(value)));
+}
+
+/// Has [`cycles::examine`] called.
+pub fn examine(suspect: Suspect) {
+    hand_over(Work::Suspect(suspect));
+}
+
+fn hand_over(work: Work) {
+    let sent = match REAPER.get_or_init(start) {
+        Some(reaper) => reaper.send(work).map_err(|unsent| unsent.0),
+        None => Err(work),
+    };
+    // Where the system has no thread to give, everything is done where it is.
+    if let Err(work) = sent {
+        do_now(work, &mut || ());
     }
 }
 
-/// Frees a value on the thread.
-pub fn hand_over<T: Send + 'static>(value: T) {
-    if let Some(reaper) = REAPER.get_or_init(start) {
-        // If the thread is gone, the value comes back with the error and is freed here.
-        let _ = reaper.send(Box::new(value));
-    }
-}
-
-/// Starts the thread, once. Where the system has none to give, values are freed where they are.
-fn start() -> Option<Sender<Box<dyn Garbage>>> {
-    let (sender, garbage) = channel::<Box<dyn Garbage>>();
+/// Starts the thread, once.
+fn start() -> Option<Sender<Work>> {
+    let (sender, work) = channel();
     thread::Builder::new()
-        .name(NAME.into())
-        .spawn(move || garbage.into_iter().for_each(drop))
+        .name("erlmcp_reaper".into())
+        .spawn(move || reap(work))
         .ok()
         .map(|_| sender)
+}
+
+/// How long the thread works and rests in turn.
+const SLICE: Duration = Duration::from_micros(400);
+
+/// Steps between two looks at the clock: some microseconds.
+const STEPS: u32 = 32;
+
+fn reap(work: Receiver<Work>) {
+    let (mut steps, mut began) = (0, Instant::now());
+    for work in work {
+        do_now(work, &mut || {
+            steps += 1;
+            if steps % STEPS == 0 && began.elapsed() >= SLICE {
+                thread::sleep(SLICE);
+                began = Instant::now();
+            }
+        });
+    }
+}
+
+fn do_now(work: Work, pause: &mut impl FnMut()) {
+    match work {
+        Work::Value(value) => {
+            let mut reclaim = Reclaim::new(value);
+            while reclaim.step() {
+                pause();
+            }
+        }
+        Work::Any(value) => drop(value),
+        Work::Suspect(suspect) => cycles::examine(suspect),
+    }
+    pause();
 }

@@ -8,6 +8,7 @@ use rustler::{Encoder, Env, NewBinary, Term};
 mod atoms {
     rustler::atoms! {
         badarg,
+        closed,
         none,
         ok,
         too_large,
@@ -41,9 +42,25 @@ pub fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     binary.into()
 }
 
+/// `{closed, Terms}`: the call is to be made again when what is in these terms is known.
+pub fn closed<'a>(env: Env<'a>, terms: Vec<Term<'a>>) -> Term<'a> {
+    (atoms::closed(), terms).encode(env)
+}
+
 /// The answer to a term that could not be packed, given as this argument.
-pub fn not_packed(env: Env<'_>, position: u32, error: PackError) -> Result<Term<'_>, Busy> {
+pub fn not_packed<'a>(
+    env: Env<'a>,
+    position: u32,
+    error: PackError<'a>,
+) -> Result<Term<'a>, Busy> {
     Ok(match error {
+        PackError::Closed(terms) => closed(env, terms),
+        PackError::TooDeep => badarg(env, position, "nested deeper than 1,048,576 levels"),
+        PackError::Unknown => badarg(
+            env,
+            position,
+            "holds a term of a kind that this library does not know",
+        ),
         PackError::Busy => return Err(Busy),
         PackError::TooLarge => badarg(env, position, "larger than 512 MiB"),
         PackError::NotAPath => badarg(

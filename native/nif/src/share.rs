@@ -1,76 +1,184 @@
 //! Shared content as resources.
 //!
-//! What is shared is kept in the packed form, by which equal content is found. A content of some
-//! size is kept as a term as well, because the VM copies a term faster than anybody can build one
-//! through the NIF interface; its large binaries are those of the packed form.
+//! What is shared is kept in the packed form, by which equal content is found. A content that is
+//! read much is kept as a term as well, because the VM copies a term faster than anybody can build
+//! one through the NIF interface; its large binaries are those of the packed form.
+//!
+//! Whoever reads moves the count of what large binaries refer to. Each scheduler has a [`Reader`]
+//! of a content for itself, so that readers on different schedulers have nothing in common.
 
+use crate::cycles::{self, Suspect};
 use crate::lane::{Busy, Lane};
 use crate::resource::ResourceRef;
 use crate::terms::{
-    Anchor, Copied, PackError, Path, Search, Source, pack, reference_from_numbers,
-    reference_numbers, unpack,
+    Anchor, Copied, Known, PackError, Path, Search, Source, pack, unpack,
 };
 use crate::{nif, reaper, reply, resource};
 use erlmcp_memory_core::packed::Packed;
-use erlmcp_memory_core::shared::{Content, Store};
+use erlmcp_memory_core::shared::{self, Content, Host, Store};
+use erlmcp_memory_core::threads::{SHARDS, thread_shard};
+use parking_lot::Mutex;
 use rustler::{Env, Term};
+use std::mem::ManuallyDrop;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 
-/// A content knows the numbers of the reference that stands for it, so that equal terms get the
-/// same reference. They keep nothing alive: the VM says whether the resource is still there.
-type Host = Vec<u8>;
+/// A content with what this crate keeps beside it.
+pub type Shared = shared::Shared<Anchor, Slot>;
 
-static STORE: LazyLock<Store<Anchor, Host>> = LazyLock::new(Store::default);
+/// An owner of a content among many.
+pub type Holder = shared::Holder<Anchor, Slot>;
 
-/// The resource behind a share.
-pub struct Share {
-    /// There until the destructor.
-    content: Option<ResourceRef<Kept>>,
-    /// The content as a term, if it is kept as one. Made by who made the share.
+static STORE: LazyLock<Store<Anchor, Slot>> = LazyLock::new(Store::default);
+
+/// What is kept beside a content.
+#[derive(Default)]
+pub struct Slot {
+    /// The one reference that stands for the content.
+    known: Known,
+    /// The object it refers to, kept while states and contents hold the content, so that reading
+    /// the reference out of one of these makes no new object.
+    kept: Mutex<Option<ResourceRef<Share>>>,
+    /// Whether the content leads to a pooled state.
+    cyclic: OnceLock<bool>,
+    readers: OnceLock<Box<[OnceLock<Box<Reader>>; SHARDS]>>,
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Slot")
+    }
+}
+
+impl Host for Slot {
+    fn unheld(&self, holders: &AtomicUsize) {
+        let mut kept = self.kept.lock();
+        let object = match holders.load(Ordering::Acquire) {
+            0 => kept.take(),
+            _ => None,
+        };
+        // Let go after the lock: it may be the last owner of the content, and of this slot.
+        drop(kept);
+        drop(object);
+    }
+
+    fn is_counted(&self) -> bool {
+        self.is_cyclic()
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.readers().map(Reader::heap_bytes).sum()
+    }
+}
+
+impl Slot {
+    fn readers(&self) -> impl Iterator<Item = &Reader> {
+        let readers = self.readers.get().into_iter().flat_map(|all| all.iter());
+        readers.filter_map(|reader| reader.get().map(Box::as_ref))
+    }
+
+    /// Whether the content leads to a pooled state.
+    pub fn is_cyclic(&self) -> bool {
+        self.cyclic.get().copied().unwrap_or(false)
+    }
+}
+
+/// What the readers on one scheduler read from.
+struct Reader {
+    /// What large binaries refer to.
+    content: ResourceRef<Kept>,
+    /// Bytes that were read in the packed form.
+    read: AtomicUsize,
+    /// The content as a term, once that pays.
     term: OnceLock<Copied>,
 }
 
+/// The packed bytes of a content that may be kept as a term. A smaller one is built in no time; of
+/// a larger one, which is seldom read as a whole, the second form would take too much memory.
+const KEPT_AS_TERM: RangeInclusive<usize> = 97..=4 << 20;
+
+/// Building the term pays when so many bytes were read, and these times the content's.
+const READ_BYTES: usize = 16 << 10;
+const READ_TIMES: usize = 4;
+
+impl Reader {
+    fn new(shared: &Shared) -> Box<Self> {
+        Box::new(Reader {
+            content: ResourceRef::new(Kept(Arc::clone(shared.content()))),
+            read: AtomicUsize::new(0),
+            term: OnceLock::new(),
+        })
+    }
+
+    /// Whether the term would pay and is not there.
+    fn is_due(&self, packed: &Packed<Anchor>) -> bool {
+        let len = packed.bytes().len();
+        self.read.load(Ordering::Relaxed) >= READ_BYTES.max(READ_TIMES * len)
+            && KEPT_AS_TERM.contains(&len)
+            && self.term.get().is_none()
+    }
+
+    fn make_term(&self, packed: &Packed<Anchor>) {
+        // Should it not pay after all, it is not looked at again for as long.
+        self.read.store(0, Ordering::Relaxed);
+        if let Some(term) = Copied::of(packed.view(), Source::Shared(&self.content)) {
+            // Another may have been faster.
+            let _ = self.term.set(term);
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let term = self.term.get().map_or(0, Copied::bytes);
+        KEPT_OVERHEAD + erlmcp_memory_core::heap::block(size_of::<Self>()) + term
+    }
+}
+
+/// About what the VM takes for the object of a [`Kept`].
+const KEPT_OVERHEAD: usize = 112;
+
+/// Terms of more bytes are freed by the reaper.
+const FREED_AT_ONCE: usize = 64 << 10;
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(term) = self.term.take()
+            && term.bytes() > FREED_AT_ONCE
+        {
+            reaper::free(term);
+        }
+    }
+}
+
+/// The resource behind a share.
+pub struct Share(Option<Arc<Shared>>);
+
 resource!(Share, c"erlmcp_memory_share");
 
-/// The content of a share, in an object of its own: large binaries refer to it, among them those
-/// of the share's own term, which so keeps no hold of the share.
-pub struct Kept(Option<Arc<Content<Anchor, Host>>>);
+/// The content of a share, for the large binaries that were made of it: they keep its bytes and
+/// nothing else of the share.
+pub struct Kept(Arc<Content<Anchor>>);
 
 resource!(Kept, c"erlmcp_memory_shared_content");
+
+impl Kept {
+    /// The bytes.
+    pub fn content(&self) -> &Content<Anchor> {
+        &self.0
+    }
+}
 
 /// Tells the VM of the types; called once, when the library is loaded.
 pub fn register(env: Env<'_>) -> bool {
     resource::register::<Share>(env) && resource::register::<Kept>(env)
 }
 
-/// The packed bytes of a content that is kept as a term. A smaller one is built in no time; of a
-/// larger one, which is seldom read as a whole, the second form would take too much memory.
-const KEPT_AS_TERM: RangeInclusive<usize> = 97..=4 << 20;
-
 impl Drop for Share {
     fn drop(&mut self) {
-        let bytes = self.heap_bytes();
-        reaper::free((self.term.take(), self.content.take()), bytes);
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        if let Some(content) = self.0.take() {
-            let bytes = content.heap_bytes();
-            reaper::free(Release(Some(content)), bytes);
-        }
-    }
-}
-
-/// Gives a content back to the store when it is dropped.
-struct Release(Option<Arc<Content<Anchor, Host>>>);
-
-impl Drop for Release {
-    fn drop(&mut self) {
-        if let Some(content) = self.0.take() {
-            STORE.release(content);
+        if let Some(shared) = self.0.take()
+            && shared.host.is_cyclic()
+        {
+            cycles::suspect(Suspect::Shared(shared));
         }
     }
 }
@@ -78,94 +186,156 @@ impl Drop for Release {
 impl Share {
     /// A share of nothing, to see what a reference to a resource looks like.
     pub fn example() -> Self {
-        Share {
-            content: None,
-            term: OnceLock::new(),
-        }
-    }
-
-    fn content(&self) -> Option<&Content<Anchor, Host>> {
-        self.content.as_ref()?.0.as_deref()
-    }
-
-    /// What is shared.
-    pub fn packed(&self) -> Option<&Packed<Anchor>> {
-        self.content().map(Content::packed)
-    }
-
-    /// Bytes of memory behind it.
-    pub fn heap_bytes(&self) -> usize {
-        self.content().map_or(0, Content::heap_bytes) + self.term.get().map_or(0, Copied::bytes)
-    }
-
-    /// The share of a value: the one that exists, or a new one.
-    pub fn of(env: Env<'_>, packed: Packed<Anchor>) -> ResourceRef<Share> {
-        let content = STORE.intern(packed);
-        let mut host = content.host.lock();
-        if let Some(share) = host
-            .as_ref()
-            .and_then(|numbers| reference_from_numbers(env, numbers))
-            .and_then(ResourceRef::from_term)
-        {
-            drop(host);
-            STORE.release(content);
-            return share;
-        }
-        let share = ResourceRef::new(Share {
-            content: Some(ResourceRef::new(Kept(Some(Arc::clone(&content))))),
-            term: OnceLock::new(),
-        });
-        // Writing the reference down also makes the VM able to find the resource by its numbers.
-        *host = reference_numbers(env, share.to_term(env));
-        drop(host);
-        drop(Release(Some(content)));
-        // Others that find the share before this is done build what they read.
-        share.make_term();
-        share
-    }
-
-    fn make_term(&self) {
-        if let (Some(packed), Some(content)) = (self.packed(), &self.content)
-            && KEPT_AS_TERM.contains(&packed.bytes().len())
-            && let Some(term) = Copied::of(packed.view(), Source::Shared(content))
-        {
-            // Whoever made the share is alone here.
-            let _ = self.term.set(term);
-        }
-    }
-
-    /// What a list of keys leads to, as a term.
-    fn find<'a>(&self, keys: Term<'a>, lane: Lane) -> Result<Option<Term<'a>>, PackError> {
-        match self.term.get().map(|term| term.find(keys, lane)) {
-            Some(Search::Found(value)) => return Ok(Some(value)),
-            Some(Search::Nothing) => return Ok(None),
-            Some(Search::Busy) => return Err(PackError::Busy),
-            // Found by its packed form, which can be of any size.
-            Some(Search::NotHere) | None => {}
-        }
-        let (Some(packed), Some(content)) = (self.packed(), &self.content) else {
-            return Ok(None);
-        };
-        let path = Path::keys(keys.get_env(), keys, lane)?;
-        let Some(found) = path.with(|keys| packed.view().find(keys)) else {
-            return Ok(None);
-        };
-        let value = unpack(keys.get_env(), found, Source::Shared(content), lane)?;
-        Ok(Some(value))
+        Share(None)
     }
 }
 
-nif!(share => share_new(term));
+/// A content in a value of this library.
+#[derive(Debug)]
+pub struct ShareLink(ManuallyDrop<Holder>);
+
+impl Clone for ShareLink {
+    fn clone(&self) -> Self {
+        ShareLink(self.0.clone())
+    }
+}
+
+impl Drop for ShareLink {
+    fn drop(&mut self) {
+        // SAFETY: this is the end of the link, so nothing takes its content a second time.
+        let holder = unsafe { ManuallyDrop::take(&mut self.0) };
+        if holder.shared().host.is_cyclic() {
+            cycles::suspect(Suspect::Holder(holder));
+        }
+    }
+}
+
+impl ShareLink {
+    /// A further link to a content.
+    pub fn new(shared: &Arc<Shared>) -> Self {
+        ShareLink(ManuallyDrop::new(shared.holder()))
+    }
+
+    /// What tells this content from all others while it lives.
+    pub fn id(&self) -> u64 {
+        Arc::as_ptr(self.shared()).addr() as u64
+    }
+
+    /// The content.
+    pub fn shared(&self) -> &Arc<Shared> {
+        self.0.shared()
+    }
+
+    /// The holder.
+    pub fn holder(&self) -> &Holder {
+        &self.0
+    }
+
+    /// A reference to the content.
+    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let shared = self.shared();
+        let new = || Share(Some(Arc::clone(shared)));
+        if shared.host.is_cyclic() {
+            // Not kept: that the last reference goes must be seen.
+            return shared.host.known.find_or(env, new).to_term(env);
+        }
+        let mut kept = shared.host.kept.lock();
+        kept.get_or_insert_with(|| shared.host.known.find_or(env, new))
+            .to_term(env)
+    }
+}
+
+/// The link to the content of a share, if the term is one.
+pub fn link(term: Term<'_>) -> Option<ShareLink> {
+    let shared = resource::get::<Share>(term)?.0.as_ref()?;
+    let link = ShareLink::new(shared);
+    if !shared.host.is_cyclic() {
+        let mut kept = shared.host.kept.lock();
+        if kept.is_none() {
+            *kept = ResourceRef::from_term(term);
+        }
+    }
+    Some(link)
+}
+
+/// The content that equals a value.
+pub fn intern(packed: Packed<Anchor>) -> Arc<Shared> {
+    let shared = STORE.intern(packed);
+    shared.host.cyclic.get_or_init(|| {
+        let mut cyclic = false;
+        let links = shared.packed().links();
+        links.each_anchor(&mut |_, anchor| cyclic |= cycles::leads_to_pooled(anchor));
+        cyclic
+    });
+    shared
+}
+
+/// The reference to a content.
+fn reference<'a>(env: Env<'a>, shared: &Arc<Shared>) -> Term<'a> {
+    let new = || Share(Some(Arc::clone(shared)));
+    shared.host.known.find_or(env, new).to_term(env)
+}
+
+fn reader(shared: &Shared) -> &Reader {
+    let readers = shared.host.readers.get_or_init(Box::default);
+    readers[thread_shard()].get_or_init(|| Reader::new(shared))
+}
+
+/// Packed bytes of which the term is built on a normal scheduler.
+const BUILT_AT_ONCE: usize = 4 << 10;
+
+/// What a list of keys leads to, as a term.
+fn find_in<'a>(
+    shared: &Shared,
+    keys: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Option<Term<'a>>, PackError<'a>> {
+    let packed = shared.packed();
+    let own = reader(shared);
+    if own.is_due(packed) {
+        if lane == Lane::Fast && packed.bytes().len() > BUILT_AT_ONCE {
+            return Err(PackError::Busy);
+        }
+        own.make_term(packed);
+    }
+    if lane == Lane::Dirty {
+        // Those that could not build it themselves sent their caller here.
+        let due = shared.host.readers().filter(|other| other.is_due(packed));
+        due.for_each(|other| other.make_term(packed));
+    }
+    match own.term.get().map(|term| term.find(keys, lane)) {
+        Some(Search::Found(value)) => return Ok(Some(value)),
+        Some(Search::Nothing) => return Ok(None),
+        Some(Search::Busy) => return Err(PackError::Busy),
+        // Found by its packed form, which can be of any size.
+        Some(Search::NotHere) | None => {}
+    }
+    let path = Path::keys(keys, opened, lane)?;
+    let Some(found) = path.with(|keys| packed.view().find(keys)) else {
+        return Ok(None);
+    };
+    let value = unpack(keys.get_env(), found, Source::Shared(&own.content), lane)?;
+    own.read.fetch_add(found.bytes.len(), Ordering::Relaxed);
+    Ok(Some(value))
+}
+
+nif!(share => share_new(term, opened));
 nif!(read => share_get(reference));
-nif!(find => share_find(reference, path));
+nif!(find => share_find(reference, path, opened));
 
-/// Packed bytes of a content that is shared on a normal scheduler: it is read twice and built once.
-const SHARED_AT_ONCE: usize = 8 << 10;
+/// Packed bytes of a content that is shared on a normal scheduler.
+const SHARED_AT_ONCE: usize = 16 << 10;
 
-fn share<'a>(env: Env<'a>, term: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
-    match pack(env, term, lane) {
+fn share<'a>(
+    env: Env<'a>,
+    term: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
+    match pack(term, opened, lane) {
         Ok(packed) if lane == Lane::Fast && packed.bytes().len() > SHARED_AT_ONCE => Err(Busy),
-        Ok(packed) => Ok(Share::of(env, packed).to_term(env)),
+        Ok(packed) => Ok(reference(env, &intern(packed))),
         Err(error) => reply::not_packed(env, 1, error),
     }
 }
@@ -173,19 +343,22 @@ fn share<'a>(env: Env<'a>, term: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy>
 const NO_SHARE: &str = "not a reference to shared content";
 
 fn read<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
-    find(env, reference, Term::list_new_empty(env), lane)
+    let none = Term::list_new_empty(env);
+    find(env, reference, none, none, lane)
 }
 
 fn find<'a>(
     env: Env<'a>,
     reference: Term<'a>,
     path: Term<'a>,
+    opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    let Some(share) = resource::get::<Share>(reference) else {
+    let share = resource::get::<Share>(reference).and_then(|share| share.0.as_ref());
+    let Some(shared) = share else {
         return Ok(reply::badarg(env, 1, NO_SHARE));
     };
-    match share.find(path, lane) {
+    match find_in(shared, path, opened, lane) {
         Ok(Some(value)) => Ok(reply::ok_value(env, value)),
         Ok(None) => Ok(reply::none(env)),
         Err(PackError::NotAPath) => Ok(reply::badarg(env, 2, "not a list of at most 64 keys")),

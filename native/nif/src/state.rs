@@ -1,16 +1,18 @@
 //! Connection states as resources.
 
+use crate::cycles::{self, Suspect};
 use crate::lane::{Busy, Lane};
-use crate::share::Share;
-use crate::terms::{Anchor, Path, Source, pack, unpack, with_packed, word};
+use crate::terms::{Anchor, Known, Path, Source, pack, unpack, with_packed, word};
 use crate::{nif, reaper, reply, resource};
+use erlmcp_memory_core::heap;
 use erlmcp_memory_core::map::{self, EditError};
-use erlmcp_memory_core::packed::{Item, Packed, Target, Writer, item};
+use erlmcp_memory_core::packed::{Item, Packed, Writer, item};
 use erlmcp_memory_core::state::{FieldError, Names, Sizes, State};
 use parking_lot::RwLock;
 use rustler::{Env, Term};
-use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::collections::HashSet;
+use std::mem::ManuallyDrop;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -35,12 +37,135 @@ mod atoms {
 }
 
 /// The resource behind a state. A state never changes; the lock is for `cleanup_state`, which
-/// takes it away.
+/// takes it away, and for the first value that refers to it.
 pub struct Handle {
-    state: RwLock<Option<State<Anchor>>>,
+    state: RwLock<Holding>,
 }
 
 resource!(Handle, c"erlmcp_memory_state");
+
+enum Holding {
+    State(State<Anchor>),
+    /// A state that other values refer to as well.
+    Linked(Arc<Linked>),
+    /// It was cleaned up.
+    Nothing,
+}
+
+impl Holding {
+    fn state(&self) -> Option<&State<Anchor>> {
+        match self {
+            Holding::State(state) => Some(state),
+            Holding::Linked(linked) => Some(&linked.state),
+            Holding::Nothing => None,
+        }
+    }
+}
+
+/// A state that values refer to.
+#[derive(Debug)]
+pub struct Linked {
+    state: State<Anchor>,
+    /// The one reference that stands for it.
+    known: Known,
+    /// Whether it leads to a pooled state.
+    cyclic: bool,
+}
+
+impl Linked {
+    /// The state.
+    pub fn state(&self) -> &State<Anchor> {
+        &self.state
+    }
+
+    /// Whether it leads to a pooled state.
+    pub fn is_cyclic(&self) -> bool {
+        self.cyclic
+    }
+}
+
+/// A state in a value of this library.
+#[derive(Debug)]
+pub struct StateLink(ManuallyDrop<Arc<Linked>>);
+
+impl Clone for StateLink {
+    fn clone(&self) -> Self {
+        StateLink(self.0.clone())
+    }
+}
+
+impl Drop for StateLink {
+    fn drop(&mut self) {
+        // SAFETY: this is the end of the link, so nothing takes its state a second time.
+        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
+    }
+}
+
+/// Drops an owner. What it was the last owner of may be the beginning of a long chain.
+fn unlink(linked: Arc<Linked>) {
+    if linked.cyclic {
+        cycles::suspect(Suspect::State(linked));
+    } else if let Some(linked) = Arc::into_inner(linked) {
+        let state = linked.state.into_packed();
+        if !state.links().is_empty() {
+            reaper::free_value(state);
+        }
+    }
+}
+
+impl StateLink {
+    /// What tells this state from all others while it lives.
+    pub fn id(&self) -> u64 {
+        Arc::as_ptr(&self.0).addr() as u64
+    }
+
+    /// The state.
+    pub fn linked(&self) -> &Arc<Linked> {
+        &self.0
+    }
+
+    /// A reference to the state.
+    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let new = || Handle {
+            state: RwLock::new(Holding::Linked(Arc::clone(&self.0))),
+        };
+        self.0.known.find_or(env, new).to_term(env)
+    }
+
+    /// What it takes, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        heap::arc::<Linked>() + self.0.state.fields().heap_bytes()
+    }
+}
+
+/// The link to a state, if the term is one that was not cleaned up.
+pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<StateLink>, Busy> {
+    let Some(handle) = resource::get::<Handle>(term) else {
+        return Ok(None);
+    };
+    let mut held = match lane {
+        Lane::Fast => handle.state.try_write().ok_or(Busy)?,
+        Lane::Dirty => handle.state.write(),
+    };
+    let linked = match std::mem::replace(&mut *held, Holding::Nothing) {
+        Holding::Nothing => return Ok(None),
+        Holding::Linked(linked) => linked,
+        Holding::State(state) => {
+            let mut cyclic = false;
+            let links = state.fields().view().links;
+            links.each_anchor(&mut |_, anchor| cyclic |= cycles::leads_to_pooled(anchor));
+            let known = Known::default();
+            known.set(env, term);
+            Arc::new(Linked {
+                state,
+                known,
+                cyclic,
+            })
+        }
+    };
+    *held = Holding::Linked(Arc::clone(&linked));
+    Ok(Some(StateLink(ManuallyDrop::new(linked))))
+}
 
 /// Tells the VM of the type; called once, when the library is loaded.
 pub fn register(env: Env<'_>) -> bool {
@@ -49,14 +174,21 @@ pub fn register(env: Env<'_>) -> bool {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        free(self.state.get_mut().take());
+        free(std::mem::replace(self.state.get_mut(), Holding::Nothing));
     }
 }
 
-fn free(state: Option<State<Anchor>>) {
-    if let Some(state) = state {
-        let bytes = state.fields().heap_bytes();
-        reaper::free(state, bytes);
+/// Bytes of a state that is freed in one piece.
+const FREED_AT_ONCE: usize = 256 << 10;
+
+fn free(held: Holding) {
+    match held {
+        Holding::State(state) if state.fields().heap_bytes() > FREED_AT_ONCE => {
+            reaper::free_value(state.into_packed());
+        }
+        // What its links lead to is freed elsewhere.
+        Holding::State(_) | Holding::Nothing => {}
+        Holding::Linked(linked) => unlink(linked),
     }
 }
 
@@ -67,7 +199,7 @@ static OVERHEAD: AtomicUsize = AtomicUsize::new(80);
 /// Finds out what that is; called once, when the library is loaded.
 pub fn learn_overhead() {
     if let Some(bytes) = resource::overhead(|| Handle {
-        state: RwLock::new(None),
+        state: RwLock::new(Holding::Nothing),
     }) {
         OVERHEAD.store(bytes, Ordering::Relaxed);
     }
@@ -108,7 +240,7 @@ pub fn names() -> &'static Names<Anchor> {
 /// A term for a new state.
 pub fn to_term(env: Env<'_>, state: State<Anchor>) -> Term<'_> {
     let handle = Handle {
-        state: RwLock::new(Some(state)),
+        state: RwLock::new(Holding::State(state)),
     };
     resource::make(env, handle)
 }
@@ -147,7 +279,7 @@ pub fn with_state<'a>(
         Lane::Fast => handle.state.try_read(),
         Lane::Dirty => Some(handle.state.read()),
     };
-    match state.as_deref() {
+    match state.as_deref().map(Holding::state) {
         None => Err(Busy),
         Some(Some(state)) => with(state),
         Some(None) => Ok(reply::badarg(env, 1, NO_STATE)),
@@ -158,12 +290,13 @@ pub fn with_state<'a>(
 const MERGED_AT_ONCE: usize = 128;
 
 nif!(create => state_new(id));
-nif!(update => state_update(state, field, value));
-nif!(get => state_get(state, field));
-nif!(remove => state_remove(state, field));
+nif!(update => state_update(state, field, value, opened));
+nif!(get => state_get(state, field, opened));
+nif!(remove => state_remove(state, field, opened));
 nif!(fields => state_fields(state));
-nif!(from_fields => state_from_fields(fields));
+nif!(from_fields => state_from_fields(fields, opened));
 nif!(sizes => state_sizes(state));
+nif!(cleanup => state_cleanup(state));
 
 fn create<'a>(env: Env<'a>, id: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     if !id.is_binary() {
@@ -171,7 +304,8 @@ fn create<'a>(env: Env<'a>, id: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> 
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let created_at = now.map_or(0, |since| since.as_millis() as i64);
-    match with_packed(env, id, lane, |id| State::new(names(), id, created_at)) {
+    let none = Term::list_new_empty(env);
+    match with_packed(id, none, lane, |id| State::new(names(), id, created_at)) {
         Ok(state) => Ok(to_term(env, state)),
         Err(error) => reply::not_packed(env, 1, error),
     }
@@ -182,14 +316,16 @@ fn update<'a>(
     state: Term<'a>,
     field: Term<'a>,
     value: Term<'a>,
+    opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    with_state(env, state, lane, |state| {
-        let path = match Path::of_state(env, field, lane) {
-            Ok(path) => path,
-            Err(error) => return reply::not_packed(env, 2, error),
-        };
-        let updated = with_packed(env, value, lane, |value| {
+    let path = match Path::of_state(field, opened, lane) {
+        Ok(path) => path,
+        Err(error) => return reply::not_packed(env, 2, error),
+    };
+    // Packed before the state is locked: it may be its own value.
+    let updated = with_packed(value, opened, lane, |value| {
+        with_state(env, state, lane, |state| {
             if lane == Lane::Fast && map::len_of(value).is_some_and(|len| len > MERGED_AT_ONCE) {
                 return Err(Busy);
             }
@@ -197,20 +333,26 @@ fn update<'a>(
                 Ok(state) => to_term(env, state),
                 Err(error) => refused(env, error, 2, 3),
             })
-        });
-        match updated {
-            Ok(updated) => updated,
-            Err(error) => reply::not_packed(env, 3, error),
-        }
-    })
+        })
+    });
+    match updated {
+        Ok(updated) => updated,
+        Err(error) => reply::not_packed(env, 3, error),
+    }
 }
 
-fn get<'a>(env: Env<'a>, state: Term<'a>, field: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+fn get<'a>(
+    env: Env<'a>,
+    state: Term<'a>,
+    field: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
+    let path = match Path::of_state(field, opened, lane) {
+        Ok(path) => path,
+        Err(error) => return reply::not_packed(env, 2, error),
+    };
     with_state(env, state, lane, |state| {
-        let path = match Path::of_state(env, field, lane) {
-            Ok(path) => path,
-            Err(error) => return reply::not_packed(env, 2, error),
-        };
         Ok(match path.with(|path| state.get(path)) {
             Some(value) => reply::ok_value(env, unpack(env, value, Source::Owned, lane)?),
             None => reply::none(env),
@@ -222,13 +364,14 @@ fn remove<'a>(
     env: Env<'a>,
     handle: Term<'a>,
     field: Term<'a>,
+    opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
+    let path = match Path::of_state(field, opened, lane) {
+        Ok(path) => path,
+        Err(error) => return reply::not_packed(env, 2, error),
+    };
     with_state(env, handle, lane, |state| {
-        let path = match Path::of_state(env, field, lane) {
-            Ok(path) => path,
-            Err(error) => return reply::not_packed(env, 2, error),
-        };
         Ok(match path.with(|path| state.remove(names(), path)) {
             Ok(Some(state)) => to_term(env, state),
             // The same state without what it did not have.
@@ -244,8 +387,13 @@ fn fields<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Bus
     })
 }
 
-fn from_fields<'a>(env: Env<'a>, fields: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
-    let packed = match pack(env, fields, lane) {
+fn from_fields<'a>(
+    env: Env<'a>,
+    fields: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
+    let packed = match pack(fields, opened, lane) {
         Ok(packed) => packed,
         Err(error) => return reply::not_packed(env, 1, error),
     };
@@ -272,17 +420,29 @@ pub fn state_from(fields: Packed<Anchor>) -> Result<State<Anchor>, &'static str>
     }
 }
 
-/// Takes a state away from its handle. On a dirty scheduler: its memory is given back at once.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn state_cleanup<'a>(env: Env<'a>, state: Term<'a>) -> Term<'a> {
-    match resource::get::<Handle>(state) {
-        Some(handle) => {
-            let state = handle.state.write().take();
-            drop(state);
-            reply::ok(env)
-        }
-        None => reply::badarg(env, 1, NO_STATE),
+/// Takes a state away from its handle.
+fn cleanup<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+    let Some(handle) = resource::get::<Handle>(state) else {
+        return Ok(reply::badarg(env, 1, NO_STATE));
+    };
+    let mut held = match lane {
+        Lane::Fast => handle.state.try_write().ok_or(Busy)?,
+        Lane::Dirty => handle.state.write(),
+    };
+    if lane == Lane::Fast
+        && let Holding::State(state) = &*held
+        && state.fields().heap_bytes() > FREED_AT_ONCE
+    {
+        return Err(Busy);
     }
+    let state = std::mem::replace(&mut *held, Holding::Nothing);
+    drop(held);
+    match state {
+        // Its memory is given back when the call returns.
+        Holding::State(state) => drop(state),
+        other => free(other),
+    }
+    Ok(reply::ok(env))
 }
 
 /// The shares that a state refers to may be many; counting them is bounded by this many bytes.
@@ -299,24 +459,23 @@ fn sizes<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy
     })
 }
 
-/// The bytes of the contents that a state shares, each once.
+/// The bytes of the contents that a state shares, directly or through another one, each once.
 fn shared_bytes(state: &State<Anchor>) -> usize {
-    let mut contents = HashMap::new();
-    let mut targets: Vec<&Target<Anchor>> = Vec::new();
-    targets.extend(state.fields().view().links.iter().map(|(_, target)| target));
-    while let Some(target) = targets.pop() {
-        match target {
-            Target::Anchor(Anchor::Share(share)) => {
-                contents.insert(share.id(), share.get().heap_bytes());
+    let (mut contents, mut bytes) = (HashSet::new(), 0);
+    let mut rest = vec![state.fields().view().links];
+    while let Some(links) = rest.pop() {
+        links.each_anchor(&mut |id, anchor| match anchor {
+            Anchor::Share(share) if contents.insert(id) => {
+                bytes += share.shared().heap_bytes();
+                rest.push(share.shared().packed().links());
             }
-            Target::Anchor(Anchor::Foreign(_)) => {}
-            Target::Blob(blob) => targets.extend(blob.links().iter().map(|(_, target)| target)),
-            Target::Trie(node) => node.each_page(&mut |page| {
-                targets.extend(page.links().iter().map(|(_, target)| target));
-            }),
-        }
+            Anchor::State(state) if contents.insert(id) => {
+                rest.push(state.linked().state.fields().view().links);
+            }
+            _ => {}
+        });
     }
-    contents.values().sum()
+    bytes
 }
 
 fn size_map<'a>(env: Env<'a>, sizes: &Sizes, shared_bytes: usize) -> Term<'a> {
@@ -334,12 +493,4 @@ fn size_map<'a>(env: Env<'a>, sizes: &Sizes, shared_bytes: usize) -> Term<'a> {
         (atoms::shared_bytes(), shared_bytes),
     ];
     Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| reply::none(env))
-}
-
-/// The content of a share, for those who look into an anchor.
-pub fn content_of(anchor: &Anchor) -> Option<&Share> {
-    match anchor {
-        Anchor::Share(share) => Some(share.get()),
-        Anchor::Foreign(_) => None,
-    }
 }

@@ -58,6 +58,11 @@ impl<A: Anchor> MapBuf<A> {
         (!self.bytes.is_empty()).then(|| View::new(&self.bytes, &self.links))
     }
 
+    /// What the map links to.
+    pub fn links(&self) -> &Links<A> {
+        &self.links
+    }
+
     /// Empties the map; keeps the memory of at most `kept` bytes. What the content linked to is
     /// returned, because freeing it may take long.
     pub fn clear(&mut self, kept: usize) -> Links<A> {

@@ -55,6 +55,11 @@ impl<A: Anchor> Map<A> {
         Some(Map { root })
     }
 
+    /// The map as a value.
+    pub fn into_packed(self) -> Packed<A> {
+        self.root
+    }
+
     /// The whole map as a value.
     pub fn view(&self) -> View<'_, A> {
         self.root.view()

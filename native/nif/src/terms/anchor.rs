@@ -1,194 +1,131 @@
 //! What packed values keep alive.
 
+use crate::pool::PooledLink;
 use crate::reaper;
-use crate::resource::ResourceRef;
-use crate::share::Share;
+use crate::share::ShareLink;
+use crate::state::StateLink;
 use erlmcp_memory_core::heap;
+use erlmcp_memory_core::packed::Packed;
 use rustler::sys::{ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_make_copy};
-use rustler::{Env, OwnedEnv, Term};
-use std::cell::RefCell;
-use std::mem::ManuallyDrop;
+use rustler::{Env, Term};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Keeps something of the VM alive for a packed value.
+/// Keeps something alive for a packed value. All but the last are values of this library's own.
 #[derive(Debug, Clone)]
 pub enum Anchor {
     /// Shared content.
-    Share(ShareHandle),
-    /// A term in an environment of its own.
+    Share(ShareLink),
+    /// A compact state.
+    State(StateLink),
+    /// A pooled state.
+    Pooled(PooledLink),
+    /// A reference to something of another library.
     Foreign(Arc<Foreign>),
+}
+
+impl Anchor {
+    /// The reference that it stands for.
+    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self {
+            Anchor::Share(share) => share.to_term(env),
+            Anchor::State(state) => state.to_term(env),
+            Anchor::Pooled(pooled) => pooled.to_term(env),
+            Anchor::Foreign(foreign) => foreign.to_term(env),
+        }
+    }
 }
 
 impl erlmcp_memory_core::packed::Anchor for Anchor {
     fn kept_bytes(&self) -> usize {
         match self {
-            // Shared content is kept once for all.
-            Anchor::Share(_) => 0,
-            Anchor::Foreign(foreign) => foreign.bytes,
+            // Kept once for all.
+            Anchor::Share(_) | Anchor::Pooled(_) => 0,
+            Anchor::State(state) => state.heap_bytes(),
+            Anchor::Foreign(foreign) => foreign.heap_bytes(),
         }
     }
-}
 
-/// An owner of a share.
-#[derive(Clone)]
-pub struct ShareHandle(ManuallyDrop<ResourceRef<Share>>);
-
-impl ShareHandle {
-    /// A further owner of this share.
-    pub fn new(share: ResourceRef<Share>) -> Self {
-        ShareHandle(ManuallyDrop::new(share))
-    }
-
-    /// What tells this share from all others while it lives.
-    pub fn id(&self) -> u64 {
-        self.0.address() as u64
-    }
-
-    /// The share.
-    pub fn get(&self) -> &ResourceRef<Share> {
-        &self.0
+    fn free(garbage: Packed<Self>) {
+        reaper::free_value(garbage);
     }
 }
 
-impl std::fmt::Debug for ShareHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ShareHandle({:#x})", self.id())
-    }
-}
-
-impl Drop for ShareHandle {
-    fn drop(&mut self) {
-        // SAFETY: this is the end of the handle, so nothing takes its content a second time.
-        release(Last::Share(unsafe { ManuallyDrop::take(&mut self.0) }));
-    }
-}
-
-/// A term in an environment that belongs to no process.
+/// A reference in an environment of the VM, which keeps what it refers to.
 #[derive(Debug)]
 pub struct Foreign {
-    env: *mut ErlNifEnv,
+    env: Arc<Environment>,
     term: ErlNifTerm,
-    /// About what this takes, in bytes.
-    bytes: usize,
+}
+
+/// An environment that belongs to no process.
+#[derive(Debug)]
+struct Environment {
+    env: *mut ErlNifEnv,
+    terms: AtomicUsize,
 }
 
 /// What the VM takes for an environment with a small term in it: the header of a process, which
 /// stands for its owner, and the smallest heap fragment. Measured.
 const ENVIRONMENT: usize = 2_512;
 
-// SAFETY: an environment of no process may be used on any thread, by one at a time. After `new` it
-// is only copied from, which reads it, and freed by its last owner.
-unsafe impl Send for Foreign {}
-// SAFETY: copying a term out of an environment does not write to it: reference counts of what
-// lies off the heap are atomic, and `new` made the one copy that may rewrite a binary's header.
-unsafe impl Sync for Foreign {}
+/// What a further reference takes there, on OTP 25 to 29.
+const REFERENCE: usize = 32;
+
+// SAFETY: an environment of no process may be used on any thread, by one at a time. It is written
+// to by the one `Keeper` that has it, which is not `Sync`, until that is dropped; afterwards it is
+// only copied from.
+unsafe impl Send for Environment {}
+// SAFETY: copying a reference out of an environment does not write to it: the count of what it
+// refers to is atomic.
+unsafe impl Sync for Environment {}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        // SAFETY: this is the environment's only owner.
+        unsafe { enif_free_env(self.env) };
+    }
+}
 
 impl Foreign {
-    /// A copy of a term, which takes about so many bytes.
-    pub fn new(term: Term<'_>, bytes: usize) -> Self {
-        let bytes = heap::arc::<Self>() + ENVIRONMENT + bytes;
-        // SAFETY: the term is valid in its own environment while it is copied.
-        unsafe {
-            let env = enif_alloc_env();
-            let term = enif_make_copy(env, term.as_c_arg());
-            Foreign { env, term, bytes }
-        }
-    }
-
-    /// Its external format.
-    pub fn to_external(&self) -> Vec<u8> {
-        OwnedEnv::new().run(|env| self.to_term(env).to_binary().as_slice().to_vec())
-    }
-
-    /// The term, in another environment.
+    /// The reference, in another environment.
     pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
-        // SAFETY: `self.term` belongs to `self.env`, which lives as long as `self`.
+        // SAFETY: `self.term` belongs to the environment, which lives as long as `self`.
         unsafe { Term::new(env, enif_make_copy(env.as_c_arg(), self.term)) }
     }
 
-    /// Calls `with` with the term where it lies.
-    pub fn with<R>(&self, with: impl for<'e> FnOnce(Term<'e>) -> R) -> R {
-        let lifetime = ();
-        // SAFETY: the term belongs to this environment, which lives as long as `self`; `with`
-        // cannot keep it.
-        unsafe {
-            let env = Env::new(&lifetime, self.env);
-            with(Term::new(env, self.term))
-        }
-    }
-
-    /// About what it takes, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    /// What it takes, with its part of the environment that it has in common with others.
+    fn heap_bytes(&self) -> usize {
+        let terms = self.env.terms.load(Ordering::Relaxed).max(1);
+        heap::arc::<Self>()
+            + REFERENCE
+            + (ENVIRONMENT + heap::arc::<Environment>()).div_ceil(terms)
     }
 }
 
-impl Drop for Foreign {
-    fn drop(&mut self) {
-        release(Last::Env(self.env));
-    }
-}
+/// Keeps the references of one value, all in one environment.
+#[derive(Default)]
+pub struct Keeper(Option<Arc<Environment>>);
 
-/// What is given back when an anchor goes.
-enum Last {
-    Share(ResourceRef<Share>),
-    Env(*mut ErlNifEnv),
-}
-
-/// The rest of a long chain, which the reaper goes on with.
-struct Rest(Vec<Last>);
-
-// SAFETY: an environment of no process may be freed on any thread, and this is its only owner.
-unsafe impl Send for Rest {}
-
-impl Drop for Rest {
-    fn drop(&mut self) {
-        self.0.drain(..).for_each(release);
-    }
-}
-
-/// What a thread gives back in one go, so that no scheduler is held up by a long chain.
-const AT_ONCE: usize = 256;
-
-thread_local! {
-    /// Some while this thread gives back anchors: what is to be given back next.
-    static PENDING: RefCell<Option<Vec<Last>>> = const { RefCell::new(None) };
-}
-
-/// Gives back one thing. What hangs from it is given back after it, not inside: a chain of shares
-/// may be of any length, and the stack is not.
-fn release(last: Last) {
-    let nested = PENDING.with_borrow_mut(|pending| match pending {
-        Some(pending) => {
-            pending.push(last);
-            None
-        }
-        None => {
-            *pending = Some(Vec::new());
-            Some(last)
-        }
-    });
-    let mut next = nested;
-    let mut given_back = 0;
-    while let Some(last) = next.take() {
-        given_back += 1;
-        match last {
-            Last::Share(share) => drop(share),
-            // SAFETY: the anchor that was dropped owned it, and it is freed once.
-            Last::Env(env) => unsafe { enif_free_env(env) },
-        }
-        let rest = PENDING.with_borrow_mut(|pending| {
-            next = pending.as_mut().and_then(Vec::pop);
-            if next.is_none() || (given_back >= AT_ONCE && !reaper::is_this_thread()) {
-                return pending.take();
-            }
-            None
+impl Keeper {
+    /// Keeps a reference.
+    pub fn keep(&mut self, reference: Term<'_>) -> Arc<Foreign> {
+        let env = self.0.get_or_insert_with(|| {
+            // SAFETY: the call has no conditions; the environment is freed by its owner.
+            let env = unsafe { enif_alloc_env() };
+            Arc::new(Environment {
+                env,
+                terms: AtomicUsize::new(0),
+            })
         });
-        if let Some(mut rest) = rest {
-            rest.extend(next.take());
-            if !rest.is_empty() {
-                reaper::hand_over(Rest(rest));
-            }
-        }
+        env.terms.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the reference is valid in its own environment while it is copied, and nobody
+        // else uses the other one while `self` may add to it: values are not handed on before
+        // they are whole.
+        let term = unsafe { enif_make_copy(env.env, reference.as_c_arg()) };
+        Arc::new(Foreign {
+            env: Arc::clone(env),
+            term,
+        })
     }
 }

@@ -1,51 +1,59 @@
 //! Terms into the packed form.
 
-use super::external::{Fun, decode_untrusted, inspect_fun, to_external};
+use super::Anchor;
+use super::anchor::Keeper;
+use super::external::to_external;
+use super::kind::{Kind, kind, list_cell};
+use super::opened::{Inside, Opened, list_elements};
 use super::references::{LocalReferences, may_be_magic};
-use super::words::{is_local_pid, is_local_port, word};
-use super::{Anchor, anchor::Foreign, anchor::ShareHandle};
+use super::words::word;
 use crate::lane::{Budget, Busy, Lane};
-use crate::resource::ResourceRef;
-use crate::share::Share;
+use crate::{pool, share, state};
 use erlmcp_memory_core::packed::{
-    Links, MAX_BYTES, MAX_DEPTH, MAX_KEY_DEPTH, Packed, Scalar, Scratch, View, Writer, pack_atom,
+    Links, MAX_BYTES, MAX_DEPTH, MapBuilder, Packed, Scalar, Scratch, View, Writer, pack_atom,
 };
-use rustler::sys::{ErlNifTerm, enif_get_list_cell, enif_get_tuple, enif_is_identical};
-use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, Term, TermType};
+use rustler::sys::ErlNifTerm;
+use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, Term};
+use smallvec::SmallVec;
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
-use std::mem::MaybeUninit;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 /// Why a term was not packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PackError {
+pub enum PackError<'a> {
     /// It is more than a normal scheduler should do.
     Busy,
     /// It has more than [`MAX_BYTES`] in the packed form.
     TooLarge,
+    /// It nests deeper than [`MAX_DEPTH`].
+    TooDeep,
     /// A path is no list of keys that begins with a field, or is too long.
     NotAPath,
+    /// These terms in it must be opened first.
+    Closed(Vec<Term<'a>>),
+    /// It has a term of a kind that is not known.
+    Unknown,
 }
 
-impl From<Busy> for PackError {
+impl From<Busy> for PackError<'_> {
     fn from(Busy: Busy) -> Self {
         PackError::Busy
     }
 }
 
-/// The nodes that a term below [`MAX_DEPTH`] may have: it is copied by the VM, which does not ask
-/// how large the copy becomes.
-const MAX_DEEP_NODES: usize = 16 << 20;
-
 /// Ids of foreign terms: equal ones get equal ids, and none can be chosen to meet another.
 static FOREIGN_IDS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// A term in the packed form.
-pub fn pack(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Packed<Anchor>, PackError> {
-    let mut packer = Packer::new(env, lane, Writer::new());
-    packer.value(term, 0)?;
-    Ok(packer.writer.finish())
+pub fn pack<'a>(
+    term: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Packed<Anchor>, PackError<'a>> {
+    let mut packer = Packer::new(opened, lane, Writer::new());
+    packer.whole(term)?;
+    Ok(packer.finish()?.finish())
 }
 
 thread_local! {
@@ -58,46 +66,47 @@ const SCRATCH_KEPT: usize = 4 << 10;
 
 /// Writes the keys of a proper list one behind the other, and tells `ended` where each ends; it
 /// says whether one more may come.
-pub fn pack_keys(
-    env: Env<'_>,
-    keys: Term<'_>,
+pub fn pack_keys<'a>(
+    keys: Term<'a>,
+    opened: Term<'a>,
     lane: Lane,
     writer: Writer<Anchor>,
     mut ended: impl FnMut(usize) -> bool,
-) -> Result<Writer<Anchor>, PackError> {
+) -> Result<Writer<Anchor>, PackError<'a>> {
     // One budget for all of them.
-    let mut packer = Packer::new(env, lane, writer);
+    let mut packer = Packer::new(opened, lane, writer);
+    packer.open_keys = 1;
     let mut rest = keys;
     while let Some((key, tail)) = list_cell(rest) {
-        packer.key(key, 0)?;
+        packer.whole(key)?;
         if !ended(packer.writer.len()) {
             return Err(PackError::NotAPath);
         }
         rest = tail;
     }
     if rest.is_empty_list() {
-        Ok(packer.writer)
+        packer.finish()
     } else {
         Err(PackError::NotAPath)
     }
 }
 
 /// Calls `with` with the packed form of a term, which is gone afterwards.
-pub fn with_packed<R>(
-    env: Env<'_>,
-    term: Term<'_>,
+pub fn with_packed<'a, R>(
+    term: Term<'a>,
+    opened: Term<'a>,
     lane: Lane,
     with: impl FnOnce(View<'_, Anchor>) -> R,
-) -> Result<R, PackError> {
+) -> Result<R, PackError<'a>> {
     if term.is_atom() {
         // What fields are set to more often than to anything else, without a writer.
         let mut bytes = Scalar::default();
         let len = pack_atom(word(term), &mut bytes);
         return Ok(with(View::new(&bytes[..len], &Links::default())));
     }
-    let mut packer = Packer::new(env, lane, Writer::reusing(SCRATCH.take()));
-    packer.value(term, 0)?;
-    let (scratch, links) = packer.writer.into_parts();
+    let mut packer = Packer::new(opened, lane, Writer::reusing(SCRATCH.take()));
+    packer.whole(term)?;
+    let (scratch, links) = packer.finish()?.into_parts();
     let result = with(View::new(scratch.bytes(), &links));
     if scratch.capacity() <= SCRATCH_KEPT {
         SCRATCH.set(scratch);
@@ -105,126 +114,243 @@ pub fn with_packed<R>(
     Ok(result)
 }
 
-const WORD: usize = size_of::<ErlNifTerm>();
+/// Writes a term without parts of this node or of another one, as [`pack`] does.
+pub fn pack_flat(
+    term: Term<'_>,
+    keeper: &mut Keeper,
+    writer: &mut Writer<Anchor>,
+) -> Result<(), ()> {
+    let none = Term::list_new_empty(term.get_env());
+    let mut packer = Packer::new(none, Lane::Dirty, std::mem::take(writer));
+    std::mem::swap(&mut packer.keeper, keeper);
+    let written = match kind(term) {
+        // Only a bit string is of no other kind among the terms without parts.
+        Kind::Other => packer.opaque(term).map(|()| true),
+        _ => packer.leaf(term),
+    };
+    std::mem::swap(&mut packer.keeper, keeper);
+    *writer = packer.writer;
+    match written {
+        Ok(true) => Ok(()),
+        _ => Err(()),
+    }
+}
 
 /// Whether 0.0 and -0.0 are the same key: so before OTP 27.
 static ZEROS_ARE_EQUAL: LazyLock<bool> = LazyLock::new(|| {
     OwnedEnv::new().run(|env| {
         let (zero, negative) = (0.0f64.encode(env), (-0.0f64).encode(env));
         // SAFETY: the call compares two terms and keeps neither.
-        unsafe { enif_is_identical(zero.as_c_arg(), negative.as_c_arg()) != 0 }
+        unsafe { rustler::sys::enif_is_identical(zero.as_c_arg(), negative.as_c_arg()) != 0 }
     })
 });
 
-/// A term from the external format, made of bytes that anybody may have written, in the packed
-/// form, where lists, tuples and maps are kept as foreign terms. `Ok(None)`: it is one of these,
-/// and none is allowed. `Err`: it cannot be read.
-pub fn pack_untrusted(
-    env: Env<'_>,
-    external: &[u8],
-    compound: bool,
-) -> Result<Option<Packed<Anchor>>, PackError> {
-    // What is read on the way to the packed form goes at once, and not with the caller's heap.
-    OwnedEnv::new().run(|own| {
-        let term = decode_untrusted(own, external).ok_or(PackError::TooLarge)?;
-        let is_compound =
-            term.is_list() && !term.is_empty_list() || term.is_tuple() || term.is_map();
-        if is_compound && !compound {
-            return Ok(None);
-        }
-        let mut packer = Packer::new(env, Lane::Dirty, Writer::new());
-        packer.value(term, MAX_DEPTH)?;
-        Ok(Some(packer.writer.finish()))
-    })
+/// A float as it is written in a key.
+pub fn float_key(float: f64) -> f64 {
+    if float == 0.0 && *ZEROS_ARE_EQUAL {
+        0.0
+    } else {
+        float
+    }
+}
+
+/// Where the packer goes on. Nesting takes no stack of the thread.
+enum Frame<'a> {
+    /// The rest of a list.
+    Rest(Term<'a>),
+    /// The rest of a tuple.
+    Elements(Env<'a>, &'a [ErlNifTerm]),
+    /// The keys of a map. Its values are those from the given one on.
+    Keys(Box<Keys<'a>>),
+    /// The values of a map.
+    Values(MapBuilder, usize),
+}
+
+struct Keys<'a> {
+    map: MapBuilder,
+    entries: MapIterator<'a>,
+    first: usize,
 }
 
 struct Packer<'a> {
-    env: Env<'a>,
     lane: Lane,
     budget: Budget,
     writer: Writer<Anchor>,
     references: Option<LocalReferences>,
-    in_key: bool,
+    keeper: Keeper,
+    opened: Opened<'a>,
+    closed: Vec<Term<'a>>,
+    met: HashSet<u64>,
+    frames: SmallVec<[Frame<'a>; 4]>,
+    /// The values of the maps that are open, the innermost one's last.
+    values: SmallVec<[Term<'a>; 8]>,
+    /// Keys that are being written, one inside the other.
+    open_keys: usize,
 }
 
 impl<'a> Packer<'a> {
-    fn new(env: Env<'a>, lane: Lane, writer: Writer<Anchor>) -> Self {
+    fn new(opened: Term<'a>, lane: Lane, writer: Writer<Anchor>) -> Self {
         Packer {
-            env,
             lane,
             budget: Budget::new(lane),
             writer,
             references: None,
-            in_key: false,
+            keeper: Keeper::default(),
+            opened: Opened::new(opened),
+            closed: Vec::new(),
+            met: HashSet::new(),
+            frames: SmallVec::new(),
+            values: SmallVec::new(),
+            open_keys: 0,
         }
     }
 
-    /// A key of a map that lies at this depth. Its bytes do not depend on the depth, so that it is
-    /// found again by a path.
-    fn key(&mut self, key: Term<'_>, depth: usize) -> Result<(), PackError> {
-        if self.in_key {
-            return self.value(key, depth + 1);
+    /// What was written, unless something must be opened first.
+    fn finish(self) -> Result<Writer<Anchor>, PackError<'a>> {
+        if self.closed.is_empty() {
+            Ok(self.writer)
+        } else {
+            Err(PackError::Closed(self.closed))
         }
-        self.in_key = true;
-        let written = self.value(key, MAX_DEPTH - MAX_KEY_DEPTH);
-        self.in_key = false;
-        written
     }
 
-    fn value(&mut self, term: Term<'_>, depth: usize) -> Result<(), PackError> {
-        self.budget.spend(0)?;
-        if self.writer.len() > MAX_BYTES {
-            return Err(PackError::TooLarge);
+    fn whole(&mut self, term: Term<'a>) -> Result<(), PackError<'a>> {
+        if self.leaf(term)? {
+            return Ok(());
         }
-        match term.get_type() {
-            TermType::Atom => self.writer.atom(word(term)),
-            TermType::Integer => match term.decode::<i64>() {
-                Ok(value) => self.writer.int(value),
-                Err(_) => self.opaque(term)?,
-            },
-            TermType::Float => match term.decode::<f64>() {
-                Ok(value) if self.in_key && value == 0.0 && *ZEROS_ARE_EQUAL => {
-                    self.writer.float(0.0);
-                }
-                Ok(value) => self.writer.float(value),
-                Err(_) => self.opaque(term)?,
-            },
-            // Not `decode_as_binary`, which takes an iolist, too.
-            TermType::Binary => match term.decode::<Binary>() {
-                Ok(binary) => {
-                    self.copy(binary.len())?;
-                    self.writer.binary(&binary);
-                }
-                // A bit string that is no binary.
-                Err(_) => self.opaque(term)?,
-            },
-            TermType::Pid if is_local_pid(term) => self.writer.pid(word(term)),
-            TermType::Port if is_local_port(term) => self.writer.port(word(term)),
-            TermType::Pid | TermType::Port => self.opaque(term)?,
-            TermType::Ref => self.reference(term)?,
-            TermType::Fun => self.fun(term)?,
-            TermType::List if term.is_empty_list() => self.writer.nil(),
-            TermType::List | TermType::Tuple | TermType::Map if depth >= MAX_DEPTH => {
-                self.deep(term)?;
+        self.compound(term)?;
+        while let Some(frame) = self.frames.pop() {
+            self.resume(frame)?;
+            if self.frames.len() > MAX_DEPTH {
+                return Err(PackError::TooDeep);
             }
-            TermType::List => self.list(term, depth)?,
-            TermType::Tuple => {
-                let elements = tuple_elements(term);
-                self.writer.tuple(elements.len());
-                for element in elements {
-                    // SAFETY: an element of a tuple belongs to the environment of the tuple.
-                    let element = unsafe { Term::new(term.get_env(), *element) };
-                    self.value(element, depth + 1)?;
-                }
-            }
-            TermType::Map => self.map(term, depth)?,
-            TermType::Unknown => return Err(PackError::TooLarge),
         }
         Ok(())
     }
 
+    /// Goes on until something with parts was begun, or this one is done.
+    fn resume(&mut self, frame: Frame<'a>) -> Result<(), PackError<'a>> {
+        match frame {
+            Frame::Rest(mut rest) => {
+                while let Some((head, tail)) = list_cell(rest) {
+                    rest = tail;
+                    if !self.leaf(head)? {
+                        // The end of a proper list needs no visit.
+                        if !rest.is_empty_list() {
+                            self.frames.push(Frame::Rest(rest));
+                        }
+                        return self.compound(head);
+                    }
+                }
+                if !rest.is_empty_list() && !self.leaf(rest)? {
+                    return self.compound(rest);
+                }
+            }
+            Frame::Elements(env, mut elements) => {
+                while let Some((element, rest)) = elements.split_first() {
+                    elements = rest;
+                    // SAFETY: an element of a tuple belongs to the environment of the tuple.
+                    let element = unsafe { Term::new(env, *element) };
+                    if !self.leaf(element)? {
+                        if !elements.is_empty() {
+                            self.frames.push(Frame::Elements(env, elements));
+                        }
+                        return self.compound(element);
+                    }
+                }
+            }
+            Frame::Keys(mut keys) => {
+                if self.values.len() > keys.first {
+                    self.writer.end_key(&keys.map);
+                }
+                while let Some((key, value)) = keys.entries.next() {
+                    self.values.push(value);
+                    if !self.leaf(key)? {
+                        self.frames.push(Frame::Keys(keys));
+                        return self.compound(key);
+                    }
+                    self.writer.end_key(&keys.map);
+                }
+                self.open_keys -= 1;
+                // The keys of a map differ, and so do their packed forms, unless one of them is
+                // still closed.
+                let distinct = self.writer.end_keys(&keys.map);
+                debug_assert!(distinct || !self.closed.is_empty());
+                self.frames.push(Frame::Values(keys.map, keys.first));
+            }
+            Frame::Values(mut map, first) => {
+                while let Some(index) = self.writer.next_value(&mut map) {
+                    let value = self.values[first + index];
+                    if !self.leaf(value)? {
+                        self.frames.push(Frame::Values(map, first));
+                        return self.compound(value);
+                    }
+                }
+                self.values.truncate(first);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a term that has no parts; `false` if it has some.
+    fn leaf(&mut self, term: Term<'a>) -> Result<bool, PackError<'a>> {
+        self.budget.spend(0)?;
+        if self.writer.len() > MAX_BYTES {
+            return Err(PackError::TooLarge);
+        }
+        match kind(term) {
+            Kind::Atom => self.writer.atom(word(term)),
+            Kind::Int(value) => self.writer.int(value),
+            Kind::Float(value) if self.open_keys > 0 => self.writer.float(float_key(value)),
+            Kind::Float(value) => self.writer.float(value),
+            Kind::Nil => self.writer.nil(),
+            // Not `decode_as_binary`, which takes an iolist, too.
+            Kind::Binary => match term.decode::<Binary>() {
+                Ok(binary) => {
+                    self.copy(binary.len())?;
+                    self.writer.binary(&binary);
+                }
+                Err(_) => return Err(PackError::Unknown),
+            },
+            Kind::Pid => self.writer.pid(word(term)),
+            Kind::Port => self.writer.port(word(term)),
+            Kind::Remote | Kind::Big => self.opaque(term)?,
+            Kind::Ref => self.reference(term)?,
+            Kind::Other if matches!(self.opened.get(term), Some(Inside::Bits)) => {
+                self.opaque(term)?;
+            }
+            Kind::Cell(..) | Kind::Tuple(_) | Kind::Map | Kind::Fun | Kind::Other => {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Begins a term that has parts.
+    fn compound(&mut self, term: Term<'a>) -> Result<(), PackError<'a>> {
+        match kind(term) {
+            Kind::Cell(..) => self.list(term),
+            Kind::Tuple(elements) => {
+                self.writer.tuple(elements.len());
+                self.frames.push(Frame::Elements(term.get_env(), elements));
+                Ok(())
+            }
+            Kind::Map => {
+                let entries = MapIterator::new(term).ok_or(PackError::Unknown)?;
+                self.open_keys += 1;
+                self.frames.push(Frame::Keys(Box::new(Keys {
+                    map: self.writer.begin_map(),
+                    entries,
+                    first: self.values.len(),
+                })));
+                Ok(())
+            }
+            _ => self.opened(term),
+        }
+    }
+
     /// Makes sure that so many bytes may be copied.
-    fn copy(&mut self, bytes: usize) -> Result<(), PackError> {
+    fn copy(&mut self, bytes: usize) -> Result<(), PackError<'a>> {
         self.budget.spend(bytes)?;
         if self.writer.len().saturating_add(bytes) > MAX_BYTES {
             return Err(PackError::TooLarge);
@@ -232,7 +358,7 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
-    fn list(&mut self, list: Term<'_>, depth: usize) -> Result<(), PackError> {
+    fn list(&mut self, list: Term<'a>) -> Result<(), PackError<'a>> {
         let (mut len, mut bytes, mut rest) = (0, true, list);
         while let Some((head, tail)) = list_cell(rest) {
             self.budget.spend(0)?;
@@ -257,182 +383,100 @@ impl<'a> Packer<'a> {
         } else {
             self.writer.improper(len);
         }
-        let mut rest = list;
-        while let Some((head, tail)) = list_cell(rest) {
-            self.value(head, depth + 1)?;
-            rest = tail;
-        }
-        if proper {
-            return Ok(());
-        }
-        self.value(rest, depth + 1)
-    }
-
-    fn map(&mut self, map: Term<'_>, depth: usize) -> Result<(), PackError> {
-        let Some(entries) = MapIterator::new(map) else {
-            return Err(PackError::TooLarge);
-        };
-        let built = self.writer.begin_map();
-        for (key, value) in entries {
-            let key_start = self.writer.len();
-            self.key(key, depth)?;
-            let value_start = self.writer.len();
-            self.value(value, depth + 1)?;
-            self.writer.entry(key_start, value_start);
-        }
-        // The keys of a map differ, and so do their packed forms.
-        let distinct = self.writer.end_map(built);
-        debug_assert!(distinct);
+        self.frames.push(Frame::Rest(list));
         Ok(())
     }
 
-    /// A term that only the VM understands and that nothing needs to keep alive.
-    fn opaque(&mut self, term: Term<'_>) -> Result<(), PackError> {
+    /// A term without parts that only the VM understands and that nothing needs to keep alive.
+    fn opaque(&mut self, term: Term<'_>) -> Result<(), PackError<'a>> {
         // How large it is cannot be asked beforehand.
-        self.unbounded()?;
+        if self.lane == Lane::Fast {
+            return Err(PackError::Busy);
+        }
         let external = to_external(term);
         self.copy(external.len())?;
         self.writer.opaque(&external);
         Ok(())
     }
 
-    fn unbounded(&self) -> Result<(), PackError> {
-        match self.lane {
-            Lane::Fast => Err(PackError::Busy),
-            Lane::Dirty => Ok(()),
+    fn reference(&mut self, term: Term<'a>) -> Result<(), PackError<'a>> {
+        let env = term.get_env();
+        if let Some(share) = share::link(term) {
+            self.writer.share(share.id(), Anchor::Share(share));
+            return Ok(());
         }
-    }
-
-    fn reference(&mut self, term: Term<'_>) -> Result<(), PackError> {
+        if let Some(state) = state::link(env, term, self.lane)? {
+            self.writer.handle(state.id(), Anchor::State(state));
+            return Ok(());
+        }
+        if let Some(pooled) = pool::link(env, term, self.lane)? {
+            self.writer.handle(pooled.id(), Anchor::Pooled(pooled));
+            return Ok(());
+        }
         let external = to_external(term);
-        let env = self.env;
         let local = self
             .references
             .get_or_insert_with(|| LocalReferences::new(env));
         match local.numbers(&external) {
             None => self.writer.opaque(&external),
             Some(numbers) if !may_be_magic(numbers) => self.writer.reference(numbers),
-            Some(numbers) => match ResourceRef::<Share>::from_term(term) {
-                Some(share) => {
-                    let handle = ShareHandle::new(share);
-                    self.writer.share(handle.id(), Anchor::Share(handle));
-                }
-                // Compared by its numbers: they stay when the node gets a name.
-                None => self.foreign(term, numbers, 0)?,
-            },
+            Some(numbers) => {
+                let id = FOREIGN_IDS.hash_one(numbers);
+                let anchor = Anchor::Foreign(self.keeper.keep(term));
+                self.writer.foreign(id, numbers, anchor);
+            }
         }
         Ok(())
     }
 
-    fn fun(&mut self, term: Term<'_>) -> Result<(), PackError> {
-        self.unbounded()?;
-        let mut external = to_external(term);
-        match inspect_fun(&mut external) {
-            Fun::Plain => {
-                self.copy(external.len())?;
-                self.writer.opaque(&external);
+    /// A fun or a native record.
+    fn opened(&mut self, term: Term<'a>) -> Result<(), PackError<'a>> {
+        match self.opened.get(term) {
+            Some(Inside::Export(parts)) => {
+                self.writer.export();
+                self.head(&parts)
+            }
+            Some(Inside::Fun(head, free)) => {
+                let len = free.list_length().map_err(|_| PackError::Unknown)?;
+                self.writer.fun(len);
+                self.head(&head)?;
+                self.frames.push(Frame::Rest(free));
                 Ok(())
             }
-            // What it took with it cannot be counted: about three bytes for each byte of
-            // its external format.
-            Fun::Closure => self.foreign(term, &external, 3 * external.len()),
+            Some(Inside::Record(head, names, values)) => {
+                let names = list_elements(names).ok_or(PackError::Unknown)?;
+                let len = values.list_length().map_err(|_| PackError::Unknown)?;
+                self.writer.record(len);
+                self.head(&head)?;
+                for name in names {
+                    self.head(&[name])?;
+                }
+                self.frames.push(Frame::Rest(values));
+                Ok(())
+            }
+            Some(Inside::Bits | Inside::Unknown) => Err(PackError::Unknown),
+            None => {
+                if self.met.insert(word(term)) {
+                    self.closed.push(term);
+                }
+                self.writer.nil();
+                Ok(())
+            }
         }
     }
 
-    /// A term that nests deeper than the packed form: the VM copies it without a stack.
-    fn deep(&mut self, term: Term<'_>) -> Result<(), PackError> {
-        self.unbounded()?;
-        let Some(words) = flat_words(term, MAX_DEEP_NODES) else {
-            return Err(PackError::TooLarge);
-        };
-        let external = to_external(term);
-        self.foreign(term, &external, words * WORD)
-    }
-
-    /// A term that must be kept alive to stay what it is, bytes that equal terms have equal, and
-    /// about how many bytes it takes.
-    fn foreign(&mut self, term: Term<'_>, likeness: &[u8], bytes: usize) -> Result<(), PackError> {
-        self.copy(likeness.len())?;
-        let id = FOREIGN_IDS.hash_one(likeness);
-        let anchor = Anchor::Foreign(Arc::new(Foreign::new(term, bytes)));
-        self.writer.foreign(id, likeness, anchor);
+    /// What stands before the parts of a fun or a record: terms without parts.
+    fn head(&mut self, terms: &[Term<'a>]) -> Result<(), PackError<'a>> {
+        for term in terms {
+            if !self.leaf(*term)? {
+                return Err(PackError::Unknown);
+            }
+        }
         Ok(())
     }
-}
-
-/// The words that a term takes, written out in full; nothing if it has more than `limit` nodes, a
-/// binary counting by its size.
-fn flat_words(term: Term<'_>, limit: usize) -> Option<usize> {
-    let mut left = limit;
-    let mut words = 0;
-    let mut stack = vec![term];
-    while let Some(term) = stack.pop() {
-        let mut rest = term;
-        loop {
-            let size = rest.decode::<Binary>().map_or(0, |binary| binary.len());
-            left = left.checked_sub(1 + size)?;
-            if let Some((head, tail)) = list_cell(rest) {
-                words += 2;
-                stack.push(head);
-                rest = tail;
-                continue;
-            }
-            match rest.get_type() {
-                TermType::Tuple => {
-                    let env = rest.get_env();
-                    // SAFETY: an element of a tuple belongs to the environment of the tuple.
-                    let element = |element: &ErlNifTerm| unsafe { Term::new(env, *element) };
-                    let elements = tuple_elements(rest);
-                    words += 1 + elements.len();
-                    stack.extend(elements.iter().map(element));
-                }
-                TermType::Map => {
-                    words += 4;
-                    for (key, value) in MapIterator::new(rest).into_iter().flatten() {
-                        words += 2;
-                        stack.extend([key, value]);
-                    }
-                }
-                TermType::Atom => {}
-                _ => words += 2 + size / WORD,
-            }
-            break;
-        }
-        if stack.len() > limit {
-            return None;
-        }
-    }
-    Some(words)
 }
 
 /// An integer from 0 to 255. (rustler's decoder of `u8` takes any integer, modulo 256.)
 fn byte(term: Term<'_>) -> Option<u8> {
     u8::try_from(term.decode::<i64>().ok()?).ok()
-}
-
-/// Head and tail of a list that is not empty.
-pub fn list_cell<'a>(list: Term<'a>) -> Option<(Term<'a>, Term<'a>)> {
-    let env = list.get_env();
-    let (mut head, mut tail) = Default::default();
-    // SAFETY: the call writes both when it succeeds, and they belong to the list's environment.
-    unsafe {
-        let is_cell = enif_get_list_cell(env.as_c_arg(), list.as_c_arg(), &mut head, &mut tail);
-        (is_cell != 0).then(|| (Term::new(env, head), Term::new(env, tail)))
-    }
-}
-
-/// The elements of a tuple; none of another term.
-pub fn tuple_elements<'a>(tuple: Term<'a>) -> &'a [ErlNifTerm] {
-    let (mut arity, mut elements) = (0, MaybeUninit::uninit());
-    // SAFETY: when the call succeeds, it sets `elements` to an array of `arity` terms that lives
-    // as long as the tuple's environment. An empty tuple may have no array at all.
-    unsafe {
-        let env = tuple.get_env().as_c_arg();
-        if enif_get_tuple(env, tuple.as_c_arg(), &mut arity, elements.as_mut_ptr()) == 0
-            || arity <= 0
-        {
-            return &[];
-        }
-        std::slice::from_raw_parts(elements.assume_init(), arity as usize)
-    }
 }

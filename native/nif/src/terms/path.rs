@@ -1,12 +1,13 @@
 //! Fields and paths of keys, as callers name them.
 
 use super::Anchor;
-use super::pack::{PackError, list_cell, pack_keys};
+use super::kind::list_cell;
+use super::pack::{PackError, pack_keys};
 use super::words::word;
 use crate::lane::Lane;
 use erlmcp_memory_core::map::MAX_PATH;
 use erlmcp_memory_core::packed::{Links, Scalar, Scratch, View, Writer, pack_atom};
-use rustler::{Env, Term};
+use rustler::Term;
 use smallvec::SmallVec;
 use std::cell::Cell;
 
@@ -46,12 +47,16 @@ impl Drop for Keys {
 
 impl Path {
     /// A field, or a list of 1 to 64 keys of which the first is a field.
-    pub fn of_state(env: Env<'_>, path: Term<'_>, lane: Lane) -> Result<Self, PackError> {
+    pub fn of_state<'a>(
+        path: Term<'a>,
+        opened: Term<'a>,
+        lane: Lane,
+    ) -> Result<Self, PackError<'a>> {
         if path.is_atom() {
             return Ok(Self::field(path));
         }
         match list_cell(path) {
-            Some((field, _)) if field.is_atom() => Self::keys(env, path, lane),
+            Some((field, _)) if field.is_atom() => Self::keys(path, opened, lane),
             _ => Err(PackError::NotAPath),
         }
     }
@@ -63,10 +68,14 @@ impl Path {
     }
 
     /// A list of at most 64 keys.
-    pub fn keys(env: Env<'_>, keys: Term<'_>, lane: Lane) -> Result<Self, PackError> {
+    pub fn keys<'a>(
+        keys: Term<'a>,
+        opened: Term<'a>,
+        lane: Lane,
+    ) -> Result<Self, PackError<'a>> {
         let writer = Writer::reusing(SCRATCH.take());
         let mut ends = SmallVec::new();
-        let writer = pack_keys(env, keys, lane, writer, |end| {
+        let writer = pack_keys(keys, opened, lane, writer, |end| {
             ends.push(end);
             ends.len() <= MAX_PATH
         })?;

@@ -1,26 +1,11 @@
-//! References of this node, by their numbers.
-//!
-//! The external format of a reference is `131, 90, number of words:16, node, creation:32, words`.
-//! Node and creation change when the node gets a name, the words do not, so only these are stored.
+//! References of this node, by their numbers: these stay what they are when the node gets a name.
 
 use super::external::{from_external, to_external};
-use crate::resource::{self, Resource};
+use crate::resource::{self, Resource, ResourceRef};
+use erlmcp_memory_core::etf;
+use parking_lot::Mutex;
 use rustler::{Env, Term};
 use std::sync::OnceLock;
-
-const NEWER_REFERENCE: u8 = 90;
-const WORD: usize = 4;
-
-/// The numbers of a reference and what stands before them, in its external format.
-fn parts(external: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (&[_, tag, high, low], rest) = external.split_first_chunk()?;
-    if tag != NEWER_REFERENCE {
-        return None;
-    }
-    let words = usize::from(u16::from_be_bytes([high, low]));
-    let node = rest.len().checked_sub(words * WORD)?;
-    Some(rest.split_at(node))
-}
 
 /// Node name and creation of this node, as its references carry them just now.
 pub struct LocalReferences {
@@ -31,42 +16,63 @@ impl LocalReferences {
     /// Asks the VM.
     pub fn new(env: Env<'_>) -> Self {
         let external = to_external(env.make_ref().into());
-        let node = parts(&external).map(|(node, _)| node.to_vec());
+        let node = etf::reference_parts(&external).map(|(node, _)| node.to_vec());
         LocalReferences {
             node: node.unwrap_or_default(),
         }
     }
 
-    /// The numbers of a reference of this node, from its external format; nothing for one of
+    /// The node as the external format names it, with its creation.
+    pub fn node(&self) -> &[u8] {
+        &self.node
+    }
+
+    /// The numbers of a reference of this node, from its external format; `None` for one of
     /// another node.
     pub fn numbers<'e>(&self, external: &'e [u8]) -> Option<&'e [u8]> {
-        let (node, numbers) = parts(external)?;
+        let (node, numbers) = etf::reference_parts(external)?;
         (node == self.node).then_some(numbers)
     }
 
     /// The external format of the reference of this node with these numbers.
     pub fn external(&self, numbers: &[u8]) -> Vec<u8> {
-        let words = (numbers.len() / WORD) as u16;
-        let mut external = vec![131, NEWER_REFERENCE];
-        external.extend_from_slice(&words.to_be_bytes());
-        external.extend_from_slice(&self.node);
-        external.extend_from_slice(numbers);
-        external
+        etf::reference(&self.node, numbers)
     }
 }
 
-/// The numbers of a reference of this node.
-pub fn reference_numbers(env: Env<'_>, reference: Term<'_>) -> Option<Vec<u8>> {
-    let external = to_external(reference);
-    LocalReferences::new(env)
-        .numbers(&external)
-        .map(<[u8]>::to_vec)
+/// How the one reference to an object is found again while a term has it, without keeping it.
+#[derive(Debug, Default)]
+pub struct Known(Mutex<Option<Box<[u8]>>>);
+
+impl Known {
+    /// The object that the reference refers to, or a new one where no term has it any more.
+    pub fn find_or<T: Resource>(&self, env: Env<'_>, new: impl FnOnce() -> T) -> ResourceRef<T> {
+        let mut numbers = self.0.lock();
+        if let Some(known) = numbers.as_deref().and_then(|numbers| find(env, numbers)) {
+            return known;
+        }
+        let object = ResourceRef::new(new());
+        *numbers = reference_numbers(env, object.to_term(env));
+        object
+    }
+
+    /// Says which reference it is.
+    pub fn set(&self, env: Env<'_>, reference: Term<'_>) {
+        *self.0.lock() = reference_numbers(env, reference);
+    }
 }
 
-/// The reference of this node with these numbers. While the resource that it refers to lives, it
-/// refers to that again.
-pub fn reference_from_numbers<'a>(env: Env<'a>, numbers: &[u8]) -> Option<Term<'a>> {
-    from_external(env, &LocalReferences::new(env).external(numbers))
+/// The object that a reference of this node refers to, if a term still has it.
+fn find<T: Resource>(env: Env<'_>, numbers: &[u8]) -> Option<ResourceRef<T>> {
+    let external = LocalReferences::new(env).external(numbers);
+    ResourceRef::from_term(from_external(env, &external)?)
+}
+
+/// Writing the reference down also makes the VM able to find the object by its numbers.
+fn reference_numbers(env: Env<'_>, reference: Term<'_>) -> Option<Box<[u8]>> {
+    let external = to_external(reference);
+    let numbers = LocalReferences::new(env).numbers(&external).map(Into::into);
+    numbers
 }
 
 /// Which bit of a reference's numbers says that it refers to a resource, if that was found out.
@@ -77,7 +83,7 @@ static MAGIC_BIT: OnceLock<Option<(usize, u8)>> = OnceLock::new();
 pub fn learn_magic_bit<T: Resource>(env: Env<'_>, example: impl Fn() -> T) {
     let numbers = |term| {
         let external = to_external(term);
-        parts(&external).map(|(_, numbers)| numbers.to_vec())
+        etf::reference_parts(&external).map(|(_, numbers)| numbers.to_vec())
     };
     let (mut plain, mut magic) = (Vec::new(), Vec::new());
     // In an irregular order, so that no bit of a counter follows it by chance.

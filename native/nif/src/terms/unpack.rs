@@ -1,23 +1,24 @@
 //! Packed values into terms.
 
 use super::Anchor;
-use super::external::from_external;
+use super::external::{from_external, to_external};
+use super::opened::HEAP_BINARY;
 use super::references::LocalReferences;
 use super::words::raw;
 use crate::lane::{Budget, Busy, Lane};
 use crate::resource::ResourceRef;
 use crate::share::Kept;
-use erlmcp_memory_core::packed::{Item, Page, Target, View, item};
+use erlmcp_memory_core::etf::{self, FunHead};
+use erlmcp_memory_core::packed::{
+    EXPORT_VALUES, FUN_HEAD, Item, Packed, Page, RECORD_HEAD, Target, View, item,
+};
 use rustler::sys::{
     ErlNifTerm, enif_make_list_cell, enif_make_list_from_array, enif_make_map_from_arrays,
     enif_make_map_put, enif_make_new_map, enif_make_tuple_from_array,
 };
 use rustler::types::atom;
-use rustler::{Encoder, Env, NewBinary, Term};
+use rustler::{Binary, Encoder, Env, NewBinary, Term};
 use std::cell::Cell;
-
-/// A binary of at most this size lies on the heap of its process; the VM's own limit.
-pub const HEAP_BINARY: usize = 64;
 
 /// Whose bytes are read: binaries inside shared content need not be copied.
 #[derive(Clone, Copy)]
@@ -42,17 +43,17 @@ pub fn unpack<'a>(
         references: None,
         stacks: STACKS.take(),
     };
-    let term = unpacker.value(value, &mut 0);
+    let term = unpacker.value(value);
     unpacker.stacks.give_back();
     // SAFETY: the term was made in `env`.
     term.map(|term| unsafe { Term::new(env, term) })
 }
 
-/// Terms whose list, tuple or map is not made yet. The innermost one's are on top.
+/// Terms whose list, tuple, map, fun or record is not made yet. The innermost one's are on top.
 #[derive(Default)]
 struct Stacks {
     terms: Vec<ErlNifTerm>,
-    /// The values of maps, whose keys are in `terms`.
+    /// Work for the map that is being made.
     values: Vec<ErlNifTerm>,
 }
 
@@ -79,6 +80,35 @@ impl Stacks {
     }
 }
 
+/// What is made of the terms of a frame when all are there.
+#[derive(Clone, Copy)]
+enum Made {
+    /// Nothing: they belong to the frame below.
+    Same,
+    List,
+    Improper,
+    Tuple,
+    /// Keys and values in turn.
+    Map,
+    Fun,
+    Export,
+    Record,
+}
+
+/// Something that is being made. Nesting takes no stack of the thread.
+enum Frame<'v> {
+    /// So many values follow; the terms of those before lie on the stack from `start` on.
+    Values {
+        left: usize,
+        made: Made,
+        start: usize,
+    },
+    /// Reading goes on there.
+    Resume(View<'v, Anchor>, usize),
+    /// Pages of a map that are to be read.
+    Pages(std::vec::IntoIter<&'v Packed<Anchor>>),
+}
+
 struct Unpacker<'a, 's> {
     env: Env<'a>,
     source: Source<'s>,
@@ -88,18 +118,102 @@ struct Unpacker<'a, 's> {
 }
 
 impl<'a> Unpacker<'a, '_> {
-    fn value(&mut self, from: View<'_, Anchor>, at: &mut usize) -> Result<ErlNifTerm, Busy> {
-        self.budget.spend(0)?;
+    fn value(&mut self, whole: View<'_, Anchor>) -> Result<ErlNifTerm, Busy> {
+        let (mut here, mut at) = (whole, 0);
+        let mut frames: Vec<Frame<'_>> = Vec::new();
+        // A value without parts needs no frames.
+        let (mut left, mut made, mut start) = (1, Made::Same, 0);
+        loop {
+            while left > 0 {
+                left -= 1;
+                self.budget.spend(0)?;
+                // The bytes were written by this library and never left it.
+                let Ok(next) = item(here.bytes, &mut at) else {
+                    self.push(atom::undefined().as_c_arg());
+                    continue;
+                };
+                let inside = match next {
+                    Item::List(_) => Made::List,
+                    Item::Improper(_) => Made::Improper,
+                    Item::Tuple(_) => Made::Tuple,
+                    Item::Fun(_) => Made::Fun,
+                    Item::Export => Made::Export,
+                    Item::Record(_) => Made::Record,
+                    Item::Map(_) | Item::Trie(_) => Made::Map,
+                    Item::Blob(_) => Made::Same,
+                    leaf => {
+                        let term = self.leaf(here, leaf)?;
+                        self.push(term);
+                        continue;
+                    }
+                };
+                frames.push(Frame::Values { left, made, start });
+                (left, made, start) = (next.following(), inside, self.stacks.terms.len());
+                self.budget.spend(left * size_of::<ErlNifTerm>())?;
+                match next {
+                    Item::Map(page) => {
+                        frames.push(Frame::Resume(here, at));
+                        (here, at) = (View::new(page.body(), here.links), 0);
+                        left = 2 * page.len();
+                    }
+                    Item::Trie(id) => {
+                        if let Some(Target::Trie(node)) = here.links.get(id) {
+                            // All of it or nothing: the pages are not counted one by one.
+                            self.budget.spend(node.packed_bytes())?;
+                            let mut pages = Vec::new();
+                            node.each_page(&mut |page| pages.push(page));
+                            frames.push(Frame::Resume(here, at));
+                            frames.push(Frame::Pages(pages.into_iter()));
+                        }
+                    }
+                    Item::Blob(id) => {
+                        frames.push(Frame::Resume(here, at));
+                        if let Some(Target::Blob(blob)) = here.links.get(id) {
+                            (here, at) = (blob.view(), 0);
+                        }
+                        left = 1;
+                    }
+                    _ => {}
+                }
+            }
+            // The terms of the innermost frame are there, or those of one of its pages.
+            match frames.pop() {
+                Some(Frame::Pages(mut pages)) => {
+                    if let Some(packed) = pages.next() {
+                        frames.push(Frame::Pages(pages));
+                        if let Some(page) = Page::of(packed.bytes()) {
+                            (here, at) = (View::new(page.body(), packed.links()), 0);
+                            left = 2 * page.len();
+                        }
+                    }
+                }
+                Some(Frame::Resume(view, from)) => (here, at) = (view, from),
+                Some(Frame::Values {
+                    left: below,
+                    made: outer,
+                    start: from,
+                }) => {
+                    self.make(made, start);
+                    (left, made, start) = (below, outer, from);
+                }
+                None => break,
+            }
+        }
+        let term = self.stacks.terms.pop();
+        Ok(term.unwrap_or_else(|| atom::undefined().as_c_arg()))
+    }
+
+    fn push(&mut self, term: ErlNifTerm) {
+        self.stacks.terms.push(term);
+    }
+
+    fn leaf(&mut self, from: View<'_, Anchor>, leaf: Item<'_>) -> Result<ErlNifTerm, Busy> {
         let env = self.env;
-        // The bytes were written by this library and never left it.
-        let Ok(next) = item(from.bytes, at) else {
-            return Ok(atom::undefined().as_c_arg());
-        };
-        Ok(match next {
+        Ok(match leaf {
             Item::Int(value) => value.encode(env).as_c_arg(),
             Item::Float(value) => value.encode(env).as_c_arg(),
             Item::Atom(word) | Item::Pid(word) | Item::Port(word) => raw(word),
-            Item::Nil => self.list(self.stacks.terms.len()),
+            Item::Nil => Term::list_new_empty(env).as_c_arg(),
             Item::ByteList(bytes) => {
                 self.budget.spend(bytes.len() * 8)?;
                 let start = self.stacks.terms.len();
@@ -108,79 +222,47 @@ impl<'a> Unpacker<'a, '_> {
                 self.list(start)
             }
             Item::Binary(bytes) => self.binary(bytes)?,
-            Item::List(len) => {
-                let start = self.elements(from, at, len)?;
-                self.list(start)
-            }
-            Item::Improper(len) => {
-                let start = self.elements(from, at, len)?;
-                let mut list = self.value(from, at)?;
-                for element in self.stacks.terms.drain(start..).rev() {
-                    // SAFETY: both terms were made in `env`.
-                    list = unsafe { enif_make_list_cell(env.as_c_arg(), element, list) };
-                }
-                list
-            }
-            Item::Tuple(len) => {
-                let start = self.elements(from, at, len)?;
-                let elements = &self.stacks.terms[start..];
-                // SAFETY: the elements were made in `env`.
-                let tuple = unsafe {
-                    let len = elements.len() as u32;
-                    enif_make_tuple_from_array(env.as_c_arg(), elements.as_ptr(), len)
-                };
-                self.stacks.terms.truncate(start);
-                tuple
-            }
-            Item::Map(_) | Item::Trie(_) => self.map(from, next)?,
             Item::Reference(numbers) => {
-                let local = self
-                    .references
-                    .get_or_insert_with(|| LocalReferences::new(env));
-                let external = local.external(numbers);
+                let external = self.local().external(numbers);
                 self.external(&external)
             }
             Item::Opaque(external) => {
                 self.budget.spend(external.len() * 4)?;
                 self.external(external)
             }
-            Item::Foreign { id, likeness } => {
-                self.budget.spend(likeness.len() * 4)?;
+            Item::Foreign { id, .. } | Item::Handle(id) | Item::Share(id) => {
                 match from.links.get(id) {
-                    Some(Target::Anchor(Anchor::Foreign(foreign))) => {
-                        foreign.to_term(env).as_c_arg()
-                    }
+                    Some(Target::Anchor(anchor)) => anchor.to_term(env).as_c_arg(),
                     _ => atom::undefined().as_c_arg(),
                 }
             }
-            Item::Share(id) => match from.links.get(id) {
-                Some(Target::Anchor(Anchor::Share(share))) => share.get().to_term(env).as_c_arg(),
-                _ => atom::undefined().as_c_arg(),
-            },
-            Item::Blob(id) => match from.links.get(id) {
-                Some(Target::Blob(blob)) => self.value(blob.view(), &mut 0)?,
-                _ => atom::undefined().as_c_arg(),
-            },
+            // What has parts is no leaf.
+            _ => atom::undefined().as_c_arg(),
         })
     }
 
-    /// Reads elements onto the stack; from where on they lie there.
-    fn elements(
-        &mut self,
-        from: View<'_, Anchor>,
-        at: &mut usize,
-        len: usize,
-    ) -> Result<usize, Busy> {
-        self.budget.spend(len * size_of::<ErlNifTerm>())?;
-        let start = self.stacks.terms.len();
-        for _ in 0..len {
-            let element = self.value(from, at)?;
-            self.stacks.terms.push(element);
-        }
-        Ok(start)
+    fn local(&mut self) -> &LocalReferences {
+        let env = self.env;
+        self.references
+            .get_or_insert_with(|| LocalReferences::new(env))
     }
 
-    /// The list of what lies on the stack from `start` on.
+    /// Makes one term of those on the stack from `start` on.
+    fn make(&mut self, made: Made, start: usize) {
+        let term = match made {
+            Made::Same => return,
+            Made::List => self.list(start),
+            Made::Improper => self.improper(start),
+            Made::Tuple => self.tuple(start),
+            Made::Map => self.map(start),
+            Made::Fun => self.fun(start),
+            Made::Export => self.export(start),
+            Made::Record => self.record(start),
+        };
+        self.stacks.terms.truncate(start);
+        self.push(term);
+    }
+
     fn list(&mut self, start: usize) -> ErlNifTerm {
         let elements = &self.stacks.terms[start..];
         // SAFETY: the elements were made in `env`.
@@ -190,6 +272,125 @@ impl<'a> Unpacker<'a, '_> {
         };
         self.stacks.terms.truncate(start);
         list
+    }
+
+    fn improper(&mut self, start: usize) -> ErlNifTerm {
+        let mut elements = self.stacks.terms.drain(start..).rev();
+        let tail = elements.next();
+        let mut list = tail.unwrap_or_else(|| atom::undefined().as_c_arg());
+        for element in elements {
+            // SAFETY: both terms were made in `env`.
+            list = unsafe { enif_make_list_cell(self.env.as_c_arg(), element, list) };
+        }
+        list
+    }
+
+    fn tuple(&self, start: usize) -> ErlNifTerm {
+        let elements = &self.stacks.terms[start..];
+        // SAFETY: the elements were made in `env`.
+        unsafe {
+            let len = elements.len() as u32;
+            enif_make_tuple_from_array(self.env.as_c_arg(), elements.as_ptr(), len)
+        }
+    }
+
+    fn map(&mut self, start: usize) -> ErlNifTerm {
+        let Stacks { terms, values } = &mut self.stacks;
+        values.clear();
+        values.extend(terms[start..].iter().skip(1).step_by(2));
+        let count = values.len();
+        for index in 0..count {
+            terms[start + index] = terms[start + 2 * index];
+        }
+        let keys = &terms[start..start + count];
+        let mut term = ErlNifTerm::default();
+        let env = self.env.as_c_arg();
+        // SAFETY: as many keys as values, all made in `env`.
+        let made =
+            unsafe { enif_make_map_from_arrays(env, keys.as_ptr(), values.as_ptr(), count, &mut term) };
+        if made == 0 {
+            // Keys that are equal but have different bytes, such as references that became equal
+            // because what they referred to has gone. The last one stands.
+            // SAFETY: all terms were made in `env`, and `term` is a map.
+            unsafe {
+                term = enif_make_new_map(env);
+                for (key, value) in keys.iter().zip(&*values) {
+                    enif_make_map_put(env, term, *key, *value, &mut term);
+                }
+            }
+        }
+        if values.capacity() > STACKS_KEPT {
+            *values = Vec::new();
+        }
+        term
+    }
+
+    fn fun(&mut self, start: usize) -> ErlNifTerm {
+        // The process that made a fun is no part of what it is, but stands in its external format:
+        // one that was never there.
+        let creator = etf::pid(self.local().node());
+        let terms = &self.stacks.terms[start..];
+        let made = (|| {
+            let (head, free) = terms.split_at_checked(FUN_HEAD)?;
+            let [module, arity, uniq, index, old_index, old_uniq] = *head else {
+                return None;
+            };
+            // SAFETY: all terms were made in `env`.
+            let term = |word: ErlNifTerm| unsafe { Term::new(self.env, word) };
+            let mut values = Vec::new();
+            self.elements(&[module, old_index, old_uniq], &mut values)?;
+            values.extend_from_slice(&creator);
+            self.elements(free, &mut values)?;
+            let uniq = term(uniq).decode::<Binary>().ok()?;
+            let head = FunHead {
+                arity: u8::try_from(term(arity).decode::<u32>().ok()?).ok()?,
+                uniq: &uniq,
+                index: term(index).decode().ok()?,
+                free: u32::try_from(free.len()).ok()?,
+            };
+            Some(etf::fun(head, &values))
+        })();
+        self.external(&made.unwrap_or_default())
+    }
+
+    fn export(&mut self, start: usize) -> ErlNifTerm {
+        let mut values = Vec::new();
+        let made = self
+            .stacks
+            .terms
+            .get(start..start + EXPORT_VALUES)
+            .and_then(|parts| self.elements(parts, &mut values));
+        self.external(&made.map(|()| etf::export(&values)).unwrap_or_default())
+    }
+
+    fn record(&mut self, start: usize) -> ErlNifTerm {
+        let terms = &self.stacks.terms[start..];
+        let made = (|| {
+            let (head, fields) = terms.split_at_checked(RECORD_HEAD)?;
+            let [module, name, exported] = *head else {
+                return None;
+            };
+            let mut values = Vec::new();
+            self.elements(&[module, name], &mut values)?;
+            self.elements(fields, &mut values)?;
+            // SAFETY: the term was made in `env`.
+            let exported = unsafe { Term::new(self.env, exported) }.decode::<bool>().ok()?;
+            let fields = u32::try_from(fields.len() / 2).ok()?;
+            Some(etf::record(fields, exported, &values))
+        })();
+        self.external(&made.unwrap_or_default())
+    }
+
+    /// Writes terms in the external format one behind the other.
+    fn elements(&self, terms: &[ErlNifTerm], to: &mut Vec<u8>) -> Option<()> {
+        // SAFETY: the terms were made in `env`.
+        let tuple = unsafe {
+            let env = self.env.as_c_arg();
+            let tuple = enif_make_tuple_from_array(env, terms.as_ptr(), terms.len() as u32);
+            Term::new(self.env, tuple)
+        };
+        to.extend_from_slice(etf::tuple_elements(&to_external(tuple))?);
+        Some(())
     }
 
     fn binary(&mut self, bytes: &[u8]) -> Result<ErlNifTerm, Busy> {
@@ -210,74 +411,5 @@ impl<'a> Unpacker<'a, '_> {
     fn external(&self, external: &[u8]) -> ErlNifTerm {
         let term = from_external(self.env, external);
         term.map_or(atom::undefined().as_c_arg(), |term| term.as_c_arg())
-    }
-
-    fn map(&mut self, from: View<'_, Anchor>, map: Item<'_>) -> Result<ErlNifTerm, Busy> {
-        if let Item::Trie(id) = map
-            && let Some(Target::Trie(node)) = from.links.get(id)
-        {
-            // All of it or nothing: a walk over the entries is not broken off.
-            self.budget.spend(node.packed_bytes())?;
-        }
-        let start = (self.stacks.terms.len(), self.stacks.values.len());
-        match map {
-            Item::Map(page) => {
-                let (body, mut at) = (View::new(page.body(), from.links), 0);
-                for _ in 0..page.len() {
-                    self.entry(body, &mut at)?;
-                }
-            }
-            Item::Trie(id) => {
-                if let Some(Target::Trie(node)) = from.links.get(id) {
-                    let mut outcome = Ok(());
-                    node.each_page(&mut |packed| {
-                        let Some(page) = Page::of(packed.bytes()) else {
-                            return;
-                        };
-                        let (body, mut at) = (View::new(page.body(), packed.links()), 0);
-                        for _ in 0..page.len() {
-                            if outcome.is_ok() {
-                                outcome = self.entry(body, &mut at);
-                            }
-                        }
-                    });
-                    outcome?;
-                }
-            }
-            _ => {}
-        }
-        let (keys, values) = (
-            &self.stacks.terms[start.0..],
-            &self.stacks.values[start.1..],
-        );
-        let mut term = ErlNifTerm::default();
-        let env = self.env.as_c_arg();
-        // SAFETY: as many keys as values, all made in `env`.
-        let made = unsafe {
-            enif_make_map_from_arrays(env, keys.as_ptr(), values.as_ptr(), keys.len(), &mut term)
-        };
-        if made == 0 {
-            // Keys that are equal but have different bytes: what anchors keep cannot be looked
-            // into, and a snapshot may have been made to hold them. The last one stands.
-            // SAFETY: all terms were made in `env`, and `term` is a map.
-            unsafe {
-                term = enif_make_new_map(env);
-                for (key, value) in keys.iter().zip(values) {
-                    enif_make_map_put(env, term, *key, *value, &mut term);
-                }
-            }
-        }
-        self.stacks.terms.truncate(start.0);
-        self.stacks.values.truncate(start.1);
-        Ok(term)
-    }
-
-    /// Reads a key and its value onto the stacks.
-    fn entry(&mut self, body: View<'_, Anchor>, at: &mut usize) -> Result<(), Busy> {
-        let key = self.value(body, at)?;
-        let value = self.value(body, at)?;
-        self.stacks.terms.push(key);
-        self.stacks.values.push(value);
-        Ok(())
     }
 }
