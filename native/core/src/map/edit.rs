@@ -1,8 +1,9 @@
 //! Changing what a path of keys leads to.
 
-use super::node::{store, with_entry, without_entry};
+use super::node::{Entry, Pair, out_of_line, pairs, store, with_entries, without_entry};
 use super::{INLINE, MAX_PATH, Map, PAGE};
 use crate::packed::{Anchor, Item, Packed, Page, Target, View, Writer, item};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// Why a path could not be followed to be changed.
@@ -32,17 +33,16 @@ fn trie<A: Anchor>(node: Arc<super::Node<A>>) -> Packed<A> {
     link.finish()
 }
 
-/// A map with one entry more or another, as a map stores it with at most `inline` bytes in line.
-fn insert<A: Anchor>(
-    map: View<'_, A>,
-    key: View<'_, A>,
-    value: View<'_, A>,
-    inline: usize,
-) -> Packed<A> {
+/// A map with entries more or others, sorted by key and none twice, as a map stores it with at most
+/// `inline` bytes in line.
+fn insert<'a, A: Anchor>(map: View<'a, A>, entries: &[Pair<'a, A>], inline: usize) -> Packed<A> {
     match map.target() {
-        Some(Target::Trie(node)) => trie(node.with(key, value)),
+        Some(Target::Trie(node)) => {
+            let mut entries: SmallVec<[_; 2]> = entries.iter().copied().map(Entry::new).collect();
+            trie(node.with(&mut entries))
+        }
         _ => {
-            let changed = with_entry(map, key, value);
+            let changed = with_entries(map, entries);
             if changed.bytes().len() <= inline {
                 changed
             } else {
@@ -79,7 +79,7 @@ fn put<A: Anchor>(
         [key, rest @ ..] => (key, rest),
     };
     if rest.is_empty() && value.bytes.len() <= INLINE {
-        return Ok(insert(map, *key, value, inline));
+        return Ok(insert(map, &[(*key, value)], inline));
     }
     let child = if rest.is_empty() {
         store(value, INLINE)
@@ -97,7 +97,7 @@ fn put<A: Anchor>(
         };
         put(below, rest, value, absent, INLINE).map_err(|depth| depth + 1)?
     };
-    Ok(insert(map, *key, child.view(), inline))
+    Ok(insert(map, &[(*key, child.view())], inline))
 }
 
 fn delete<A: Anchor>(map: View<'_, A>, path: &[View<'_, A>], inline: usize) -> Option<Packed<A>> {
@@ -108,7 +108,7 @@ fn delete<A: Anchor>(map: View<'_, A>, path: &[View<'_, A>], inline: usize) -> O
             let below = map.find(&[key.bytes])?;
             len(below)?;
             let changed = delete(below, rest, INLINE)?;
-            Some(insert(map, *key, changed.view(), inline))
+            Some(insert(map, &[(*key, changed.view())], inline))
         }
     }
 }
@@ -160,22 +160,20 @@ impl<A: Anchor> Map<A> {
     }
 }
 
-/// A map with all entries of another put in.
+/// A map with all entries of a packed map put in, in one pass over both.
 pub(super) fn merge_into<A: Anchor>(
     map: View<'_, A>,
     entries: View<'_, A>,
     inline: usize,
 ) -> Packed<A> {
-    let mut merged: Option<Packed<A>> = None;
-    if let Some(page) = Page::of(entries.bytes) {
-        for (key, value) in page.entries() {
-            let key = View::new(key, entries.links);
-            let value = store(View::new(value, entries.links), INLINE);
-            let into = merged.as_ref().map_or(map, Packed::view);
-            merged = Some(insert(into, key, value.view(), inline));
+    match Page::of(entries.bytes) {
+        Some(page) if !page.is_empty() => {
+            let stored = out_of_line(page, entries.links);
+            let entries: SmallVec<[_; 4]> = pairs(page, entries.links, &stored).collect();
+            insert(map, &entries, inline)
         }
+        _ => map.to_packed(),
     }
-    merged.unwrap_or_else(|| map.to_packed())
 }
 
 /// Puts a map that is stored already under a path that exists.
@@ -192,11 +190,11 @@ fn put_stored<A: Anchor>(
     ) -> Option<Packed<A>> {
         let (key, rest) = path.split_first()?;
         if rest.is_empty() {
-            return Some(insert(map, *key, stored.view(), inline));
+            return Some(insert(map, &[(*key, stored.view())], inline));
         }
         let below = map.find(&[key.bytes])?;
         let changed = replace(below, rest, stored, INLINE)?;
-        Some(insert(map, *key, changed.view(), inline))
+        Some(insert(map, &[(*key, changed.view())], inline))
     }
     replace(map.view(), path, &stored, PAGE)
         .map(|root| Map { root })
