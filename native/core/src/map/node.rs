@@ -91,10 +91,12 @@ pub(super) fn pairs<'a, A: Anchor>(
 fn pack<'a, A: Anchor>(entries: impl Iterator<Item = Pair<'a, A>> + Clone) -> Packed<A> {
     let parts = entries.clone().map(|(key, value)| (key.bytes, value.bytes));
     let bytes = Page::build(parts);
-    let links = entries
-        .flat_map(|(key, value)| [key, value])
-        .flat_map(View::own_links)
-        .collect();
+    let mut links = LinkVec::new();
+    for part in entries.flat_map(|(key, value)| [key, value]) {
+        if !part.links.is_empty() {
+            links.extend(part.own_links());
+        }
+    }
     Packed::new(bytes, Links::from_unsorted(links))
 }
 
@@ -353,11 +355,19 @@ fn with_entry<A: Anchor>(map: View<'_, A>, key: View<'_, A>, value: View<'_, A>)
     )
 }
 
+/// So many entries are put into a page in less time one by one than by going through all of it.
+const ONE_BY_ONE: usize = 4;
+
 /// A packed map with entries more, or other values for keys it has. They must be sorted by key, and
 /// no key may come twice.
 pub(super) fn with_entries<'a, A: Anchor>(map: View<'a, A>, entries: &[Pair<'a, A>]) -> Packed<A> {
-    if let [(key, value)] = entries {
-        return with_entry(map, *key, *value);
+    if let [(key, value), rest @ ..] = entries
+        && rest.len() < ONE_BY_ONE
+    {
+        let first = with_entry(map, *key, *value);
+        return rest.iter().fold(first, |changed, (key, value)| {
+            with_entry(changed.view(), *key, *value)
+        });
     }
     let Some(page) = Page::of(map.bytes) else {
         return map.to_packed();
