@@ -70,6 +70,7 @@
     pool_read/1,
     pool_update/2,
     buffer_stats/0,
+    buffer_zeros/1,
     buffer_acquire/1,
     buffer_release/1,
     buffer_append/2,
@@ -293,8 +294,12 @@ pool_update(_, _) ->
 buffer_stats() ->
     erlang:nif_error(nif_not_loaded).
 
+-spec buffer_zeros(non_neg_integer()) -> binary().
+buffer_zeros(_) ->
+    erlang:nif_error(nif_not_loaded).
+
 -spec buffer_acquire(non_neg_integer()) ->
-    {ok, reference(), binary()} | {error, not_started | {message_too_large, pos_integer()}}.
+    reference() | {error, not_started | {message_too_large, pos_integer()}}.
 buffer_acquire(_) ->
     erlang:nif_error(nif_not_loaded).
 

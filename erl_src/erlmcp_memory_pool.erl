@@ -86,6 +86,11 @@
 %% States made or freed in one native call.
 -define(STEP, 10000).
 -define(BUFFER_SIZE, 65536).
+%% Where the zeros of message buffers are; never erased, because that would make every process of
+%% the node look for them.
+-define(ZEROS, erlmcp_memory_zeros).
+%% Their sizes. Where a part goes to another process, the VM counts the whole there.
+-define(ZERO_SIZES, [?BUFFER_SIZE bsl N || N <- lists:seq(0, 8)]).
 
 -define(TRIM_INTERVAL, 5000).
 -define(WATCH_INTERVAL, 1000).
@@ -231,9 +236,10 @@ update_connection_state(Ref, Map) ->
 
 %% @doc A new, empty message buffer, and a binary of zero bytes.
 %%
-%% The binary has `Size' bytes, 65536 at the least. It takes no memory of its own, and has nothing
-%% to do with the buffer otherwise: hosts that want `Size' zero bytes to start with have them. The
-%% buffer takes memory when bytes are appended and gives it back when the last frame is taken.
+%% The binary has `Size' bytes, at least 65536. It takes no memory, causes no garbage collection, is
+%% not among the binaries of its process, and has nothing to do with the buffer otherwise: hosts
+%% that want `Size' zero bytes to start with have them. The buffer takes memory when bytes are
+%% appended and gives it back when the last frame is taken.
 %%
 %% `{error, {message_too_large, Limit}}' where `Size' is over the 16 MiB that a buffer may hold;
 %% `{error, not_started}' before the first `start_link/0' and after an orderly stop. Raises
@@ -242,9 +248,28 @@ update_connection_state(Ref, Map) ->
     {ok, buffer_ref(), binary()}
     | {error, not_started | {message_too_large, Limit :: pos_integer()}}.
 acquire_message_buffer(Size) when is_integer(Size), Size >= 0 ->
-    erlmcp_memory_nif:buffer_acquire(Size);
+    case erlmcp_memory_nif:buffer_acquire(Size) of
+        {error, _} = Error -> Error;
+        Ref -> {ok, Ref, zeros(max(Size, ?BUFFER_SIZE), zeros())}
+    end;
 acquire_message_buffer(Size) ->
     ?BADARG([Size], 1, <<"not a non-negative integer">>).
+
+zeros(Size, [Zeros | _]) when byte_size(Zeros) =:= Size -> Zeros;
+zeros(Size, [Zeros | _]) when byte_size(Zeros) > Size -> binary_part(Zeros, 0, Size);
+zeros(Size, [_ | Larger]) -> zeros(Size, Larger).
+
+%% Zero bytes, the same for all: a literal of the VM has no count of its holders that schedulers
+%% would contend for, and no process has it among its binaries.
+zeros() ->
+    case persistent_term:get(?ZEROS, none) of
+        none ->
+            Zeros = [erlmcp_memory_nif:buffer_zeros(Size) || Size <- ?ZERO_SIZES],
+            ok = persistent_term:put(?ZEROS, Zeros),
+            Zeros;
+        Zeros ->
+            Zeros
+    end.
 
 %% @doc Gives a buffer back, with what it holds. `ok' also when it was given back before.
 %%
@@ -344,6 +369,8 @@ configure(Key, Value) ->
 init({Size, Max}) ->
     %% So that terminate/2 is called when the supervisor stops the pool.
     process_flag(trap_exit, true),
+    %% Made before there is an acquisition.
+    _ = zeros(),
     ok = erlmcp_memory_nif:pool_start(Size, Max),
     ok = shed(),
     _ = erlmcp_memory_nif:pool_prepare(?STEP),

@@ -7,11 +7,12 @@
 //! - the links of every value are exactly those that occur in its bytes;
 //! - when all versions are gone, so is every anchor.
 
-use erlmcp_memory_core::map::{EditError, Map};
-use erlmcp_memory_core::packed::{Item, Links, Packed, Page, Target, View, Writer, item};
+use erlmcp_memory_core::map::{EditError, Map, MapBuf};
+use erlmcp_memory_core::packed::{self, Item, Links, Packed, Page, Target, View, Writer, item};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Stands for what the NIF keeps alive; counted by `Arc`.
 type Anchor = Arc<u64>;
@@ -291,6 +292,113 @@ proptest! {
     #[test]
     fn agrees_with_the_model(changes in prop::collection::vec(change(), 1..40)) {
         check(changes);
+    }
+}
+
+/// A packed map of numbers; `write` writes the value of each.
+fn numbered<A: packed::Anchor>(
+    keys: impl IntoIterator<Item = u32>,
+    mut write: impl FnMut(u32, &mut Writer<A>),
+) -> Packed<A> {
+    let mut writer = Writer::new();
+    let map = writer.begin_map();
+    for n in keys {
+        let key_start = writer.len();
+        writer.binary(&n.to_be_bytes());
+        let value_start = writer.len();
+        write(n, &mut writer);
+        writer.entry(key_start, value_start);
+    }
+    assert!(writer.end_map(map));
+    writer.finish()
+}
+
+fn contents<A: packed::Anchor>(map: View<'_, A>) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    erlmcp_memory_core::map::for_each_of(map, |key, value| {
+        let value = value.resolve().bytes.to_vec();
+        assert!(found.insert(key.to_vec(), value).is_none(), "a key twice");
+    });
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Maps of any size, in line and out of line, with values in line, out of line and with links.
+    #[test]
+    fn a_merge_is_what_its_entries_put_one_by_one_are(
+        old in prop::collection::btree_map(0u32..4_000, 0usize..400, 0..1_500),
+        new in prop::collection::btree_map(0u32..4_000, 0usize..400, 0..1_500),
+    ) {
+        let anchor: Anchor = Arc::new(0);
+        let map_of = |values: &BTreeMap<u32, usize>, byte: u8| {
+            numbered(values.keys().copied(), |key, to| match values[&key] {
+                size if size % 5 == 0 => to.share(size as u64 + u64::from(byte), anchor.clone()),
+                size => to.binary(&vec![byte; size / (1 + size % 3 * 20)]),
+            })
+        };
+        let (old, new) = (map_of(&old, 1), map_of(&new, 2));
+        let before = Map::from_packed(old.view().to_packed()).unwrap();
+        let mut one_by_one = Map::from_packed(old.view().to_packed()).unwrap();
+        for (key, value) in Page::of(new.bytes()).unwrap().entries() {
+            let (key, value) = (View::new(key, new.links()), View::new(value, new.links()));
+            one_by_one = one_by_one.put(&[key], value, b"").unwrap();
+        }
+        let merged = before.merge(&[], new.view(), b"").unwrap();
+        let mut buffer = MapBuf::default();
+        buffer.merge(old.view());
+        buffer.merge(new.view());
+        let expected = contents(one_by_one.view());
+        prop_assert_eq!(merged.len(), expected.len());
+        prop_assert_eq!(&contents(merged.view()), &expected);
+        prop_assert_eq!(&buffer.view().map(contents).unwrap_or_default(), &expected);
+        prop_assert_eq!(contents(before.view()), contents(old.view()), "an older version changed");
+        links_fit(merged.view().bytes, merged.view().links);
+        if let Some(view) = buffer.view() {
+            links_fit(view.bytes, view.links);
+        }
+        drop((old, new, before, one_by_one, merged, buffer));
+        prop_assert_eq!(Arc::strong_count(&anchor), 1, "an anchor was left behind");
+    }
+}
+
+/// An anchor that counts how often anchors are cloned: once whenever a page with its link is
+/// written.
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Clone for Counted {
+    fn clone(&self) -> Self {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(&self.0))
+    }
+}
+
+impl packed::Anchor for Counted {}
+
+#[test]
+fn a_merge_writes_no_page_once_for_each_of_its_entries() {
+    let clones = Arc::new(AtomicUsize::new(0));
+    let linked = |keys: std::ops::Range<u32>| {
+        numbered(keys, |n, to| {
+            to.share(u64::from(n), Counted(Arc::clone(&clones)));
+        })
+    };
+    let (old, new) = (linked(0..8_000), linked(4_000..12_000));
+    let mut buffer = MapBuf::default();
+    buffer.merge(old.view());
+    let map = Map::from_packed(old).unwrap();
+    for merge in [0, 1] {
+        let before = clones.load(Ordering::Relaxed);
+        if merge == 0 {
+            buffer.merge(new.view());
+        } else {
+            assert_eq!(map.merge(&[], new.view(), b"").unwrap().len(), 12_000);
+        }
+        // Into the merged page, and into the pages that it is split into.
+        let cloned = clones.load(Ordering::Relaxed) - before;
+        assert!(cloned <= 3 * 12_000, "{cloned}");
     }
 }
 

@@ -9,8 +9,8 @@ use erlmcp_memory_core::buffer::{BlockPool, Found, MESSAGE_LIMIT, MessageBuffer,
 use parking_lot::Mutex;
 use rustler::types::atom::ok;
 use rustler::{Binary, Encoder, Env, Term};
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicU8;
-use std::sync::{LazyLock, OnceLock};
 
 rustler::atoms! {
     message_too_large,
@@ -20,9 +20,6 @@ rustler::atoms! {
 
 /// The blocks of all message buffers.
 pub static BLOCKS: LazyLock<BlockPool> = LazyLock::new(BlockPool::new);
-
-/// The smallest binary that `acquire_message_buffer` answers with.
-const BUFFER_SIZE: usize = 65_536;
 
 /// Zero bytes that take no memory: never written, so the system maps its one page of zeros for
 /// whatever part is read, and the library file has only their number. Atomics, because a plain
@@ -35,16 +32,17 @@ struct ZeroBytes;
 
 resource!(ZeroBytes, c"erlmcp_memory_zero_bytes");
 
-/// A binary of `size` zero bytes, at the most [`MESSAGE_LIMIT`].
-fn zeros(env: Env<'_>, size: usize) -> Term<'_> {
-    static OWNER: OnceLock<ResourceRef<ZeroBytes>> = OnceLock::new();
-    let bytes = &ZEROS[..size];
-    let owner = OWNER.get_or_init(|| ResourceRef::new(ZeroBytes));
+// A binary of so many zero bytes, at most `MESSAGE_LIMIT`.
+nif!(buffer_zeros => short buffer_zeros(size));
+
+fn buffer_zeros<'a>(env: Env<'a>, size: Term<'a>) -> Term<'a> {
+    let size = size.decode::<usize>().unwrap_or(0);
+    let bytes = &ZEROS[..size.min(MESSAGE_LIMIT)];
     // SAFETY: `AtomicU8` has the size and the layout of `u8`; the array lives as long as the
-    // library and nobody ever writes to it.
+    // library, which stays loaded while the binary's owner lives, and nobody ever writes to it.
     unsafe {
         let bytes = std::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), bytes.len());
-        owner.binary(env, bytes)
+        ResourceRef::new(ZeroBytes).binary(env, bytes)
     }
 }
 
@@ -80,20 +78,20 @@ fn with_buffer<'a>(
     }
 }
 
-// `{ok, Ref, Zeros}`, or an error tuple. An integer beyond 64 bits is too large as well.
+// A reference, or an error tuple. An integer beyond 64 bits is too large as well.
 nif!(buffer_acquire => short buffer_acquire(size));
 
 fn buffer_acquire<'a>(env: Env<'a>, size: Term<'a>) -> Term<'a> {
     if !started() {
         return env.error_tuple(not_started());
     }
-    let size = match size.decode::<usize>() {
-        Ok(size) if size <= MESSAGE_LIMIT => size,
-        _ => return too_large(env),
-    };
-    let buffer = MessageBuffer::new(&BLOCKS);
-    let handle = resource::make(env, BufferHandle(Mutex::new(Some(buffer))));
-    (ok(), handle, zeros(env, size.max(BUFFER_SIZE))).encode(env)
+    match size.decode::<usize>() {
+        Ok(size) if size <= MESSAGE_LIMIT => {
+            let buffer = MessageBuffer::new(&BLOCKS);
+            resource::make(env, BufferHandle(Mutex::new(Some(buffer))))
+        }
+        _ => too_large(env),
+    }
 }
 
 fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {

@@ -1,8 +1,9 @@
 //! Changing what a path of keys leads to.
 
-use super::node::{Scope, store, with_entry, without_entry};
+use super::node::{Entry, Pair, Scope, out_of_line, pairs, store, with_entries, without_entry};
 use super::{INLINE, MAX_PATH, Map, PAGE};
 use crate::packed::{Anchor, Item, Packed, Page, Target, View, Writer, item};
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// Why a path could not be followed to be changed.
@@ -32,18 +33,21 @@ fn trie<A: Anchor>(node: Arc<super::Node<A>>) -> Packed<A> {
     link.finish()
 }
 
-/// A map with one entry more or another, as a map stores it with at most `inline` bytes in line.
-fn insert<A: Anchor>(
-    map: View<'_, A>,
+/// A map with entries more or others, sorted by key and none twice, as a map stores it with at most
+/// `inline` bytes in line.
+fn insert<'a, A: Anchor>(
+    map: View<'a, A>,
     scope: Scope,
-    key: View<'_, A>,
-    value: View<'_, A>,
+    entries: &[Pair<'a, A>],
     inline: usize,
 ) -> Packed<A> {
     match map.target() {
-        Some(Target::Trie(node)) => trie(node.with(key, value)),
+        Some(Target::Trie(node)) => {
+            let mut entries: SmallVec<[_; 2]> = entries.iter().copied().map(Entry::new).collect();
+            trie(node.with(&mut entries))
+        }
         _ => {
-            let changed = with_entry(map, scope, key, value);
+            let changed = with_entries(map, scope, entries);
             if changed.bytes().len() <= inline {
                 changed
             } else {
@@ -86,7 +90,7 @@ fn put<A: Anchor>(
         [key, rest @ ..] => (key, rest),
     };
     if rest.is_empty() && value.bytes.len() <= INLINE {
-        return Ok(insert(map, scope, *key, value, inline));
+        return Ok(insert(map, scope, &[(*key, value)], inline));
     }
     let child = if rest.is_empty() {
         store(value, INLINE)
@@ -104,7 +108,7 @@ fn put<A: Anchor>(
         };
         put(below, Scope::Whole, rest, value, absent, INLINE).map_err(|depth| depth + 1)?
     };
-    Ok(insert(map, scope, *key, child.view(), inline))
+    Ok(insert(map, scope, &[(*key, child.view())], inline))
 }
 
 fn delete<A: Anchor>(
@@ -120,7 +124,7 @@ fn delete<A: Anchor>(
             let below = map.find(&[key.bytes])?;
             len(below)?;
             let changed = delete(below, Scope::Whole, rest, INLINE)?;
-            Some(insert(map, scope, *key, changed.view(), inline))
+            Some(insert(map, scope, &[(*key, changed.view())], inline))
         }
     }
 }
@@ -172,25 +176,20 @@ impl<A: Anchor> Map<A> {
     }
 }
 
-/// A map with all entries of another put in.
+/// A map with all entries of a packed map put in, in one pass over both.
 pub(super) fn merge_into<A: Anchor>(
     map: View<'_, A>,
     entries: View<'_, A>,
     inline: usize,
 ) -> Packed<A> {
-    let mut merged: Option<Packed<A>> = None;
-    if let Some(page) = Page::of(entries.bytes) {
-        for (key, value) in page.entries() {
-            let key = View::new(key, entries.links);
-            let value = store(View::new(value, entries.links), INLINE);
-            let (into, scope) = match &merged {
-                Some(merged) => (merged.view(), Scope::Own),
-                None => (map, Scope::Whole),
-            };
-            merged = Some(insert(into, scope, key, value.view(), inline));
+    match Page::of(entries.bytes) {
+        Some(page) if !page.is_empty() => {
+            let stored = out_of_line(page, entries.links, 0);
+            let entries: SmallVec<[_; 4]> = pairs(page, entries.links, &stored).collect();
+            insert(map, Scope::Whole, &entries, inline)
         }
+        _ => map.to_packed(),
     }
-    merged.unwrap_or_else(|| map.to_packed())
 }
 
 /// Puts a map that is stored already under a path that exists.
@@ -208,11 +207,11 @@ fn put_stored<A: Anchor>(
     ) -> Option<Packed<A>> {
         let (key, rest) = path.split_first()?;
         if rest.is_empty() {
-            return Some(insert(map, scope, *key, stored.view(), inline));
+            return Some(insert(map, scope, &[(*key, stored.view())], inline));
         }
         let below = map.find(&[key.bytes])?;
         let changed = replace(below, rest, stored, INLINE, Scope::Whole)?;
-        Some(insert(map, scope, *key, changed.view(), inline))
+        Some(insert(map, scope, &[(*key, changed.view())], inline))
     }
     replace(map.view(), path, &stored, PAGE, Scope::Own)
         .map(|root| Map { root })

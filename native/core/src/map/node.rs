@@ -3,6 +3,7 @@
 use super::{INLINE, MAX_PATH, PAGE};
 use crate::heap;
 use crate::packed::{Anchor, Item, Link, Links, Packed, Page, Target, View, Writer, item};
+use smallvec::SmallVec;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
@@ -64,70 +65,100 @@ fn store_at<A: Anchor>(value: View<'_, A>, inline: usize, depth: usize) -> Packe
     link.finish()
 }
 
+/// Key and value.
+pub(super) type Pair<'a, A> = (View<'a, A>, View<'a, A>);
+
+/// The values of a packed map that lie out of line where they are stored, in order. Only these are
+/// copied: a map may have millions of small entries.
+pub(super) fn out_of_line<A: Anchor>(
+    page: Page<'_>,
+    links: &Links<A>,
+    depth: usize,
+) -> Vec<Packed<A>> {
+    page.entries()
+        .filter(|(_, value)| value.len() > INLINE)
+        .map(|(_, value)| store_at(View::new(value, links), INLINE, depth))
+        .collect()
+}
+
+/// The entries of a packed map, in order, with what [`out_of_line`] made of its large values.
+pub(super) fn pairs<'a, A: Anchor>(
+    page: Page<'a>,
+    links: &'a Links<A>,
+    out_of_line: &'a [Packed<A>],
+) -> impl Iterator<Item = Pair<'a, A>> {
+    let mut stored = out_of_line.iter();
+    page.entries().map(move |(key, value)| {
+        let here = View::new(value, links);
+        let value = if value.len() > INLINE {
+            stored.next().map_or(here, Packed::view)
+        } else {
+            here
+        };
+        (View::new(key, links), value)
+    })
+}
+
+/// A packed map of entries that are sorted by key.
+fn pack<'a, A: Anchor>(entries: impl Iterator<Item = Pair<'a, A>> + Clone) -> Packed<A> {
+    let parts = entries.clone().map(|(key, value)| (key.bytes, value.bytes));
+    let bytes = Page::build(parts);
+    let mut links = Vec::new();
+    for part in entries.flat_map(|(key, value)| [key, value]) {
+        if !part.links.is_empty() {
+            links.extend(part.own_links());
+        }
+    }
+    Packed::new(bytes, Links::from_unsorted(links))
+}
+
 /// An entry on its way into a node.
-struct Entry<'a, A> {
+pub(super) struct Entry<'a, A> {
     hash: u64,
-    key: View<'a, A>,
-    value: View<'a, A>,
+    pair: Pair<'a, A>,
 }
 
 impl<'a, A: Anchor> Entry<'a, A> {
-    fn new(key: View<'a, A>, value: View<'a, A>) -> Self {
+    pub(super) fn new(pair: Pair<'a, A>) -> Self {
         Entry {
-            hash: hash(key.bytes),
-            key,
-            value,
+            hash: hash(pair.0.bytes),
+            pair,
         }
     }
+}
+
+/// The entries by the child that each belongs to.
+fn by_child<'e, 'a, A>(
+    entries: &'e mut [Entry<'a, A>],
+    depth: u32,
+) -> impl Iterator<Item = (usize, &'e mut [Entry<'a, A>])> {
+    let index = move |entry: &Entry<'a, A>| child_index(entry.hash, depth);
+    entries.sort_unstable_by_key(index);
+    entries
+        .chunk_by_mut(move |a, b| index(a) == index(b))
+        .map(move |group| (index(&group[0]), group))
 }
 
 impl<A: Anchor> Node<A> {
     /// A node of all entries of a packed map; large values go out of line.
     fn build_from(page: Page<'_>, links: &Links<A>, depth: usize) -> Arc<Self> {
-        // Only what goes out of line is copied: a map may have millions of small entries.
-        let stored: Vec<_> = page
-            .entries()
-            .filter(|(_, value)| value.len() > INLINE)
-            .map(|(_, value)| store_at(View::new(value, links), INLINE, depth))
-            .collect();
-        let mut stored = stored.iter();
-        let mut entries = Vec::with_capacity(page.len());
-        for (key, value) in page.entries() {
-            let value = if value.len() > INLINE {
-                stored.next().map_or(View::new(value, links), Packed::view)
-            } else {
-                View::new(value, links)
-            };
-            entries.push(Entry::new(View::new(key, links), value));
-        }
+        let stored = out_of_line(page, links, depth);
+        let mut entries: Vec<_> = pairs(page, links, &stored).map(Entry::new).collect();
         Self::build(&mut entries, 0)
     }
 
     fn build(entries: &mut [Entry<'_, A>], depth: u32) -> Arc<Self> {
         let body = entries
             .iter()
-            .map(|entry| entry.key.bytes.len() + entry.value.bytes.len())
+            .map(|Entry { pair, .. }| pair.0.bytes.len() + pair.1.bytes.len())
             .sum();
         let size = Page::size(entries.len(), body);
         if size <= PAGE || entries.len() <= 1 || depth >= DEEPEST {
-            entries.sort_unstable_by_key(|entry| entry.key.bytes);
-            let parts = entries
-                .iter()
-                .map(|entry| (entry.key.bytes, entry.value.bytes));
-            let bytes = Page::build(parts);
-            let links = entries
-                .iter()
-                .flat_map(|entry| [entry.key, entry.value])
-                .flat_map(View::own_links)
-                .collect();
-            return Arc::new(Node::Leaf(Packed::new(bytes, Links::from_unsorted(links))));
+            entries.sort_unstable_by_key(|entry| entry.pair.0.bytes);
+            return Arc::new(Node::Leaf(pack(entries.iter().map(|entry| entry.pair))));
         }
-        entries.sort_unstable_by_key(|entry| child_index(entry.hash, depth));
         let mut children = Box::new([const { None }; FANOUT]);
-        for group in
-            entries.chunk_by_mut(|a, b| child_index(a.hash, depth) == child_index(b.hash, depth))
-        {
-            let index = child_index(group[0].hash, depth);
+        for (index, group) in by_child(entries, depth) {
             children[index] = Some(Self::build(group, depth + 1));
         }
         Arc::new(Self::branch(children))
@@ -222,38 +253,36 @@ impl<A: Anchor> Node<A> {
         }
     }
 
-    /// This node with an entry more, or another value for a key it has.
-    pub(super) fn with(&self, key: View<'_, A>, value: View<'_, A>) -> Arc<Self> {
-        self.with_at(hash(key.bytes), 0, key, value)
+    /// This node with entries more, or other values for keys it has. No key may come twice. Every
+    /// node on the way to any of them is written once.
+    pub(super) fn with(&self, entries: &mut [Entry<'_, A>]) -> Arc<Self> {
+        self.with_at(entries, 0)
     }
 
-    fn with_at(&self, hashed: u64, depth: u32, key: View<'_, A>, value: View<'_, A>) -> Arc<Self> {
+    fn with_at(&self, entries: &mut [Entry<'_, A>], depth: u32) -> Arc<Self> {
         match self {
             Node::Leaf(page) => {
-                let changed = with_entry(page.view(), Scope::Own, key, value);
+                entries.sort_unstable_by_key(|entry| entry.pair.0.bytes);
+                let new: SmallVec<[_; 2]> = entries.iter().map(|entry| entry.pair).collect();
+                let changed = with_entries(page.view(), Scope::Own, &new);
                 if changed.bytes().len() <= PAGE || depth >= DEEPEST {
                     return Arc::new(Node::Leaf(changed));
                 }
                 let mut entries: Vec<_> = Page::of(changed.bytes())
                     .into_iter()
-                    .flat_map(|page| page.entries())
-                    .map(|(key, value)| {
-                        let links = changed.links();
-                        Entry::new(View::new(key, links), View::new(value, links))
-                    })
+                    .flat_map(|page| pairs(page, changed.links(), &[]))
+                    .map(Entry::new)
                     .collect();
                 Self::build(&mut entries, depth)
             }
             Node::Branch { children, .. } => {
-                let index = child_index(hashed, depth);
                 let mut children = children.clone();
-                children[index] = Some(match &children[index] {
-                    Some(child) => child.with_at(hashed, depth + 1, key, value),
-                    None => {
-                        let empty = Packed::from_bytes(&Page::build(std::iter::empty()));
-                        Arc::new(Node::Leaf(with_entry(empty.view(), Scope::Own, key, value)))
-                    }
-                });
+                for (index, group) in by_child(entries, depth) {
+                    children[index] = Some(match &children[index] {
+                        Some(child) => child.with_at(group, depth + 1),
+                        None => Self::build(group, depth + 1),
+                    });
+                }
                 Arc::new(Self::branch(children))
             }
         }
@@ -291,17 +320,11 @@ impl<A: Anchor> Node<A> {
     /// All entries below as one packed map.
     pub(super) fn join(&self) -> Packed<A> {
         let mut entries = Vec::with_capacity(self.len());
-        let mut links = Vec::new();
         self.for_each(&mut |key, value: View<'_, A>| {
-            links.extend(View::new(key, value.links).own_links());
-            links.extend(value.own_links());
-            entries.push((key, value.bytes));
+            entries.push((View::new(key, value.links), value));
         });
-        entries.sort_unstable_by_key(|(key, _)| *key);
-        Packed::new(
-            Page::build(entries.into_iter()),
-            Links::from_unsorted(links),
-        )
+        entries.sort_unstable_by_key(|(key, _)| key.bytes);
+        pack(entries.into_iter())
     }
 }
 
@@ -346,7 +369,7 @@ impl Scope {
 }
 
 /// A packed map with an entry more, or another value for a key it has.
-pub(super) fn with_entry<A: Anchor>(
+fn with_entry<A: Anchor>(
     map: View<'_, A>,
     scope: Scope,
     key: View<'_, A>,
@@ -356,13 +379,17 @@ pub(super) fn with_entry<A: Anchor>(
         return map.to_packed();
     };
     let bytes = page.with(key.bytes, value.bytes);
+    if [map, key, value].iter().all(|view| view.links.is_empty()) {
+        return Packed::new(bytes, Links::None);
+    }
     let old = page.find(key.bytes);
     let old_has_links = old.is_some_and(|old| View::new(old, map.links).has_links());
-    let key_is_new = old.is_none() && key.has_links();
-    if !old_has_links && !key_is_new && !value.has_links() {
+    let new_key_has_links = old.is_none() && key.has_links();
+    if !old_has_links && !new_key_has_links && !value.has_links() {
+        // The links of the whole are those it had.
         return Packed::new(bytes, scope.links(map));
     }
-    let mut links: Vec<Link<A>> = map.own_links();
+    let mut links = map.own_links();
     if let Some(old) = old {
         cut(&mut links, View::new(old, map.links));
     } else {
@@ -370,6 +397,40 @@ pub(super) fn with_entry<A: Anchor>(
     }
     links.extend(value.own_links());
     Packed::new(bytes, Links::from_unsorted(links))
+}
+
+/// So many entries are put into a page in less time one by one than by going through all of it.
+const ONE_BY_ONE: usize = 4;
+
+/// A packed map with entries more, or other values for keys it has. They must be sorted by key, and
+/// no key may come twice.
+pub(super) fn with_entries<'a, A: Anchor>(
+    map: View<'a, A>,
+    scope: Scope,
+    entries: &[Pair<'a, A>],
+) -> Packed<A> {
+    if let [(key, value), rest @ ..] = entries
+        && rest.len() < ONE_BY_ONE
+    {
+        let first = with_entry(map, scope, *key, *value);
+        return rest.iter().fold(first, |changed, (key, value)| {
+            with_entry(changed.view(), Scope::Own, *key, *value)
+        });
+    }
+    let Some(page) = Page::of(map.bytes) else {
+        return map.to_packed();
+    };
+    let mut merged = Vec::with_capacity(page.len() + entries.len());
+    let mut new = entries.iter().copied().peekable();
+    for (key, value) in pairs(page, map.links, &[]) {
+        while let Some(pair) = new.next_if(|(other, _)| other.bytes < key.bytes) {
+            merged.push(pair);
+        }
+        let replaced = new.next_if(|(other, _)| other.bytes == key.bytes);
+        merged.push((key, replaced.map_or(value, |(_, value)| value)));
+    }
+    merged.extend(new);
+    pack(merged.into_iter())
 }
 
 /// A packed map without a key; `None` if it has no such key.
