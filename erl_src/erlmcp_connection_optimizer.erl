@@ -32,6 +32,7 @@
 -module(erlmcp_connection_optimizer).
 
 -include("erlmcp_memory_error.hrl").
+-include("erlmcp_memory_opened.hrl").
 
 -export([
     create_optimized_state/1,
@@ -115,7 +116,12 @@ create_optimized_state(ConnId) ->
 update_state_field(State, Field, Value) ->
     Updated =
         case is_reference(State) of
-            true -> erlmcp_memory_nif:state_update(State, Field, Value);
+            true ->
+                ?OPENED(
+                    state_update,
+                    [State, Field, Value],
+                    erlmcp_memory_nif:state_update(State, Field, Value, [])
+                );
             false -> erlmcp_memory_plain_state:update(State, Field, Value)
         end,
     case Updated of
@@ -156,7 +162,12 @@ get_field_safe(State, Field, Default) ->
 remove_state_field(State, Field) ->
     Removed =
         case is_reference(State) of
-            true -> erlmcp_memory_nif:state_remove(State, Field);
+            true ->
+                ?OPENED(
+                    state_remove,
+                    [State, Field],
+                    erlmcp_memory_nif:state_remove(State, Field, [])
+                );
             false -> erlmcp_memory_plain_state:remove(State, Field)
         end,
     case Removed of
@@ -180,7 +191,7 @@ from_map(Map) when is_map(Map) ->
     Fields = maps:filter(fun(_Field, Value) -> Value =/= undefined end, maps:merge(New, Map)),
     Created =
         case is_compact() of
-            true -> erlmcp_memory_nif:state_from_fields(Fields);
+            true -> from_fields(Fields);
             false -> erlmcp_memory_plain_state:from_fields(Fields)
         end,
     case Created of
@@ -274,7 +285,7 @@ cleanup_state(State) ->
 %% `shared_bytes' of {@link state_size_info/1} tells what both take.
 -spec share(term()) -> share().
 share(Term) ->
-    case erlmcp_memory_nif:share_new(Term) of
+    case ?OPENED(share_new, [Term], erlmcp_memory_nif:share_new(Term, [])) of
         {badarg, Position, Text} -> ?BADARG([Term], Position, Text);
         Ref -> Ref
     end.
@@ -292,14 +303,14 @@ shared(Ref) ->
 %% whole under `[]'.
 -spec find_shared(share(), Path :: [term()]) -> {ok, term()} | error.
 find_shared(Ref, Path) ->
-    case erlmcp_memory_nif:share_find(Ref, Path) of
+    case ?OPENED(share_find, [Ref, Path], erlmcp_memory_nif:share_find(Ref, Path, [])) of
         {badarg, Position, Text} -> ?BADARG([Ref, Path], Position, Text);
         none -> error;
         {ok, _} = Ok -> Ok
     end.
 
 find(State, Field) when is_reference(State) ->
-    erlmcp_memory_nif:state_get(State, Field);
+    ?OPENED(state_get, [State, Field], erlmcp_memory_nif:state_get(State, Field, []));
 find(State, Field) ->
     erlmcp_memory_plain_state:find(State, Field).
 
@@ -312,25 +323,21 @@ fields(State) when is_reference(State) ->
 fields(State) ->
     erlmcp_memory_plain_state:fields(State).
 
+from_fields(Fields) ->
+    ?OPENED(state_from_fields, [Fields], erlmcp_memory_nif:state_from_fields(Fields, [])).
+
 %% There is one snapshot format, and one writer of it.
 native_state(State) when is_reference(State) -> State;
 native_state(State) ->
     case erlmcp_memory_plain_state:fields(State) of
         {badarg, _, _} = BadArg -> BadArg;
-        Fields -> erlmcp_memory_nif:state_from_fields(Fields)
+        Fields -> from_fields(Fields)
     end.
 
 sizes(State) when is_reference(State) ->
     erlmcp_memory_nif:state_sizes(State);
 sizes(State) ->
-    case erlmcp_memory_plain_state:sizes(State) of
-        {badarg, _, _} = BadArg ->
-            BadArg;
-        Sizes ->
-            %% Only native code can look into a share.
-            #{shared_bytes := Shared} = sizes(native_state(State)),
-            Sizes#{shared_bytes := Shared}
-    end.
+    erlmcp_memory_plain_state:sizes(State).
 
 is_compact() ->
     setting(connection_state_compact).

@@ -13,18 +13,18 @@
 
 %% --- shared content ---
 -export([
-    share_new/1,
+    share_new/2,
     share_get/1,
-    share_find/2
+    share_find/3
 ]).
 %% --- connection states ---
 -export([
     state_new/1,
-    state_update/3,
-    state_get/2,
-    state_remove/2,
+    state_update/4,
+    state_get/3,
+    state_remove/3,
     state_fields/1,
-    state_from_fields/1,
+    state_from_fields/2,
     state_sizes/1,
     state_cleanup/1,
     state_compress/2,
@@ -32,7 +32,17 @@
 ]).
 
 -type badarg() :: {badarg, Position :: pos_integer(), Text :: binary()}.
--export_type([badarg/0]).
+
+-type closed() :: {closed, [term()]}.
+%% These terms must be opened first: see `erlmcp_memory_opened'.
+
+-type opened() :: [tuple()].
+%% What was opened; `[]' in the first call.
+
+-export_type([badarg/0, closed/0, opened/0]).
+
+%% --- terms that the NIF interface cannot look into ---
+-export([terms_closed/2, term_size/2]).
 
 %% --- profiler ---
 -export([
@@ -65,10 +75,10 @@
     pool_shed/1,
     pool_trim/0,
     pool_stats/0,
-    pool_acquire/1,
+    pool_acquire/2,
     pool_release/1,
     pool_read/1,
-    pool_update/2,
+    pool_update/3,
     buffer_stats/0,
     buffer_zeros/1,
     buffer_acquire/1,
@@ -99,36 +109,47 @@ priv_dir() ->
             Dir
     end.
 
+%% --- terms that the NIF interface cannot look into ---
+
+-spec terms_closed(New :: opened(), All :: opened()) -> closed() | badarg().
+terms_closed(_New, _All) -> erlang:nif_error(nif_not_loaded).
+
+%% @doc Bytes that a term takes on a heap, written out in full, and in binaries off it; and bytes of
+%% what it shares.
+-spec term_size(term(), opened()) ->
+    {non_neg_integer(), non_neg_integer()} | badarg() | closed().
+term_size(_Term, _Opened) -> erlang:nif_error(nif_not_loaded).
+
 %% --- shared content ---
 
--spec share_new(term()) -> reference() | badarg().
-share_new(_Term) -> erlang:nif_error(nif_not_loaded).
+-spec share_new(term(), opened()) ->  reference() | badarg() | closed().
+share_new(_Term, _Opened) -> erlang:nif_error(nif_not_loaded).
 
 -spec share_get(term()) -> {ok, term()} | badarg().
 share_get(_Ref) -> erlang:nif_error(nif_not_loaded).
 
--spec share_find(term(), term()) -> {ok, term()} | none | badarg().
-share_find(_Ref, _Path) -> erlang:nif_error(nif_not_loaded).
+-spec share_find(term(), term(), opened()) ->  {ok, term()} | none | badarg() | closed().
+share_find(_Ref, _Path, _Opened) -> erlang:nif_error(nif_not_loaded).
 
 %% --- connection states ---
 
 -spec state_new(term()) -> reference() | badarg().
 state_new(_Id) -> erlang:nif_error(nif_not_loaded).
 
--spec state_update(term(), term(), term()) -> reference() | badarg().
-state_update(_State, _Field, _Value) -> erlang:nif_error(nif_not_loaded).
+-spec state_update(term(), term(), term(), opened()) ->  reference() | badarg() | closed().
+state_update(_State, _Field, _Value, _Opened) -> erlang:nif_error(nif_not_loaded).
 
--spec state_get(term(), term()) -> {ok, term()} | none | badarg().
-state_get(_State, _Field) -> erlang:nif_error(nif_not_loaded).
+-spec state_get(term(), term(), opened()) ->  {ok, term()} | none | badarg() | closed().
+state_get(_State, _Field, _Opened) -> erlang:nif_error(nif_not_loaded).
 
--spec state_remove(term(), term()) -> reference() | badarg().
-state_remove(_State, _Field) -> erlang:nif_error(nif_not_loaded).
+-spec state_remove(term(), term(), opened()) ->  reference() | badarg() | closed().
+state_remove(_State, _Field, _Opened) -> erlang:nif_error(nif_not_loaded).
 
 -spec state_fields(term()) -> #{atom() => term()} | badarg().
 state_fields(_State) -> erlang:nif_error(nif_not_loaded).
 
--spec state_from_fields(term()) -> reference() | badarg().
-state_from_fields(_Fields) -> erlang:nif_error(nif_not_loaded).
+-spec state_from_fields(term(), opened()) ->  reference() | badarg() | closed().
+state_from_fields(_Fields, _Opened) -> erlang:nif_error(nif_not_loaded).
 
 -spec state_sizes(term()) -> #{atom() => non_neg_integer()} | badarg().
 state_sizes(_State) -> erlang:nif_error(nif_not_loaded).
@@ -269,9 +290,9 @@ pool_trim() ->
 pool_stats() ->
     erlang:nif_error(nif_not_loaded).
 
--spec pool_acquire(term()) ->
-    {ok, reference()} | {error, not_started} | not_a_map | too_large.
-pool_acquire(_) ->
+-spec pool_acquire(term(), opened()) ->
+    {ok, reference()} | {error, not_started} | not_a_map | badarg() | closed().
+pool_acquire(_, _Opened) ->
     erlang:nif_error(nif_not_loaded).
 
 -spec pool_release(term()) ->
@@ -284,9 +305,9 @@ pool_release(_) ->
 pool_read(_) ->
     erlang:nif_error(nif_not_loaded).
 
--spec pool_update(term(), term()) ->
-    ok | {error, released} | not_a_map | too_large | badarg.
-pool_update(_, _) ->
+-spec pool_update(term(), term(), opened()) ->
+    ok | {error, released} | not_a_map | badarg | badarg() | closed().
+pool_update(_, _, _Opened) ->
     erlang:nif_error(nif_not_loaded).
 
 -spec buffer_stats() ->

@@ -3,6 +3,8 @@
 %% to `false'. Answers as the NIF does: `{badarg, Position, Text}' for an argument that is wrong.
 -module(erlmcp_memory_plain_state).
 
+-include("erlmcp_memory_opened.hrl").
+
 -export([new/1, from_fields/1, fields/1]).
 -export([update/3, find/2, remove/2]).
 -export([sizes/1, cleanup/1]).
@@ -116,10 +118,18 @@ remove(#connection_state{fields = Fields} = State, Field) ->
 remove(_, _) ->
     ?NO_STATE.
 
-%% @doc What the state and its parts take, in bytes: words on the heap, and binaries off it.
-%% `shared_bytes' is left to the caller.
+%% @doc What the state and its parts take, in bytes: words on the heap, written out in full, and
+%% binaries off it.
 -spec sizes(term()) -> erlmcp_connection_optimizer:size_info() | erlmcp_memory_nif:badarg().
 sizes(#connection_state{id = Id, fields = Fields} = State) ->
+    case sizes_of(State) of
+        {badarg, _, _} = BadArg -> BadArg;
+        {Total, Shared} -> sizes(Id, Fields, Total, Shared)
+    end;
+sizes(_) ->
+    ?NO_STATE.
+
+sizes(Id, Fields, Total, Shared) ->
     Size = fun(Name) ->
         case Fields of
             #{Name := Value} -> bytes(Value);
@@ -136,41 +146,26 @@ sizes(#connection_state{id = Id, fields = Fields} = State) ->
         pending_refs => Size(pending_refs),
         extra => Extra
     },
-    Total = bytes(State),
     Parts#{
         total_bytes => Total,
         base => Total - lists:sum(maps:values(Parts)),
         metadata_map_size => map_size(maps:get(metadata, Fields, #{})),
         pending_count => map_size(maps:get(pending_refs, Fields, #{})),
-        shared_bytes => 0
-    };
-sizes(_) ->
-    ?NO_STATE.
+        shared_bytes => Shared
+    }.
 
 %% @doc Nothing to do: the garbage collector frees the record.
 -spec cleanup(term()) -> ok | erlmcp_memory_nif:badarg().
 cleanup(#connection_state{}) -> ok;
 cleanup(_) -> ?NO_STATE.
 
+%% The same terms within one state: each part is smaller than the whole, and so no error.
 bytes(Term) ->
-    erts_debug:flat_size(Term) * erlang:system_info(wordsize) + off_heap([Term], 0).
+    {Bytes, _Shared} = sizes_of(Term),
+    Bytes.
 
-%% Bytes of the binaries that do not lie on the heap.
-off_heap([], Bytes) ->
-    Bytes;
-off_heap([Term | Rest], Bytes) when is_bitstring(Term), byte_size(Term) > 64 ->
-    off_heap(Rest, Bytes + byte_size(Term));
-off_heap([[Head | Tail] | Rest], Bytes) ->
-    off_heap([Head, Tail | Rest], Bytes);
-off_heap([Term | Rest], Bytes) when is_tuple(Term) ->
-    off_heap([tuple_to_list(Term) | Rest], Bytes);
-off_heap([Term | Rest], Bytes) when is_map(Term) ->
-    off_heap([maps:to_list(Term) | Rest], Bytes);
-off_heap([Term | Rest], Bytes) when is_function(Term) ->
-    {env, Environment} = erlang:fun_info(Term, env),
-    off_heap([Environment | Rest], Bytes);
-off_heap([_ | Rest], Bytes) ->
-    off_heap(Rest, Bytes).
+sizes_of(Term) ->
+    ?OPENED(term_size, [Term], erlmcp_memory_nif:term_size(Term, [])).
 
 path(Field) when is_atom(Field) -> {ok, [Field]};
 path([Field | Keys] = Path) when is_atom(Field), length(Keys) < ?MAX_PATH -> {ok, Path};

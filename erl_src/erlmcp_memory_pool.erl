@@ -58,6 +58,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 -include("erlmcp_memory_error.hrl").
+-include("erlmcp_memory_opened.hrl").
 
 -export([start_link/0, child_spec/0]).
 -export([
@@ -100,7 +101,6 @@
 -define(NOT_A_STATE, <<"not a connection state of this pool">>).
 -define(NOT_A_BUFFER, <<"not a message buffer of this pool">>).
 -define(NOT_A_MAP, <<"not a map">>).
--define(TOO_LARGE, <<"larger than a connection state may be">>).
 
 -type state_ref() :: reference().
 %% A connection state.
@@ -192,10 +192,10 @@ child_spec() ->
 %% `badarg' where `Map' is no map, or is larger than a state may be (512 MiB packed).
 -spec acquire_connection_state(Map :: map()) -> {ok, state_ref()} | {error, not_started}.
 acquire_connection_state(Map) ->
-    case erlmcp_memory_nif:pool_acquire(Map) of
+    case ?OPENED(pool_acquire, [Map], erlmcp_memory_nif:pool_acquire(Map, [])) of
         {_, _} = Result -> Result;
         not_a_map -> ?BADARG([Map], 1, ?NOT_A_MAP);
-        too_large -> ?BADARG([Map], 1, ?TOO_LARGE)
+        {badarg, Position, Text} -> ?BADARG([Map], Position, Text)
     end.
 
 %% @doc Gives a state back. `ok' also when it was given back before.
@@ -224,12 +224,12 @@ connection_state(Ref) ->
 %% a state may be; the state is unchanged then.
 -spec update_connection_state(Ref :: state_ref(), Map :: map()) -> ok | {error, released}.
 update_connection_state(Ref, Map) ->
-    case erlmcp_memory_nif:pool_update(Ref, Map) of
+    case ?OPENED(pool_update, [Ref, Map], erlmcp_memory_nif:pool_update(Ref, Map, [])) of
         ok -> ok;
         {error, _} = Error -> Error;
         badarg -> ?BADARG([Ref, Map], 1, ?NOT_A_STATE);
         not_a_map -> ?BADARG([Ref, Map], 2, ?NOT_A_MAP);
-        too_large -> ?BADARG([Ref, Map], 2, ?TOO_LARGE)
+        {badarg, Position, Text} -> ?BADARG([Ref, Map], Position, Text)
     end.
 
 %%% Message buffers

@@ -264,24 +264,24 @@ large_jobs_are_left_to_dirty_schedulers(_Config) ->
     ],
     [
         begin
-            ?assertMatch({dirty, _}, call(share_new, [Term])),
-            ?assertMatch({dirty, _}, call(state_update, [Small, field, Term])),
+            ?assertMatch({dirty, _}, call(share_new, [Term, []])),
+            ?assertMatch({dirty, _}, call(state_update, [Small, field, Term, []])),
             Fields = #{id => <<>>, created_at => 1, f => Term},
-            ?assertMatch({dirty, _}, call(state_from_fields, [Fields])),
-            ?assertMatch({dirty, _}, call(state_get, [Small, [metadata, Term]])),
-            ?assertMatch({dirty, _}, call(state_remove, [Small, [metadata, Term]]))
+            ?assertMatch({dirty, _}, call(state_from_fields, [Fields, []])),
+            ?assertMatch({dirty, _}, call(state_get, [Small, [metadata, Term], []])),
+            ?assertMatch({dirty, _}, call(state_remove, [Small, [metadata, Term], []]))
         end
      || Term <- Large
     ],
     ?assertMatch({dirty, _}, call(state_new, [binary:copy(<<"x">>, 100_000)])),
     Keys = [metadata | [binary:copy(<<I>>, 30_000) || I <- lists:seq(1, 63)]],
-    ?assertMatch({dirty, _}, call(state_get, [Small, Keys])),
-    ?assertMatch({dirty, _}, call(state_update, [Small, Keys, 1])),
-    ?assertMatch({dirty, _}, call(share_find, [?O:share(1), Keys])),
+    ?assertMatch({dirty, _}, call(state_get, [Small, Keys, []])),
+    ?assertMatch({dirty, _}, call(state_update, [Small, Keys, 1, []])),
+    ?assertMatch({dirty, _}, call(share_find, [?O:share(1), Keys, []])),
     Merged = maps:from_list([{I, I} || I <- lists:seq(1, 500)]),
-    ?assertMatch({dirty, _}, call(state_update, [Small, metadata, Merged])),
+    ?assertMatch({dirty, _}, call(state_update, [Small, metadata, Merged, []])),
     State = ?O:update_state_field(Small, metadata, hd(Large)),
-    ?assertMatch({dirty, _}, call(state_get, [State, metadata])),
+    ?assertMatch({dirty, _}, call(state_get, [State, metadata, []])),
     ?assertMatch({dirty, _}, call(state_fields, [State])),
     ?assertMatch({dirty, _}, call(state_compress, [State, true])),
     ?assertMatch({dirty, _}, call(state_decompress, [<<1, 0, 0, 0:16, 1:64, 65_535:16>>])),
@@ -290,15 +290,15 @@ large_jobs_are_left_to_dirty_schedulers(_Config) ->
     ?assertMatch({dirty, _}, call(state_decompress, [?O:compress_state(Sharing)])),
     Copied = maps:from_list([{I, I} || I <- lists:seq(1, 20_000)]),
     ?assertMatch({dirty, _}, call(share_get, [?O:share(Copied)])),
-    ?assertMatch({dirty, _}, call(share_find, [?O:share(#{k => Copied}), [k]])),
-    Part = call(share_find, [?O:share(#{k => Copied, l => #{a => 1}}), [l]]),
+    ?assertMatch({dirty, _}, call(share_find, [?O:share(#{k => Copied}), [k], []])),
+    Part = call(share_find, [?O:share(#{k => Copied, l => #{a => 1}}), [l], []]),
     ?assertEqual({normal, {ok, #{a => 1}}}, Part),
     Wide = ?O:from_map(#{id => <<>>, f => maps:from_list([{I, <<I:512>>} || I <- lists:seq(1, 9_000)])}),
     ?assertMatch({dirty, _}, call(state_sizes, [Wide])),
     ?assertMatch({dirty, _}, call(state_decompress, [?O:compress_state(Wide)])),
     %% A small part of it is no large job.
-    ?assertEqual({normal, {ok, 7}}, call(state_get, [State, [metadata, 7]])),
-    ?assertMatch({normal, _}, call(state_update, [State, [metadata, 7], 8])).
+    ?assertEqual({normal, {ok, 7}}, call(state_get, [State, [metadata, 7], []])),
+    ?assertMatch({normal, _}, call(state_update, [State, [metadata, 7], 8, []])).
 
 call(Function, Args) ->
     erlmcp_memory_lane_help:call(Function, Args).

@@ -258,10 +258,16 @@ mod tests {
             for length in 0..bytes.len() {
                 assert_eq!(flat(&bytes[..length]), None, "{length} of {bytes:?}");
             }
-            assert_eq!(flat(&[bytes, &[0][..]].concat()), None, "a byte more: {bytes:?}");
+            assert_eq!(
+                flat(&[bytes, &[0][..]].concat()),
+                None,
+                "a byte more: {bytes:?}"
+            );
         }
         // Compressed, of the distribution, with parts, and what no release writes.
-        for tag in [80, 121, 82, 117, 68, 0, 255, 97, 104, 108, 109, 112, 113, 116, 67] {
+        for tag in [
+            80, 121, 82, 117, 68, 0, 255, 97, 104, 108, 109, 112, 113, 116, 67,
+        ] {
             assert_eq!(flat(&[131, tag, 0, 0, 0, 0, 0, 0, 0, 0]), None);
         }
     }

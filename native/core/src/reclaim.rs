@@ -80,7 +80,8 @@ impl<A: Anchor> Reclaim<A> {
                 Some(Node::Leaf(page)) => self.packed(page),
                 Some(Node::Branch { children, .. }) => {
                     let children = children.into_iter().flatten();
-                    self.parts.extend(children.map(Target::Trie).map(Part::Target));
+                    self.parts
+                        .extend(children.map(Target::Trie).map(Part::Target));
                 }
             },
         }

@@ -416,7 +416,10 @@ mod tests {
                 scope.spawn(|| {
                     let mine: Vec<_> = many.iter().map(Clone::clone).collect();
                     let homes: Vec<_> = mine.iter().map(|holder| Arc::as_ptr(&holder.0)).collect();
-                    assert_eq!(homes.iter().collect::<std::collections::HashSet<_>>().len(), 1);
+                    assert_eq!(
+                        homes.iter().collect::<std::collections::HashSet<_>>().len(),
+                        1
+                    );
                     for _ in 0..1_000 {
                         drop(mine.clone());
                     }

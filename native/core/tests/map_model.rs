@@ -301,15 +301,16 @@ fn numbered<A: packed::Anchor>(
     mut write: impl FnMut(u32, &mut Writer<A>),
 ) -> Packed<A> {
     let mut writer = Writer::new();
-    let map = writer.begin_map();
-    for n in keys {
-        let key_start = writer.len();
+    let mut map = writer.begin_map();
+    let keys: Vec<_> = keys.into_iter().collect();
+    for n in &keys {
         writer.binary(&n.to_be_bytes());
-        let value_start = writer.len();
-        write(n, &mut writer);
-        writer.entry(key_start, value_start);
+        writer.end_key(&map);
     }
-    assert!(writer.end_map(map));
+    assert!(writer.end_keys(&map));
+    while let Some(index) = writer.next_value(&mut map) {
+        write(keys[index], &mut writer);
+    }
     writer.finish()
 }
 

@@ -354,7 +354,10 @@ fn deep_values_are_followed_without_the_stack_of_the_thread_and_bounded() {
         assert_eq!(again(&value).unwrap().bytes(), value.bytes());
     }
     let deeper = nested(MAX_DEPTH + 1, |to| to.tuple(2));
-    assert_eq!(export(deeper.view(), &mut Host).map(|_| ()), Err(SnapshotError::Corrupt));
+    assert_eq!(
+        export(deeper.view(), &mut Host).map(|_| ()),
+        Err(SnapshotError::Corrupt)
+    );
 }
 
 #[test]

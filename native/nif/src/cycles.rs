@@ -188,8 +188,8 @@ impl Graph {
             match &self.entries[next].node {
                 Node::Cell(cell) if into_cells => match cell.try_lock() {
                     Some(held) => {
-                        if let Some(state) = held.as_ref() {
-                            each_owned(state.links(), &mut owned);
+                        if let Some(links) = held.links() {
+                            each_owned(links, &mut owned);
                         }
                         self.locked.push((next, held));
                     }
@@ -238,7 +238,7 @@ impl Graph {
         let locked = self.locked.iter_mut();
         locked
             .filter(|(index, _)| !alive[*index])
-            .filter_map(|(_, held)| Some(held.as_mut()?.take_content()))
+            .filter_map(|(_, held)| held.take_content())
             .collect()
     }
 

@@ -4,9 +4,11 @@
 mod alloc;
 mod buffer;
 mod connection;
+mod cycles;
 mod histogram;
 mod iodata;
 mod lane;
+mod opened;
 mod pool;
 mod profiler;
 mod reaper;

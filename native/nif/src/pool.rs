@@ -2,15 +2,18 @@
 
 use crate::buffer::BLOCKS;
 use crate::connection::ConnectionState;
+use crate::cycles::{self, Suspect};
 use crate::lane::{Busy, FAST_BYTES, Lane};
-use crate::terms::{PackError, with_packed};
+use crate::terms::{Anchor, Known, with_packed};
 use crate::{nif, reply, resource};
+use erlmcp_memory_core::packed::Links;
 use erlmcp_memory_core::pool::{Lease, Pool};
-use parking_lot::Mutex;
+use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use rustler::types::atom::ok;
 use rustler::{Encoder, Env, Term};
-use std::sync::LazyLock;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 pub use rustler::types::atom::badarg;
 
@@ -18,7 +21,6 @@ rustler::atoms! {
     not_a_map,
     not_started,
     released,
-    too_large,
 }
 
 /// Bytes of a state that is freed on a normal scheduler.
@@ -36,15 +38,163 @@ pub fn started() -> bool {
     STARTED.load(Ordering::Relaxed)
 }
 
+/// A state on lease; nothing once it was released.
+type Leased = Option<Lease<'static, ConnectionState>>;
+
 /// A state's owner: released explicitly, or when the last reference is collected. Either way the
 /// lease is dropped and the state goes back; a handle never gets a state again.
-struct StateHandle(Mutex<Option<Lease<'static, ConnectionState>>>);
+struct StateHandle(Mutex<Holding>);
 
 resource!(StateHandle, c"erlmcp_memory_pool_state");
+
+enum Holding {
+    Own(Leased),
+    /// A state that values refer to as well.
+    Linked(Arc<Cell>),
+}
+
+/// A state that values refer to.
+pub struct Cell {
+    leased: Arc<Mutex<Leased>>,
+    /// The one reference that stands for it.
+    known: Known,
+}
+
+impl std::fmt::Debug for Cell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cell")
+    }
+}
+
+impl Cell {
+    /// Whether the state refers to anything.
+    pub fn has_links(&self) -> bool {
+        let leased = self.leased.lock();
+        leased
+            .as_ref()
+            .is_some_and(|state| !state.links().is_empty())
+    }
+
+    /// Keeps others from using the state, unless one uses it now.
+    pub fn try_lock(&self) -> Option<Held> {
+        self.leased.try_lock_arc().map(Held)
+    }
+}
+
+/// A state that nobody else can use meanwhile.
+pub struct Held(ArcMutexGuard<RawMutex, Leased>);
+
+impl Held {
+    /// What the state refers to.
+    pub fn links(&self) -> Option<&Links<Anchor>> {
+        self.0.as_ref().map(|state| state.links())
+    }
+
+    /// Empties the state.
+    pub fn take_content(&mut self) -> Option<ConnectionState> {
+        let state = self.0.as_mut()?;
+        Some(state.modify(std::mem::take))
+    }
+}
+
+/// A pooled state in a value of this library.
+#[derive(Debug)]
+pub struct PooledLink(ManuallyDrop<Arc<Cell>>);
+
+impl Clone for PooledLink {
+    fn clone(&self) -> Self {
+        PooledLink(self.0.clone())
+    }
+}
+
+impl Drop for PooledLink {
+    fn drop(&mut self) {
+        // SAFETY: this is the end of the link, so nothing takes its state a second time.
+        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
+    }
+}
+
+/// Drops an owner. Where others stay, they may be a cycle.
+fn unlink(cell: Arc<Cell>) {
+    if Arc::strong_count(&cell) > 1 && cell.has_links() {
+        cycles::suspect(Suspect::Pooled(cell));
+    }
+}
+
+impl Drop for StateHandle {
+    fn drop(&mut self) {
+        let released = Holding::Own(None);
+        if let Holding::Linked(cell) = std::mem::replace(self.0.get_mut(), released) {
+            unlink(cell);
+        }
+    }
+}
+
+impl PooledLink {
+    /// What tells this state from all others while it lives.
+    pub fn id(&self) -> u64 {
+        Arc::as_ptr(&self.0).addr() as u64
+    }
+
+    /// The state.
+    pub fn cell(&self) -> &Arc<Cell> {
+        &self.0
+    }
+
+    /// A reference to the state. Waits while somebody else uses it, unless on the fast lane.
+    pub fn to_term<'a>(&self, env: Env<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+        let _held = lane.lock(&self.0.leased)?;
+        let new = || StateHandle(Mutex::new(Holding::Linked(Arc::clone(&self.0))));
+        Ok(self.0.known.find_or(env, new).to_term(env))
+    }
+}
+
+/// The link to a pooled state, if the term is one.
+pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<PooledLink>, Busy> {
+    let Some(handle) = resource::get::<StateHandle>(term) else {
+        return Ok(None);
+    };
+    let mut holding = lane.lock(&handle.0)?;
+    let cell = match &mut *holding {
+        Holding::Linked(cell) => Arc::clone(cell),
+        Holding::Own(leased) => {
+            let known = Known::default();
+            known.set(env, term);
+            let cell = Arc::new(Cell {
+                leased: Arc::new(Mutex::new(leased.take())),
+                known,
+            });
+            cycles::note(&cell);
+            *holding = Holding::Linked(Arc::clone(&cell));
+            cell
+        }
+    };
+    Ok(Some(PooledLink(ManuallyDrop::new(cell))))
+}
 
 /// Tells the VM of the type; called once, when the library is loaded.
 pub fn register(env: Env<'_>) -> bool {
     resource::register::<StateHandle>(env)
+}
+
+/// Calls `work` with the state behind a handle; `None` where the term is no handle.
+fn with_leased<R>(
+    handle: Term<'_>,
+    lane: Lane,
+    work: impl FnOnce(&mut Leased) -> Result<R, Busy>,
+) -> Result<Option<R>, Busy> {
+    let Some(handle) = resource::get::<StateHandle>(handle) else {
+        return Ok(None);
+    };
+    let mut holding = lane.lock(&handle.0)?;
+    match &mut *holding {
+        Holding::Own(leased) => work(leased).map(Some),
+        Holding::Linked(cell) => {
+            let cell = Arc::clone(cell);
+            drop(holding);
+            work(&mut *lane.lock(&cell.leased)?).map(Some)
+        }
+    }
 }
 
 /// Runs `work` on the state behind `handle`; returns `badarg` where that is no state handle, and
@@ -55,23 +205,19 @@ fn with_state<'a>(
     lane: Lane,
     work: impl FnOnce(&mut Lease<'static, ConnectionState>) -> Result<Term<'a>, Busy>,
 ) -> Result<Term<'a>, Busy> {
-    let Some(handle) = resource::get::<StateHandle>(handle) else {
-        return Ok(badarg().encode(env));
-    };
-    match lane.lock(&handle.0)?.as_mut() {
+    let result = with_leased(handle, lane, |leased| match leased {
         None => Ok(env.error_tuple(released())),
         Some(state) => work(state),
-    }
+    });
+    Ok(result?.unwrap_or_else(|| badarg().encode(env)))
 }
 
-fn refusal(env: Env<'_>, why: PackError) -> Result<Term<'_>, Busy> {
-    match why {
-        PackError::Busy => Err(Busy),
-        PackError::TooLarge | PackError::NotAPath => Ok(too_large().encode(env)),
-    }
-}
-
-fn acquire<'a>(env: Env<'a>, map: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+fn acquire<'a>(
+    env: Env<'a>,
+    map: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
     if !map.is_map() {
         return Ok(not_a_map().encode(env));
     }
@@ -80,35 +226,37 @@ fn acquire<'a>(env: Env<'a>, map: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy
     }
     // Packed before anything is taken from the pool, so a call that is repeated on the dirty lane
     // leaves no trace in the counters.
-    let acquired = with_packed(env, map, lane, |entries| {
+    let acquired = with_packed(map, opened, lane, |entries| {
         let mut state = STATES.acquire();
         state.modify(|state| state.merge(entries));
         state
     });
     let state = match acquired {
         Ok(state) => state,
-        Err(why) => return refusal(env, why),
+        Err(why) => return reply::not_packed(env, 1, why),
     };
-    let handle = resource::make(env, StateHandle(Mutex::new(Some(state))));
-    Ok((ok(), handle).encode(env))
+    let handle = StateHandle(Mutex::new(Holding::Own(Some(state))));
+    Ok((ok(), resource::make(env, handle)).encode(env))
 }
 
-// `{ok, Ref}`, `{error, not_started}`, or the atom `not_a_map` or `too_large`.
-nif!(acquire => pool_acquire(map));
+// `{ok, Ref}`, `{error, not_started}`, `not_a_map`, or what could not be packed.
+nif!(acquire => pool_acquire(map, opened));
 
 fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
-    let Some(handle) = resource::get::<StateHandle>(handle) else {
-        return Ok(badarg().encode(env));
-    };
-    let mut held = lane.lock(&handle.0)?;
-    let bytes = held.as_ref().map_or(0, Lease::bytes);
-    if lane == Lane::Fast && bytes > FAST_RELEASE {
-        return Err(Busy);
-    }
-    let state = held.take();
-    drop(held);
-    drop(state);
-    Ok(ok().encode(env))
+    let state = with_leased(handle, lane, |leased| {
+        let bytes = leased.as_ref().map_or(0, Lease::bytes);
+        if lane == Lane::Fast && bytes > FAST_RELEASE {
+            return Err(Busy);
+        }
+        Ok(leased.take())
+    });
+    Ok(match state? {
+        Some(state) => {
+            drop(state);
+            ok().encode(env)
+        }
+        None => badarg().encode(env),
+    })
 }
 
 // `ok`, also when it was released before.
@@ -123,23 +271,34 @@ fn read<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy
 // `{ok, Map}` or an error tuple.
 nif!(read => pool_read(handle));
 
-fn update<'a>(env: Env<'a>, handle: Term<'a>, map: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
-    with_state(env, handle, lane, |state| {
-        if !map.is_map() {
-            return Ok(not_a_map().encode(env));
-        }
-        let merged = with_packed(env, map, lane, |entries| {
-            state.modify(|state| state.merge(entries));
+fn update<'a>(
+    env: Env<'a>,
+    handle: Term<'a>,
+    map: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
+    if !map.is_map() {
+        return Ok(match resource::get::<StateHandle>(handle) {
+            Some(_) => not_a_map().encode(env),
+            None => badarg().encode(env),
         });
-        match merged {
-            Ok(()) => Ok(ok().encode(env)),
-            Err(why) => refusal(env, why),
-        }
-    })
+    }
+    // Packed before the state is locked: it may be its own value.
+    let merged = with_packed(map, opened, lane, |entries| {
+        with_state(env, handle, lane, |state| {
+            state.modify(|state| state.merge(entries));
+            Ok(ok().encode(env))
+        })
+    });
+    match merged {
+        Ok(result) => result,
+        Err(why) => reply::not_packed(env, 2, why),
+    }
 }
 
-// `ok`, `{error, released}`, or the atom `not_a_map` or `too_large`.
-nif!(update => pool_update(handle, map));
+// `ok`, `{error, released}`, `not_a_map`, or what could not be packed.
+nif!(update => pool_update(handle, map, opened));
 
 /// Sets both sizes and lets acquisitions in. States and counters from before go on.
 #[rustler::nif]
@@ -177,6 +336,7 @@ fn pool_shed(limit: usize) -> usize {
 /// One trimming step over states and blocks; how many were freed.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn pool_trim() -> usize {
+    cycles::sweep();
     STATES.trim_step() + BLOCKS.trim_step()
 }
 

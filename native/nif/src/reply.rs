@@ -48,11 +48,7 @@ pub fn closed<'a>(env: Env<'a>, terms: Vec<Term<'a>>) -> Term<'a> {
 }
 
 /// The answer to a term that could not be packed, given as this argument.
-pub fn not_packed<'a>(
-    env: Env<'a>,
-    position: u32,
-    error: PackError<'a>,
-) -> Result<Term<'a>, Busy> {
+pub fn not_packed<'a>(env: Env<'a>, position: u32, error: PackError<'a>) -> Result<Term<'a>, Busy> {
     Ok(match error {
         PackError::Closed(terms) => closed(env, terms),
         PackError::TooDeep => badarg(env, position, "nested deeper than 1,048,576 levels"),

@@ -10,15 +10,14 @@
 use crate::cycles::{self, Suspect};
 use crate::lane::{Busy, Lane};
 use crate::resource::ResourceRef;
-use crate::terms::{
-    Anchor, Copied, Known, PackError, Path, Search, Source, pack, unpack,
-};
+use crate::terms::{Anchor, Copied, Known, PackError, Path, Search, Source, pack, unpack};
 use crate::{nif, reaper, reply, resource};
-use erlmcp_memory_core::packed::Packed;
+use erlmcp_memory_core::packed::{Links, Packed};
 use erlmcp_memory_core::shared::{self, Content, Host, Store};
 use erlmcp_memory_core::threads::{SHARDS, thread_shard};
 use parking_lot::Mutex;
 use rustler::{Env, Term};
+use std::collections::HashSet;
 use std::mem::ManuallyDrop;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -112,11 +111,13 @@ impl Reader {
     }
 
     /// Whether the term would pay and is not there.
-    fn is_due(&self, packed: &Packed<Anchor>) -> bool {
-        let len = packed.bytes().len();
+    fn is_due(&self, shared: &Shared) -> bool {
+        let len = shared.packed().bytes().len();
         self.read.load(Ordering::Relaxed) >= READ_BYTES.max(READ_TIMES * len)
             && KEPT_AS_TERM.contains(&len)
             && self.term.get().is_none()
+            // A reference in the term would keep a pooled state without anybody seeing.
+            && !shared.host.is_cyclic()
     }
 
     fn make_term(&self, packed: &Packed<Anchor>) {
@@ -157,16 +158,9 @@ resource!(Share, c"erlmcp_memory_share");
 
 /// The content of a share, for the large binaries that were made of it: they keep its bytes and
 /// nothing else of the share.
-pub struct Kept(Arc<Content<Anchor>>);
+pub struct Kept(#[expect(dead_code, reason = "keeps the bytes")] Arc<Content<Anchor>>);
 
 resource!(Kept, c"erlmcp_memory_shared_content");
-
-impl Kept {
-    /// The bytes.
-    pub fn content(&self) -> &Content<Anchor> {
-        &self.0
-    }
-}
 
 /// Tells the VM of the types; called once, when the library is loaded.
 pub fn register(env: Env<'_>) -> bool {
@@ -226,11 +220,6 @@ impl ShareLink {
         self.0.shared()
     }
 
-    /// The holder.
-    pub fn holder(&self) -> &Holder {
-        &self.0
-    }
-
     /// A reference to the content.
     pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
         let shared = self.shared();
@@ -256,6 +245,45 @@ pub fn link(term: Term<'_>) -> Option<ShareLink> {
         }
     }
     Some(link)
+}
+
+/// The bytes of contents that are shared, directly or through another one, each once.
+#[derive(Default)]
+pub struct SharedBytes {
+    seen: HashSet<u64>,
+    bytes: usize,
+}
+
+impl SharedBytes {
+    /// Adds a content and those that it leads to.
+    pub fn add(&mut self, share: &ShareLink) {
+        if self.seen.insert(share.id()) {
+            self.bytes += share.shared().heap_bytes();
+            self.add_links(share.shared().packed().links());
+        }
+    }
+
+    /// Adds the contents that links lead to.
+    pub fn add_links(&mut self, links: &Links<Anchor>) {
+        let mut rest = vec![links];
+        while let Some(links) = rest.pop() {
+            links.each_anchor(&mut |id, anchor| match anchor {
+                Anchor::Share(share) if self.seen.insert(id) => {
+                    self.bytes += share.shared().heap_bytes();
+                    rest.push(share.shared().packed().links());
+                }
+                Anchor::State(state) if self.seen.insert(id) => {
+                    rest.push(state.linked().state().fields().view().links);
+                }
+                _ => {}
+            });
+        }
+    }
+
+    /// How many there are.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// The content that equals a value.
@@ -293,7 +321,7 @@ fn find_in<'a>(
 ) -> Result<Option<Term<'a>>, PackError<'a>> {
     let packed = shared.packed();
     let own = reader(shared);
-    if own.is_due(packed) {
+    if own.is_due(shared) {
         if lane == Lane::Fast && packed.bytes().len() > BUILT_AT_ONCE {
             return Err(PackError::Busy);
         }
@@ -301,7 +329,7 @@ fn find_in<'a>(
     }
     if lane == Lane::Dirty {
         // Those that could not build it themselves sent their caller here.
-        let due = shared.host.readers().filter(|other| other.is_due(packed));
+        let due = shared.host.readers().filter(|other| other.is_due(shared));
         due.for_each(|other| other.make_term(packed));
     }
     match own.term.get().map(|term| term.find(keys, lane)) {
@@ -327,12 +355,7 @@ nif!(find => share_find(reference, path, opened));
 /// Packed bytes of a content that is shared on a normal scheduler.
 const SHARED_AT_ONCE: usize = 16 << 10;
 
-fn share<'a>(
-    env: Env<'a>,
-    term: Term<'a>,
-    opened: Term<'a>,
-    lane: Lane,
-) -> Result<Term<'a>, Busy> {
+fn share<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     match pack(term, opened, lane) {
         Ok(packed) if lane == Lane::Fast && packed.bytes().len() > SHARED_AT_ONCE => Err(Busy),
         Ok(packed) => Ok(reference(env, &intern(packed))),

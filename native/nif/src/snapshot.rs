@@ -1,19 +1,21 @@
 //! Snapshots of connection states.
 
 use crate::lane::{Budget, Busy, Lane};
-use crate::share::Share;
-use crate::state::{content_of, names, state_from, to_term, with_state};
+use crate::share::{self, ShareLink};
+use crate::state::{names, state_from, to_term, with_state};
 use crate::terms::{
-    Anchor, LocalReferences, ShareHandle, atom_name, existing_atom, from_word, pack,
-    pack_untrusted, to_external, unknown_name, word,
+    Anchor, Keeper, LocalReferences, atom_name, existing_atom, float_key, from_external,
+    from_external_safe, from_word, pack, pack_flat, to_external, unknown_node, word,
 };
 use crate::{nif, reply};
+use erlmcp_memory_core::etf;
 use erlmcp_memory_core::packed::{Item, Packed, View, Writer};
 use erlmcp_memory_core::snapshot::{
     self, Export, Import, RAW_LIMIT, Snapshot, SnapshotError, V1, claimed_bytes, encode, export,
 };
 use erlmcp_memory_core::state::State;
-use rustler::{Binary, Encoder, Env, Term};
+use rustler::{Binary, Encoder, Env, OwnedEnv, Term};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 mod atoms {
     rustler::atoms! {
@@ -72,7 +74,7 @@ fn compress<'a>(
                     SnapshotError::TooLarge(bytes) => format!(
                         "too large for a snapshot, which holds {RAW_LIMIT} bytes: {bytes} so far"
                     ),
-                    other => format!("no snapshot can be written: {other:?}"),
+                    other => format!("no snapshot can be written: {other}"),
                 };
                 reply::badarg(env, 1, &text)
             }
@@ -141,7 +143,7 @@ fn from_v1<'a>(env: Env<'a>, v1: &V1) -> Result<Term<'a>, Busy> {
     });
     let state = fields
         .ok()
-        .and_then(|fields| pack(env, fields, Lane::Dirty).ok())
+        .and_then(|fields| pack(fields, Term::list_new_empty(env), Lane::Dirty).ok())
         .and_then(|packed| State::from_fields(names(), packed).ok());
     match state {
         Some(state) => Ok(to_term(env, state)),
@@ -152,14 +154,19 @@ fn from_v1<'a>(env: Env<'a>, v1: &V1) -> Result<Term<'a>, Busy> {
 
 struct Host<'a> {
     env: Env<'a>,
+    lane: Lane,
     budget: Budget,
+    /// Keeps the references of what is read.
+    keeper: Keeper,
 }
 
 impl<'a> Host<'a> {
     fn new(env: Env<'a>, lane: Lane) -> Self {
         Host {
             env,
+            lane,
             budget: Budget::new(lane),
+            keeper: Keeper::default(),
         }
     }
 
@@ -173,6 +180,12 @@ impl<'a> Host<'a> {
 const SHARE_COST: usize = 2_000;
 const EXTERNAL_COST: usize = 1_000;
 
+/// Functions that snapshots may name and that no code of the node has named before. The VM keeps
+/// an entry for each as long as it runs, in a table that has an end.
+const UNKNOWN_FUNCTIONS: usize = 1 << 14;
+
+static FUNCTIONS: AtomicUsize = AtomicUsize::new(0);
+
 impl Export for Host<'_> {
     type Anchor = Anchor;
 
@@ -180,23 +193,24 @@ impl Export for Host<'_> {
         atom_name(from_word(self.env, word)).unwrap_or_default()
     }
 
-    fn external(&mut self, local: Item<'_>) -> Vec<u8> {
-        match local {
-            Item::Reference(numbers) => LocalReferences::new(self.env).external(numbers),
-            Item::Pid(word) | Item::Port(word) => to_external(from_word(self.env, word)).to_vec(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn foreign(&mut self, anchor: &Anchor) -> Vec<u8> {
-        match anchor {
-            Anchor::Foreign(foreign) => foreign.to_external(),
-            Anchor::Share(_) => Vec::new(),
-        }
+    fn external(&mut self, local: Item<'_>, anchor: Option<&Anchor>) -> Vec<u8> {
+        let term = match (local, anchor) {
+            (Item::Reference(numbers) | Item::Foreign { numbers, .. }, _) => {
+                return LocalReferences::new(self.env).external(numbers);
+            }
+            (Item::Pid(word) | Item::Port(word), _) => Some(from_word(self.env, word)),
+            (_, Some(anchor)) => anchor.to_term(self.env, self.lane).ok(),
+            _ => None,
+        };
+        term.map(|term| to_external(term).to_vec())
+            .unwrap_or_default()
     }
 
     fn content<'s>(&mut self, anchor: &'s Anchor) -> Option<View<'s, Anchor>> {
-        content_of(anchor)?.packed().map(Packed::view)
+        match anchor {
+            Anchor::Share(share) => Some(share.shared().packed().view()),
+            Anchor::State(_) | Anchor::Pooled(_) | Anchor::Foreign(_) => None,
+        }
     }
 }
 
@@ -211,30 +225,55 @@ impl Import for Host<'_> {
             .ok_or_else(|| SnapshotError::UnknownAtom(name.into()))
     }
 
+    fn float_key(&mut self, float: f64) -> f64 {
+        float_key(float)
+    }
+
     fn external(
         &mut self,
         external: &[u8],
-        compound: bool,
         writer: &mut Writer<Anchor>,
     ) -> Result<(), SnapshotError> {
         self.spend(EXTERNAL_COST + 16 * external.len())?;
-        match pack_untrusted(self.env, external, compound) {
-            Ok(Some(packed)) => {
-                writer.packed(&packed);
-                Ok(())
+        let keeper = &mut self.keeper;
+        // What is read on the way to the packed form goes at once, and not with the caller's heap.
+        let read = OwnedEnv::new().run(|own| {
+            let term = from_external_safe(own, external).ok_or(())?;
+            pack_flat(term, keeper, writer)
+        });
+        read.map_err(|()| match unknown_node(self.env, external) {
+            Some(name) => SnapshotError::UnknownAtom(name.into()),
+            None => SnapshotError::Corrupt,
+        })
+    }
+
+    fn export(&mut self, module: u64, function: u64, arity: u8) -> Result<(), SnapshotError> {
+        self.spend(EXTERNAL_COST)?;
+        let (module, function) = (from_word(self.env, module), from_word(self.env, function));
+        OwnedEnv::new().run(|own| {
+            let parts = (module.in_env(own), function.in_env(own), arity).encode(own);
+            let parts = to_external(parts);
+            let external = etf::tuple_elements(&parts).map(etf::export);
+            let external = external.ok_or(SnapshotError::Corrupt)?;
+            if from_external_safe(own, &external).is_some() {
+                return Ok(());
             }
-            Ok(None) => Err(SnapshotError::Corrupt),
-            Err(_) => Err(match unknown_name(self.env, external) {
-                Some(name) => SnapshotError::UnknownAtom(name),
-                None => SnapshotError::Corrupt,
-            }),
-        }
+            if FUNCTIONS.fetch_add(1, Ordering::Relaxed) < UNKNOWN_FUNCTIONS
+                && from_external(own, &external).is_some()
+            {
+                return Ok(());
+            }
+            FUNCTIONS.fetch_sub(1, Ordering::Relaxed);
+            let name = |term| atom_name(term).unwrap_or_default();
+            let name = format!("{}:{}/{arity}", name(module), name(function));
+            Err(SnapshotError::UnknownAtom(name.into()))
+        })
     }
 
     fn share(&mut self, content: Packed<Anchor>) -> Result<(u64, Anchor), SnapshotError> {
         self.spend(SHARE_COST)?;
-        let handle = ShareHandle::new(Share::of(self.env, content));
-        Ok((handle.id(), Anchor::Share(handle)))
+        let link = ShareLink::new(&share::intern(content));
+        Ok((link.id(), Anchor::Share(link)))
     }
 
     fn fields(&mut self, fields: Packed<Anchor>) -> Result<State<Anchor>, SnapshotError> {

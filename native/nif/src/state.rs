@@ -2,6 +2,7 @@
 
 use crate::cycles::{self, Suspect};
 use crate::lane::{Busy, Lane};
+use crate::share::SharedBytes;
 use crate::terms::{Anchor, Known, Path, Source, pack, unpack, with_packed, word};
 use crate::{nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
@@ -10,10 +11,9 @@ use erlmcp_memory_core::packed::{Item, Packed, Writer, item};
 use erlmcp_memory_core::state::{FieldError, Names, Sizes, State};
 use parking_lot::RwLock;
 use rustler::{Env, Term};
-use std::collections::HashSet;
 use std::mem::ManuallyDrop;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod atoms {
@@ -455,27 +455,10 @@ fn sizes<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy
         }
         let handle = OVERHEAD.load(Ordering::Relaxed) + size_of::<Handle>();
         let sizes = state.sizes(names(), handle);
-        Ok(size_map(env, &sizes, shared_bytes(state)))
+        let mut shared = SharedBytes::default();
+        shared.add_links(state.fields().view().links);
+        Ok(size_map(env, &sizes, shared.bytes()))
     })
-}
-
-/// The bytes of the contents that a state shares, directly or through another one, each once.
-fn shared_bytes(state: &State<Anchor>) -> usize {
-    let (mut contents, mut bytes) = (HashSet::new(), 0);
-    let mut rest = vec![state.fields().view().links];
-    while let Some(links) = rest.pop() {
-        links.each_anchor(&mut |id, anchor| match anchor {
-            Anchor::Share(share) if contents.insert(id) => {
-                bytes += share.shared().heap_bytes();
-                rest.push(share.shared().packed().links());
-            }
-            Anchor::State(state) if contents.insert(id) => {
-                rest.push(state.linked().state.fields().view().links);
-            }
-            _ => {}
-        });
-    }
-    bytes
 }
 
 fn size_map<'a>(env: Env<'a>, sizes: &Sizes, shared_bytes: usize) -> Term<'a> {

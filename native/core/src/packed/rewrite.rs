@@ -1,6 +1,8 @@
 //! Writing a value anew, item by item: the walk that writers of other formats have in common.
 
-use super::{Anchor, Item, MAX_DEPTH, MapBuilder, Page, ReadError, Target, View, Writer, item, skip};
+use super::{
+    Anchor, Item, MAX_DEPTH, MapBuilder, Page, ReadError, Target, View, Writer, item, skip,
+};
 
 /// What a [`rewrite`] makes of the items that it meets.
 pub trait Rewrite {
@@ -50,9 +52,7 @@ pub fn rewrite<R: Rewrite>(
 ) -> Result<(), R::Error> {
     let (mut here, mut at) = (value, 0);
     let mut frames = vec![Frame::Values(1)];
-    // The entries of the maps that are open, and where those of each begin.
-    let mut entries: Vec<(View<'_, R::From>, View<'_, R::From>)> = Vec::new();
-    let mut first: Vec<usize> = Vec::new();
+    let mut open = OpenMaps::default();
     // Maps of which a key is being written.
     let mut keys = 0;
     while let Some(frame) = frames.pop() {
@@ -68,15 +68,14 @@ pub fn rewrite<R: Rewrite>(
                 continue;
             }
             Frame::Keys(map, next) => {
-                let own = &entries[first.last().copied().unwrap_or(0)..];
                 if next > 0 {
                     to.end_key(&map);
                     keys -= 1;
                 }
-                match own.get(next) {
+                match open.entry(next) {
                     Some((key, _)) => {
                         keys += 1;
-                        (here, at) = (*key, 0);
+                        (here, at) = (key, 0);
                         frames.push(Frame::Keys(map, next + 1));
                     }
                     None => {
@@ -88,20 +87,17 @@ pub fn rewrite<R: Rewrite>(
                     }
                 }
             }
-            Frame::Map(mut map) => {
-                let own = first.last().copied().unwrap_or(0);
-                match to.next_value(&mut map) {
-                    Some(index) => {
-                        (here, at) = (entries[own + index].1, 0);
-                        frames.push(Frame::Map(map));
-                    }
-                    None => {
-                        entries.truncate(own);
-                        first.pop();
-                        continue;
-                    }
+            Frame::Map(mut map) => match to.next_value(&mut map) {
+                Some(index) => {
+                    let (_, value) = open.entry(index).ok_or(ReadError)?;
+                    (here, at) = (value, 0);
+                    frames.push(Frame::Map(map));
                 }
-            }
+                None => {
+                    open.end();
+                    continue;
+                }
+            },
         }
         if frames.len() > MAX_DEPTH {
             return Err(ReadError.into());
@@ -120,12 +116,11 @@ pub fn rewrite<R: Rewrite>(
                     },
                     Item::Trie(id) => match here.links.get(id) {
                         Some(Target::Trie(node)) => {
-                            first.push(entries.len());
+                            open.begin();
                             let mut outcome = Ok(());
                             node.each_page(&mut |packed| {
                                 if let Some(page) = Page::of(packed.bytes()) {
-                                    let page = View::new(page.body(), packed.links());
-                                    outcome = outcome.and(each_entry(page, &mut entries));
+                                    outcome = outcome.and(open.add(page, packed.links()));
                                 }
                             });
                             outcome?;
@@ -134,12 +129,8 @@ pub fn rewrite<R: Rewrite>(
                         _ => return Err(ReadError.into()),
                     },
                     Item::Map(page) => {
-                        first.push(entries.len());
-                        let count = entries.len() + page.len();
-                        each_entry(View::new(page.body(), here.links), &mut entries)?;
-                        if entries.len() != count {
-                            return Err(ReadError.into());
-                        }
+                        open.begin();
+                        open.add(page, here.links)?;
                         frames.push(Frame::Keys(to.begin_map(), 0));
                     }
                     _ => {}
@@ -166,22 +157,83 @@ pub fn rewrite<R: Rewrite>(
     Ok(())
 }
 
-/// The entries in the body of a map: one key and one value behind the other. Their order, and
-/// what the map says of where they begin, is not believed.
-fn each_entry<'a, A: Anchor>(
-    body: View<'a, A>,
-    entries: &mut Vec<(View<'a, A>, View<'a, A>)>,
-) -> Result<(), ReadError> {
-    let mut at = 0;
-    while at < body.bytes.len() {
-        let key = at;
-        skip(body.bytes, &mut at)?;
-        let value = at;
-        skip(body.bytes, &mut at)?;
-        entries.push((
-            View::new(&body.bytes[key..value], body.links),
-            View::new(&body.bytes[value..at], body.links),
-        ));
+/// The entries of the maps that are being written, the innermost one's last.
+struct OpenMaps<'a, A> {
+    entries: Vec<Entry>,
+    /// The bodies of the maps' pages.
+    bodies: Vec<View<'a, A>>,
+    /// Where the entries and the bodies of each map begin.
+    maps: Vec<(usize, usize)>,
+}
+
+/// Where a key, its value and what follows begin in a body. No number is over
+/// [`super::MAX_BYTES`].
+struct Entry {
+    body: u32,
+    key: u32,
+    value: u32,
+    end: u32,
+}
+
+impl<A> Default for OpenMaps<'_, A> {
+    fn default() -> Self {
+        OpenMaps {
+            entries: Vec::new(),
+            bodies: Vec::new(),
+            maps: Vec::new(),
+        }
     }
-    Ok(())
+}
+
+impl<'a, A: Anchor> OpenMaps<'a, A> {
+    fn begin(&mut self) {
+        self.maps.push((self.entries.len(), self.bodies.len()));
+    }
+
+    fn end(&mut self) {
+        if let Some((entries, bodies)) = self.maps.pop() {
+            self.entries.truncate(entries);
+            self.bodies.truncate(bodies);
+        }
+    }
+
+    /// Adds the entries of a page: one key and one value behind the other, sorted by key. What the
+    /// page says of where they begin is not believed.
+    fn add(&mut self, page: Page<'a>, links: &'a super::Links<A>) -> Result<(), ReadError> {
+        let bytes = page.body();
+        let body = self.bodies.len() as u32;
+        let count = self.entries.len() + page.len();
+        let (mut at, mut last): (usize, &[u8]) = (0, &[]);
+        while at < bytes.len() {
+            let key = at;
+            skip(bytes, &mut at)?;
+            let value = at;
+            if bytes[key..value] <= *last {
+                return Err(ReadError);
+            }
+            last = &bytes[key..value];
+            skip(bytes, &mut at)?;
+            self.entries.push(Entry {
+                body,
+                key: key as u32,
+                value: value as u32,
+                end: at as u32,
+            });
+        }
+        self.bodies.push(View::new(bytes, links));
+        if self.entries.len() == count {
+            Ok(())
+        } else {
+            Err(ReadError)
+        }
+    }
+
+    /// Key and value of an entry of the innermost map.
+    fn entry(&self, index: usize) -> Option<(View<'a, A>, View<'a, A>)> {
+        let entry = self.entries.get(self.maps.last()?.0 + index)?;
+        let body = self.bodies[entry.body as usize];
+        let part =
+            |from: u32, to: u32| View::new(&body.bytes[from as usize..to as usize], body.links);
+        Some((part(entry.key, entry.value), part(entry.value, entry.end)))
+    }
 }

@@ -29,9 +29,7 @@ impl Scratch {
 
     /// Bytes of memory behind it, about.
     pub fn capacity(&self) -> usize {
-        self.bytes.capacity()
-            + self.keys.capacity()
-            + self.entries.capacity() * size_of::<Entry>()
+        self.bytes.capacity() + self.keys.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 }
 

@@ -87,7 +87,10 @@ impl<I: Import> Importer<'_, I> {
 
     fn atom(&self, number: u64) -> Result<u64, SnapshotError> {
         let number = usize::try_from(number).map_err(|_| SnapshotError::Corrupt)?;
-        self.atoms.get(number).copied().ok_or(SnapshotError::Corrupt)
+        self.atoms
+            .get(number)
+            .copied()
+            .ok_or(SnapshotError::Corrupt)
     }
 
     /// Reads values as what stands before those that a fun closes over.
@@ -112,7 +115,11 @@ impl<I: Import> Importer<'_, I> {
 
     fn export(&mut self, rest: &[u8]) -> Result<(), SnapshotError> {
         let mut at = 0;
-        match (item(rest, &mut at)?, item(rest, &mut at)?, item(rest, &mut at)?) {
+        match (
+            item(rest, &mut at)?,
+            item(rest, &mut at)?,
+            item(rest, &mut at)?,
+        ) {
             (Item::Atom(module), Item::Atom(function), Item::Int(arity)) => {
                 let (module, function) = (self.atom(module)?, self.atom(function)?);
                 let arity = u8::try_from(arity).map_err(|_| SnapshotError::Corrupt)?;

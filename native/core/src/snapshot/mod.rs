@@ -82,7 +82,10 @@ impl std::fmt::Display for SnapshotError {
                 write!(f, "unknown atom {}", String::from_utf8_lossy(name))
             }
             SnapshotError::TooLarge(bytes) => {
-                write!(f, "{bytes} bytes before compression, of at most {RAW_LIMIT}")
+                write!(
+                    f,
+                    "{bytes} bytes before compression, of at most {RAW_LIMIT}"
+                )
             }
             SnapshotError::Busy => f.write_str("more work than may be done now"),
         }

@@ -1,5 +1,6 @@
 //! What packed values keep alive.
 
+use crate::lane::{Busy, Lane};
 use crate::pool::PooledLink;
 use crate::reaper;
 use crate::share::ShareLink;
@@ -26,13 +27,13 @@ pub enum Anchor {
 
 impl Anchor {
     /// The reference that it stands for.
-    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
-        match self {
+    pub fn to_term<'a>(&self, env: Env<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+        Ok(match self {
             Anchor::Share(share) => share.to_term(env),
             Anchor::State(state) => state.to_term(env),
-            Anchor::Pooled(pooled) => pooled.to_term(env),
+            Anchor::Pooled(pooled) => pooled.to_term(env, lane)?,
             Anchor::Foreign(foreign) => foreign.to_term(env),
-        }
+        })
     }
 }
 
@@ -67,7 +68,7 @@ struct Environment {
 
 /// What the VM takes for an environment with a small term in it: the header of a process, which
 /// stands for its owner, and the smallest heap fragment. Measured.
-const ENVIRONMENT: usize = 2_512;
+pub const ENVIRONMENT: usize = 2_512;
 
 /// What a further reference takes there, on OTP 25 to 29.
 const REFERENCE: usize = 32;
@@ -97,9 +98,7 @@ impl Foreign {
     /// What it takes, with its part of the environment that it has in common with others.
     fn heap_bytes(&self) -> usize {
         let terms = self.env.terms.load(Ordering::Relaxed).max(1);
-        heap::arc::<Self>()
-            + REFERENCE
-            + (ENVIRONMENT + heap::arc::<Environment>()).div_ceil(terms)
+        heap::arc::<Self>() + REFERENCE + (ENVIRONMENT + heap::arc::<Environment>()).div_ceil(terms)
     }
 }
 

@@ -1,14 +1,17 @@
 //! A term that is kept to be copied from, whole or in parts.
 
 use super::Anchor;
-use super::anchor::Foreign;
-use super::pack::{list_cell, tuple_elements};
-use super::unpack::{HEAP_BINARY, Source, unpack};
+use super::anchor::ENVIRONMENT;
+use super::kind::{Kind, kind, list_cell};
+use super::opened::HEAP_BINARY;
+use super::unpack::{Source, unpack};
 use crate::lane::Lane;
 use erlmcp_memory_core::map::MAX_PATH;
-use erlmcp_memory_core::packed::{MAX_DEPTH, View};
-use rustler::sys::{ErlNifTerm, enif_get_map_value};
-use rustler::{Binary, MapIterator, OwnedEnv, Term, TermType};
+use erlmcp_memory_core::packed::{Item, View, item, skip};
+use rustler::sys::{
+    ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_get_map_value, enif_make_copy,
+};
+use rustler::{Binary, Env, MapIterator, OwnedEnv, Term};
 use smallvec::SmallVec;
 
 /// Words that are copied on a normal scheduler: some 50 microseconds of work.
@@ -21,11 +24,26 @@ const SHORT_KEY: usize = 1 << 10;
 /// build one through the NIF interface, and finds keys as it finds them in any map.
 #[derive(Debug)]
 pub struct Copied {
-    term: Foreign,
+    env: *mut ErlNifEnv,
+    term: ErlNifTerm,
     /// About the words that it takes.
     words: usize,
     /// Its parts that are too large to be copied on a normal scheduler, in order.
     large: SmallVec<[ErlNifTerm; 4]>,
+}
+
+// SAFETY: an environment of no process may be used on any thread, by one at a time. After `of` it
+// is only copied from, which reads it, and freed by its last owner.
+unsafe impl Send for Copied {}
+// SAFETY: copying a term out of an environment does not write to it: reference counts of what
+// lies off the heap are atomic, and `of` made the one copy that may rewrite a binary's header.
+unsafe impl Sync for Copied {}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        // SAFETY: the environment has no other owner.
+        unsafe { enif_free_env(self.env) };
+    }
 }
 
 /// What became of a search.
@@ -41,27 +59,54 @@ pub enum Search<'a> {
 }
 
 impl Copied {
-    /// The term of a packed value. Nothing on failure to build it.
+    /// The term of a packed value; `None` if it has a fun that is too large to be copied on a
+    /// normal scheduler, because nobody sees that in the fun.
     pub fn of(value: View<'_, Anchor>, source: Source<'_>) -> Option<Self> {
+        if has_large_fun(value.bytes) {
+            return None;
+        }
         // Built elsewhere and then copied, so that it lies in one piece.
         OwnedEnv::new().run(|env| {
             let term = unpack(env, value, source, Lane::Dirty).ok()?;
-            let term = Foreign::new(term, 0);
+            // SAFETY: the term is valid in its own environment while it is copied; the other one
+            // belongs to the value that is made here.
+            let (env, term) = unsafe {
+                let env = enif_alloc_env();
+                (env, enif_make_copy(env, term.as_c_arg()))
+            };
+            let mut copied = Copied {
+                env,
+                term,
+                words: 0,
+                large: SmallVec::new(),
+            };
             let mut large = SmallVec::new();
-            let words = term.with(|term| heap_words(term, 0, &mut |part| large.push(part)));
+            let words = copied.with(|term| heap_words(term, 0, &mut |part| large.push(part)));
             large.sort_unstable();
-            Some(Copied { term, words, large })
+            (copied.words, copied.large) = (words, large);
+            Some(copied)
         })
+    }
+
+    /// Calls `with` with the term where it lies.
+    fn with<R>(&self, with: impl for<'e> FnOnce(Term<'e>) -> R) -> R {
+        let lifetime = ();
+        // SAFETY: the term belongs to this environment, which lives as long as `self`; `with`
+        // cannot keep it.
+        unsafe {
+            let env = Env::new(&lifetime, self.env);
+            with(Term::new(env, self.term))
+        }
     }
 
     /// About what it takes, in bytes.
     pub fn bytes(&self) -> usize {
-        self.term.bytes() + self.words * size_of::<ErlNifTerm>()
+        ENVIRONMENT + self.words * size_of::<ErlNifTerm>()
     }
 
     /// What a list of keys leads to, in the environment of the list.
     pub fn find<'a>(&self, keys: Term<'a>, lane: Lane) -> Search<'a> {
-        self.term.with(|root| {
+        self.with(|root| {
             let mut here = root.as_c_arg();
             let mut rest = keys;
             let mut length = 0;
@@ -117,48 +162,76 @@ fn is_short(key: Term<'_>) -> bool {
         )
 }
 
+/// Whether a fun in a packed value has more packed bytes than a normal scheduler should copy.
+fn has_large_fun(bytes: &[u8]) -> bool {
+    let mut at = 0;
+    while at < bytes.len() {
+        let start = at;
+        match item(bytes, &mut at) {
+            Ok(Item::Fun(_)) => {
+                let mut end = start;
+                if skip(bytes, &mut end).is_err() || end - start > LARGE_FUN {
+                    return true;
+                }
+                at = end;
+            }
+            // Back to the first entry: keys and values are values one behind the other.
+            Ok(Item::Map(page)) => at -= page.body().len(),
+            Ok(_) => {}
+            Err(_) => return true,
+        }
+    }
+    false
+}
+
+/// Packed bytes of a fun that a normal scheduler may copy.
+const LARGE_FUN: usize = 16 << 10;
+
+/// The nesting that is looked through.
+const DEPTH: usize = 64;
+
 /// About the words that a term takes on a heap. `large` is told of the parts that have more than
 /// [`COPIED_AT_ONCE`].
 fn heap_words(term: Term<'_>, depth: usize, large: &mut impl FnMut(ErlNifTerm)) -> usize {
     let mut words = 0;
-    match term.get_type() {
-        TermType::Atom => {}
-        TermType::Integer if term.decode::<i32>().is_ok() => {}
-        // Kept deeper than the packed form goes: not looked through.
-        TermType::List | TermType::Tuple | TermType::Map if depth > MAX_DEPTH => {
+    match kind(term) {
+        Kind::Atom | Kind::Nil | Kind::Pid | Kind::Port => {}
+        Kind::Cell(..) | Kind::Tuple(_) | Kind::Map if depth > DEPTH => {
             words = COPIED_AT_ONCE + 1;
         }
-        TermType::List => {
+        Kind::Cell(..) => {
             let mut rest = term;
             while let Some((head, tail)) = list_cell(rest) {
                 words += 2 + heap_words(head, depth + 1, large);
                 rest = tail;
             }
-            if !rest.is_empty_list() {
-                words += heap_words(rest, depth + 1, large);
-            }
+            words += heap_words(rest, depth + 1, large);
         }
-        TermType::Tuple => {
+        Kind::Tuple(elements) => {
             let env = term.get_env();
-            for element in tuple_elements(term) {
+            for element in elements {
                 // SAFETY: an element of a tuple belongs to the environment of the tuple.
                 let element = unsafe { Term::new(env, *element) };
                 words += 1 + heap_words(element, depth + 1, large);
             }
             words += 1;
         }
-        TermType::Map => {
+        Kind::Map => {
             for (key, value) in MapIterator::new(term).into_iter().flatten() {
                 words += 2 + heap_words(key, depth + 1, large);
                 words += heap_words(value, depth + 1, large);
             }
             words += 5;
         }
-        _ => {
+        Kind::Int(_) => words = 1,
+        Kind::Binary => {
             words = 4 + term.decode::<Binary>().map_or(0, |binary| {
                 binary.len().min(HEAP_BINARY) / size_of::<ErlNifTerm>()
             });
         }
+        Kind::Float(_) | Kind::Big | Kind::Ref | Kind::Remote | Kind::Other => words = 5,
+        // As much as its packed form may have.
+        Kind::Fun => words = LARGE_FUN / size_of::<ErlNifTerm>() / 16,
     }
     if words > COPIED_AT_ONCE {
         large(term.as_c_arg());

@@ -1,9 +1,7 @@
 //! Terms in the external term format, as far as only the VM can write or read them.
 
 use erlmcp_memory_core::etf::{self, Flat};
-use rustler::sys::{
-    ERL_NIF_BIN2TERM_SAFE, ErlNifBinaryToTerm, ErlNifTerm, enif_binary_to_term,
-};
+use rustler::sys::{ERL_NIF_BIN2TERM_SAFE, ErlNifBinaryToTerm, ErlNifTerm, enif_binary_to_term};
 use rustler::{Env, OwnedBinary, Term};
 
 /// A term in the external format.

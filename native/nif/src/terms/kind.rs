@@ -2,12 +2,12 @@
 //! (`enif_term_type` ends the node on a term that it does not know.)
 
 use super::words::{is_local_pid, is_local_port};
+use rustler::Term;
 use rustler::sys::{
     ErlNifTerm, c_int, enif_get_double, enif_get_int64, enif_get_list_cell, enif_get_tuple,
     enif_is_atom, enif_is_binary, enif_is_empty_list, enif_is_fun, enif_is_map, enif_is_number,
     enif_is_pid, enif_is_port, enif_is_ref,
 };
-use rustler::Term;
 use std::mem::MaybeUninit;
 
 /// A kind of term, and what is known of it by then.

@@ -95,19 +95,61 @@ fn entries<'a>(list: Term<'a>) -> impl Iterator<Item = (u64, Inside<'a>)> {
 /// What a walk over a term has seen.
 #[derive(Default)]
 pub struct Seen<'a> {
-    /// Words that it takes on a heap, written out in full.
-    pub words: usize,
-    /// Bytes of the binaries that do not lie on the heap.
-    pub off_heap: usize,
+    /// What the term is, written out in full.
+    pub size: Size,
     /// Terms that must be opened, each once.
     pub closed: Vec<Term<'a>>,
+    /// References, each once.
+    pub references: Vec<Term<'a>>,
+}
+
+/// The size of a term that is written out in full, as every copy of it is.
+#[derive(Default, Clone, Copy)]
+pub struct Size {
+    /// Terms in it.
+    terms: usize,
+    /// Words that it takes on a heap.
+    words: usize,
+    /// Bytes of the binaries that do not lie on the heap.
+    off_heap: usize,
+}
+
+impl Size {
+    fn heap(words: usize) -> Self {
+        Size {
+            terms: 1,
+            words,
+            off_heap: 0,
+        }
+    }
+
+    fn add(&mut self, other: Size) {
+        self.terms = self.terms.saturating_add(other.terms);
+        self.words = self.words.saturating_add(other.words);
+        self.off_heap = self.off_heap.saturating_add(other.off_heap);
+    }
+
+    /// Bytes on a heap and off it.
+    pub fn bytes(&self) -> usize {
+        let heap = self.words.saturating_mul(size_of::<ErlNifTerm>());
+        heap.saturating_add(self.off_heap)
+    }
 }
 
 /// A binary of at most this size lies on the heap of its process; the VM's own limit.
 pub const HEAP_BINARY: usize = 64;
 
-/// Walks over terms, each as often as it occurs: at most as many as a packed value has bytes.
-/// Opened terms are passed over where `known` has them, and looked into where `inside` has them.
+enum Step<'a> {
+    /// This term is to be looked at.
+    Visit(Term<'a>),
+    /// All in the term of this word was looked at.
+    Done(u64),
+}
+
+/// Walks over terms. What is in a term more than once is looked at once, because a term of a few
+/// words can be one of terabytes when it is written out; `Err` where the whole has more terms than
+/// a packed value may have bytes. Opened terms are passed over where `known` has them, and looked
+/// into where `inside` has them.
 pub fn walk<'a>(
     terms: impl IntoIterator<Item = Term<'a>>,
     lane: Lane,
@@ -115,65 +157,121 @@ pub fn walk<'a>(
     inside: &mut Opened<'a>,
 ) -> Result<Seen<'a>, PackError<'a>> {
     let mut budget = Budget::new(lane);
-    let (mut seen, mut met, mut count) = (Seen::default(), HashSet::new(), 0);
-    let mut stack: Vec<Term<'a>> = terms.into_iter().collect();
-    while let Some(mut term) = stack.pop() {
+    let mut seen = Seen::default();
+    let mut met: HashMap<u64, Size> = HashMap::new();
+    // The sizes of what is being looked at, the outermost first.
+    let mut sizes = vec![Size::default()];
+    let mut steps: Vec<Step<'a>> = terms.into_iter().map(Step::Visit).collect();
+    while let Some(step) = steps.pop() {
+        let mut term = match step {
+            Step::Visit(term) => term,
+            Step::Done(word) => {
+                let size = sizes.pop().unwrap_or_default();
+                met.insert(word, size);
+                add(&mut sizes, size)?;
+                continue;
+            }
+        };
+        let mut is_tail = false;
         loop {
             budget.spend(0)?;
-            count += 1;
-            if count > MAX_BYTES {
-                return Err(PackError::TooLarge);
-            }
-            match kind(term) {
-                Kind::Atom | Kind::Nil | Kind::Pid | Kind::Port => {}
-                Kind::Int(int) => seen.words += if is_small(int) { 0 } else { 2 },
-                Kind::Float(_) => seen.words += 2,
-                Kind::Big | Kind::Ref | Kind::Remote => seen.words += 5,
+            let own = match kind(term) {
+                Kind::Atom | Kind::Nil | Kind::Pid | Kind::Port => Size::heap(0),
+                Kind::Int(int) if is_small(int) => Size::heap(0),
+                Kind::Int(_) | Kind::Float(_) => Size::heap(2),
+                Kind::Ref => {
+                    seen.references.push(term);
+                    Size::heap(5)
+                }
+                Kind::Big | Kind::Remote => Size::heap(5),
                 Kind::Binary => {
-                    let size = term.decode::<Binary>().map_or(0, |binary| binary.len());
-                    if size > HEAP_BINARY {
-                        seen.words += 8;
-                        seen.off_heap += size;
+                    let bytes = term.decode::<Binary>().map_or(0, |binary| binary.len());
+                    if bytes > HEAP_BINARY {
+                        Size {
+                            off_heap: bytes,
+                            ..Size::heap(8)
+                        }
                     } else {
-                        seen.words += 2 + size.div_ceil(size_of::<ErlNifTerm>());
+                        Size::heap(2 + bytes.div_ceil(size_of::<ErlNifTerm>()))
                     }
                 }
-                Kind::Cell(head, tail) => {
-                    seen.words += 2;
-                    stack.push(head);
+                // A cell of a list need not be remembered if it is reached from the one before
+                // and has nothing in it that could be met again.
+                Kind::Cell(head, tail) if is_tail && is_leaf(head) => {
+                    add(&mut sizes, Size::heap(2))?;
+                    steps.push(Step::Visit(head));
                     term = tail;
                     continue;
                 }
-                Kind::Tuple(elements) => {
-                    seen.words += 1 + elements.len();
-                    let env = term.get_env();
-                    // SAFETY: an element of a tuple belongs to the environment of the tuple.
-                    let term = |element: &ErlNifTerm| unsafe { Term::new(env, *element) };
-                    stack.extend(elements.iter().map(term));
-                }
-                Kind::Map => {
-                    seen.words += 5;
-                    for (key, value) in MapIterator::new(term).into_iter().flatten() {
-                        seen.words += 2;
-                        stack.extend([key, value]);
+                compound => {
+                    if let Some(size) = met.get(&word(term)) {
+                        *size
+                    } else {
+                        steps.push(Step::Done(word(term)));
+                        sizes.push(Size::default());
+                        let env = term.get_env();
+                        // SAFETY: an element of a tuple belongs to the environment of the tuple.
+                        let part =
+                            |part: &ErlNifTerm| Step::Visit(unsafe { Term::new(env, *part) });
+                        match compound {
+                            Kind::Cell(head, tail) => {
+                                add(&mut sizes, Size::heap(2))?;
+                                steps.push(Step::Visit(head));
+                                term = tail;
+                                is_tail = true;
+                                continue;
+                            }
+                            Kind::Tuple(elements) => {
+                                steps.extend(elements.iter().map(part));
+                                Size::heap(1 + elements.len())
+                            }
+                            Kind::Map => {
+                                let before = steps.len();
+                                for (key, value) in MapIterator::new(term).into_iter().flatten() {
+                                    steps.extend([Step::Visit(key), Step::Visit(value)]);
+                                }
+                                Size::heap(5 + steps.len() - before)
+                            }
+                            _ => {
+                                match inside.get(term) {
+                                    Some(Inside::Fun(_, free)) => steps.push(Step::Visit(free)),
+                                    Some(Inside::Record(_, _, values)) => {
+                                        steps.push(Step::Visit(values));
+                                    }
+                                    Some(_) => {}
+                                    None if known.contains(&word(term)) => {}
+                                    None => seen.closed.push(term),
+                                }
+                                Size::heap(7)
+                            }
+                        }
                     }
                 }
-                Kind::Fun | Kind::Other => {
-                    seen.words += 7;
-                    match inside.get(term) {
-                        Some(Inside::Fun(_, free)) => stack.push(free),
-                        Some(Inside::Record(_, _, values)) => stack.push(values),
-                        Some(Inside::Bits | Inside::Unknown | Inside::Export(_)) => {}
-                        None if known.contains(&word(term)) => {}
-                        None if met.insert(word(term)) => seen.closed.push(term),
-                        None => {}
-                    }
-                }
-            }
+            };
+            add(&mut sizes, own)?;
             break;
         }
     }
+    seen.size = sizes.pop().unwrap_or_default();
     Ok(seen)
+}
+
+/// Counts something to what is being looked at.
+fn add<'a>(sizes: &mut [Size], size: Size) -> Result<(), PackError<'a>> {
+    if let Some(last) = sizes.last_mut() {
+        last.add(size);
+        if last.terms > MAX_BYTES {
+            return Err(PackError::TooLarge);
+        }
+    }
+    Ok(())
+}
+
+fn is_leaf(term: Term<'_>) -> bool {
+    !matches!(
+        kind(term),
+        Kind::Cell(..) | Kind::Tuple(_) | Kind::Map | Kind::Fun | Kind::Other
+    )
 }
 
 /// Whether the VM holds an integer in a word: 60 bits.

@@ -4,7 +4,7 @@ use super::Anchor;
 use super::anchor::Keeper;
 use super::external::to_external;
 use super::kind::{Kind, kind, list_cell};
-use super::opened::{Inside, Opened, list_elements};
+use super::opened::{Inside, Opened, list_elements, walk};
 use super::references::{LocalReferences, may_be_magic};
 use super::words::word;
 use crate::lane::{Budget, Busy, Lane};
@@ -154,6 +154,10 @@ pub fn float_key(float: f64) -> f64 {
     }
 }
 
+/// A term of more packed bytes is looked at whether it is small and only large when it is written
+/// out in full: then the end would be far.
+const UNMEASURED: usize = 32 << 20;
+
 /// Where the packer goes on. Nesting takes no stack of the thread.
 enum Frame<'a> {
     /// The rest of a list.
@@ -219,10 +223,15 @@ impl<'a> Packer<'a> {
             return Ok(());
         }
         self.compound(term)?;
+        let mut is_measured = false;
         while let Some(frame) = self.frames.pop() {
             self.resume(frame)?;
             if self.frames.len() > MAX_DEPTH {
                 return Err(PackError::TooDeep);
+            }
+            if self.writer.len() > UNMEASURED && !is_measured {
+                is_measured = true;
+                walk([term], self.lane, &HashSet::new(), &mut self.opened)?;
             }
         }
         Ok(())

@@ -68,11 +68,7 @@ impl Path {
     }
 
     /// A list of at most 64 keys.
-    pub fn keys<'a>(
-        keys: Term<'a>,
-        opened: Term<'a>,
-        lane: Lane,
-    ) -> Result<Self, PackError<'a>> {
+    pub fn keys<'a>(keys: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Self, PackError<'a>> {
         let writer = Writer::reusing(SCRATCH.take());
         let mut ends = SmallVec::new();
         let writer = pack_keys(keys, opened, lane, writer, |end| {

@@ -39,6 +39,7 @@ pub fn unpack<'a>(
     let mut unpacker = Unpacker {
         env,
         source,
+        lane,
         budget: Budget::new(lane),
         references: None,
         stacks: STACKS.take(),
@@ -112,6 +113,7 @@ enum Frame<'v> {
 struct Unpacker<'a, 's> {
     env: Env<'a>,
     source: Source<'s>,
+    lane: Lane,
     budget: Budget,
     references: Option<LocalReferences>,
     stacks: Stacks,
@@ -232,7 +234,7 @@ impl<'a> Unpacker<'a, '_> {
             }
             Item::Foreign { id, .. } | Item::Handle(id) | Item::Share(id) => {
                 match from.links.get(id) {
-                    Some(Target::Anchor(anchor)) => anchor.to_term(env).as_c_arg(),
+                    Some(Target::Anchor(anchor)) => anchor.to_term(env, self.lane)?.as_c_arg(),
                     _ => atom::undefined().as_c_arg(),
                 }
             }
@@ -306,8 +308,9 @@ impl<'a> Unpacker<'a, '_> {
         let mut term = ErlNifTerm::default();
         let env = self.env.as_c_arg();
         // SAFETY: as many keys as values, all made in `env`.
-        let made =
-            unsafe { enif_make_map_from_arrays(env, keys.as_ptr(), values.as_ptr(), count, &mut term) };
+        let made = unsafe {
+            enif_make_map_from_arrays(env, keys.as_ptr(), values.as_ptr(), count, &mut term)
+        };
         if made == 0 {
             // Keys that are equal but have different bytes, such as references that became equal
             // because what they referred to has gone. The last one stands.
@@ -374,7 +377,9 @@ impl<'a> Unpacker<'a, '_> {
             self.elements(&[module, name], &mut values)?;
             self.elements(fields, &mut values)?;
             // SAFETY: the term was made in `env`.
-            let exported = unsafe { Term::new(self.env, exported) }.decode::<bool>().ok()?;
+            let exported = unsafe { Term::new(self.env, exported) }
+                .decode::<bool>()
+                .ok()?;
             let fields = u32::try_from(fields.len() / 2).ok()?;
             Some(etf::record(fields, exported, &values))
         })();

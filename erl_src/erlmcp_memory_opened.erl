@@ -1,0 +1,61 @@
+%% @private
+%% @doc Opens what the NIF interface cannot look into: funs, native records, and bit strings.
+%%
+%% A call that meets such terms returns them, `{closed, Terms}'; the wrapper makes it again with what
+%% is in them. Funs in what a fun closes over are opened as well.
+-module(erlmcp_memory_opened).
+
+-export([call/3]).
+
+-type opened() :: tuple().
+%% `{Fun, export, Module, Function, Arity}',
+%% `{Fun, 'fun', Module, Arity, Uniq, Index, OldIndex, OldUniq, Free}',
+%% `{Record, record, Module, Name, IsExported, FieldNames, Values}', `{BitString, bits}' or
+%% `{Term, unknown}'.
+
+%% @doc Calls a NIF with these arguments and what is in the terms.
+-spec call(Function :: atom(), Args :: [term()], Terms :: [term()]) -> term().
+call(Function, Args, Terms) ->
+    case opened(Terms, []) of
+        {ok, Opened} -> apply(erlmcp_memory_nif, Function, Args ++ [Opened]);
+        {badarg, _, _} = BadArg -> BadArg
+    end.
+
+-spec opened([term()], [opened()]) -> {ok, [opened()]} | erlmcp_memory_nif:badarg().
+opened([], Opened) ->
+    {ok, Opened};
+opened(Terms, Before) ->
+    New = [open(Term) || Term <- Terms],
+    Opened = New ++ Before,
+    case erlmcp_memory_nif:terms_closed(New, Opened) of
+        {closed, Inside} -> opened(Inside, Opened);
+        {badarg, _, _} = BadArg -> BadArg
+    end.
+
+open(Fun) when is_function(Fun) ->
+    case erlang:fun_info(Fun, type) of
+        {type, external} ->
+            [Module, Name, Arity] = info(Fun, [module, name, arity]),
+            {Fun, export, Module, Name, Arity};
+        {type, local} ->
+            [Module, Arity, Uniq, Index, OldIndex, OldUniq, Free] =
+                info(Fun, [module, arity, new_uniq, new_index, index, uniq, env]),
+            {Fun, 'fun', Module, Arity, Uniq, Index, OldIndex, OldUniq, Free}
+    end;
+open(Bits) when is_bitstring(Bits) ->
+    {Bits, bits};
+open(Term) ->
+    %% Not a dependency: a module of OTP 29 and later.
+    Records = records,
+    try
+        Names = Records:get_field_names(Term),
+        Values = [Records:get(Name, Term) || Name <- Names],
+        [Module, Record, IsExported] =
+            [Records:Item(Term) || Item <- [get_module, get_name, is_exported]],
+        {Term, record, Module, Record, IsExported, Names, Values}
+    catch
+        error:_ -> {Term, unknown}
+    end.
+
+info(Fun, Items) ->
+    [element(2, erlang:fun_info(Fun, Item)) || Item <- Items].
