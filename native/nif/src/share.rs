@@ -353,7 +353,7 @@ nif!(read => share_get(reference));
 nif!(find => share_find(reference, path, opened));
 
 /// Packed bytes of a content that is shared on a normal scheduler.
-const SHARED_AT_ONCE: usize = 16 << 10;
+const SHARED_AT_ONCE: usize = 8 << 10;
 
 fn share<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     match pack(term, opened, lane) {

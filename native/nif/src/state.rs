@@ -70,6 +70,8 @@ pub struct Linked {
     known: Known,
     /// Whether it leads to a pooled state.
     cyclic: bool,
+    /// What it takes, with the states that it leads to: they may be a long chain.
+    bytes: usize,
 }
 
 impl Linked {
@@ -134,7 +136,7 @@ impl StateLink {
 
     /// What it takes, in bytes.
     pub fn heap_bytes(&self) -> usize {
-        heap::arc::<Linked>() + self.0.state.fields().heap_bytes()
+        self.0.bytes
     }
 }
 
@@ -157,6 +159,7 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<StateLink
             let known = Known::default();
             known.set(env, term);
             Arc::new(Linked {
+                bytes: heap::arc::<Linked>() + state.fields().heap_bytes(),
                 state,
                 known,
                 cyclic,
