@@ -35,6 +35,7 @@ all() ->
         cleared_trace_flags_are_noticed,
         trace_flags_taken_over_are_noticed,
         trace_flags_of_one_process_are_noticed,
+        trace_flags_cleared_in_a_simulation,
         anothers_trace_outlives_a_stop,
         trace_sessions_of_others_do_no_harm,
         processes_die_while_traced,
@@ -505,6 +506,20 @@ trace_flags_of_one_process_are_noticed(_Config) ->
     end),
     ?assertMatch(#{gc := #{measured := false}}, ?P:stop_profiling()),
     stop([Process]).
+
+trace_flags_cleared_in_a_simulation(_Config) ->
+    Clear = spawn_link(fun() ->
+        until(fun() -> erlmcp_memory_sampler:look() =:= ok end),
+        erlang:trace(all, false, [all])
+    end),
+    ?assertMatch(
+        #{
+            success := true,
+            gc_pause := #{measured := false, reason := trace_flags_cleared}
+        },
+        ?P:simulate_100k_load(200, #{progress => false})
+    ),
+    ?assertNot(is_process_alive(Clear)).
 
 anothers_trace_outlives_a_stop(_Config) ->
     %% In a node of its own: the VM logs that a process can have only one tracer.
