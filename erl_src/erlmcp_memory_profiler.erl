@@ -113,7 +113,7 @@ start_profiling() ->
 %% OTP 27 and later. End that trace, or profile with `gc => false'. `{error, notsup}': the node's
 %% allocators are switched off (`erl +Mea min'), so that there is no `erlang:memory/0'.
 %%
-%% When somebody else takes trace flags away later (`erlang:trace(all, false, [all])', `dbg:stop/0'),
+%% When somebody else takes trace flags away later (`erlang:trace(all, false, [all])'),
 %% the session goes on, but says `measured => false' from then on; it looks with each snapshot,
 %% before each report and before alerts.
 %%

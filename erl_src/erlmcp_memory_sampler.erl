@@ -140,7 +140,7 @@ trace(Pid) ->
 
 %% The tracer is named: the flags of somebody else's are left alone.
 untrace_all() ->
-    untrace_new(),
+    _ = untrace_new(),
     lists:foreach(
         fun(Pid) ->
             try
@@ -226,14 +226,14 @@ answers(Module, Session) ->
 
 first_tracer([Item | Rest]) ->
     case erlang:trace_info(Item, tracer) of
-        {tracer, Tracer} when Tracer =/= [] ->
+        {tracer, Tracer} ->
             %% Ours: of the running session, or left behind by a killed sampler.
-            case is_our_tracer(Tracer) of
+            case Tracer =:= [] orelse is_our_tracer(Tracer) of
                 true -> first_tracer(Rest);
                 false -> {ok, Tracer}
             end;
-        _ ->
-            %% not traced, or gone meanwhile
+        undefined ->
+            %% gone meanwhile
             first_tracer(Rest)
     end;
 first_tracer([]) ->

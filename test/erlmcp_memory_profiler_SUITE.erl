@@ -33,6 +33,7 @@ all() ->
         refused_beside_a_tracer_of_one_process,
         refused_beside_a_trace_session,
         cleared_trace_flags_are_noticed,
+        dbg_beside_a_session,
         trace_flags_taken_over_are_noticed,
         trace_flags_of_one_process_are_noticed,
         trace_flags_cleared_in_a_simulation,
@@ -472,14 +473,23 @@ cleared_trace_flags_are_noticed(_Config) ->
             {existing_processes, Clear(existing_processes)},
             {new, Clear(new)},
             {new_processes, Clear(new_processes)},
-            {the_flag, fun() -> erlang:trace(all, false, [garbage_collection]) end},
-            {dbg, fun() ->
-                {ok, _} = dbg:tracer(process, {fun(_, _) -> ok end, ok}),
-                {ok, _} = dbg:p(all, clear),
-                dbg:stop()
-            end}
+            {the_flag, fun() -> erlang:trace(all, false, [garbage_collection]) end}
         ]
     ].
+
+%% Where the VM has trace sessions, dbg has one of its own and takes nothing away.
+dbg_beside_a_session(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 60000}),
+    {ok, _} = dbg:tracer(process, {fun(_, _) -> ok end, ok}),
+    {ok, _} = dbg:p(all, clear),
+    dbg:stop(),
+    garbage(5, 1000),
+    #{gc := #{measured := Measured, collections := Collections}} = ?P:stop_profiling(),
+    case code:ensure_loaded(trace) of
+        {module, trace} -> ?assert(Measured andalso Collections >= 5);
+        {error, _} -> ?assertNot(Measured)
+    end,
+    ok = ?P:start_profiling().
 
 trace_flags_taken_over_are_noticed(_Config) ->
     ok = ?P:start_profiling(#{interval_ms => 60000}),
@@ -1166,7 +1176,7 @@ alerts_of_the_pool(_Config) ->
         ]),
         %% Few connections are not blamed for what the node takes by itself.
         ?assertEqual([{reuse_ratio, critical}], Says([1, 1, 9, 10.0])),
-        Call(?MODULE, hold, [320 * 1048576]),
+        ok = peer:call(Peer, ?MODULE, hold, [320 * 1048576], infinity),
         ?assertEqual([{memory_per_connection, critical}], Says([100, 9, 1, 90.0])),
         ?assertEqual([], Says([99, 9, 1, 90.0])),
         ?assertEqual([{reuse_ratio, warning}], Says([100000, 6, 4, 60.0])),

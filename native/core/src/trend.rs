@@ -21,7 +21,7 @@
 //!   decides under much noise, where only a long part says anything; the second one under little,
 //!   where a growth that fades (an exponential that saturates, a logarithm) is still visible.
 //!
-//! The last half is also judged by itself, as a line, when it has [`MIN_RECENT`] independent
+//! The last half is also judged by itself, as a line, when it has twelve independent
 //! samples: a growth that began half way is no line over the whole time.
 //!
 //! How often that is right, in 500 seeded hours a line, 720 samples an hour, noise even over the
