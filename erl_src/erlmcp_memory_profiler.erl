@@ -61,7 +61,8 @@
 
 -type gc() :: #{atom() => term()}.
 %% `measured' (whether the collections of the whole session were timed; when somebody else took the
-%% trace flags away, the rest is what was counted until then), `collections', `minor', `major' (numbers),
+%% trace flags away, the rest is what was counted until then), `collections', `minor', `major'
+%% (numbers),
 %% `reclaimed_bytes' (what the collected heaps shrank by), and `pause_ms', a map of `min', `mean',
 %% `p50', `p90', `p99', `p999', `max' in milliseconds. All zero when nothing was measured.
 
@@ -390,7 +391,8 @@ simulate_100k_load(Count) ->
 %% `progress', whether to show it (true): in a terminal on one line rewritten in place, elsewhere
 %% as a log message of level notice every five seconds. Anything else is a `badarg'.
 %%
-%% Errors, at once: `notsup' where the node's allocators are switched off; `{too_many_connections, Limit}' where the process limit leaves room for no
+%% Errors, at once: `notsup' where the node's allocators are switched off (`erl +Mea min');
+%% `{too_many_connections, Limit}' where the process limit leaves room for no
 %% more than `Limit' (see {@link create_test_connections/3}); `profiling_in_progress' where a
 %% session runs, which the simulation's own would end; `simulation_in_progress', one at a time;
 %% `{invalid_config, Key, Value}' where the pool cannot be started. The simulation's session is
@@ -419,7 +421,8 @@ simulate_100k_load(Count) ->
 %%   `p999', `max';</li>
 %% <li>`gc_pause' in milliseconds: `measured => true', `collections', `min', `mean', `p50', `p90',
 %%   `p99', `p999', `max'; or `measured => false' with a `reason', `{already_traced, Tracer}',
-%%   `trace_flags_cleared' (by somebody else meanwhile) or `session_replaced'. The collections of all of the node's processes;</li>
+%%   `trace_flags_cleared' (by somebody else meanwhile) or `session_replaced'. The collections of
+%%   all of the node's processes;</li>
 %% <li>`errors', and `first_errors', at most 10 terms that say which;</li>
 %% <li>`states_left', `buffer_bytes_left', `processes_left': what had not come back after 20
 %%   seconds. States that others acquire meanwhile are theirs; bytes in message buffers that others
