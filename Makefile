@@ -89,7 +89,8 @@ loom: setup
 memcheck: setup
 	@command -v valgrind >/dev/null || { echo 'make memcheck needs valgrind; please install it' >&2; exit 1; }
 	@PROPTEST_CASES=4 cargo test --locked --quiet -p erlmcp-memory-core \
-	    --config "target.'cfg(all())'.runner = 'valgrind --quiet --error-exitcode=1 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --fair-sched=yes'"
+	    --config "target.'cfg(all())'.runner = 'valgrind --quiet --error-exitcode=1 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite --fair-sched=yes'" \
+	    -- --skip for_each_kind_of_hour
 
 # Miri interprets: what is done thousands of times takes it too long. The core has no unsafe code,
 # but what it is built on has.

@@ -49,6 +49,7 @@
     native_bytes/0,
     profiler_start/3,
     profiler_stop/1,
+    profiler_gc_lost/1,
     profiler_push/2,
     profiler_session/0,
     profiler_status/1,
@@ -182,7 +183,12 @@ profiler_start(_Sampler, _Keep, _Gc) ->
 profiler_stop(_Session) ->
     erlang:nif_error(nif_not_loaded).
 
-%% @doc Adds a snapshot; `false' when the session has ended.
+%% @doc Says that trace flags of the session were taken away: from now on it measures no collections.
+-spec profiler_gc_lost(reference()) -> ok.
+profiler_gc_lost(_Session) ->
+    erlang:nif_error(nif_not_loaded).
+
+%% @doc Adds a snapshot, which may be of an older header; `false' when the session has ended.
 -spec profiler_push(reference(), #memory_snapshot{}) -> boolean().
 profiler_push(_Session, _Snapshot) ->
     erlang:nif_error(nif_not_loaded).
@@ -192,8 +198,9 @@ profiler_push(_Session, _Snapshot) ->
 profiler_session() ->
     erlang:nif_error(nif_not_loaded).
 
-%% @doc `running', `gc_measured', `baseline' and `last' (a snapshot or `nil'), `held' and `taken'
-%% (counts), `duration_ms'.
+%% @doc `running', `gc_measured', `gc_lost_ms' (after how many milliseconds {@link
+%% profiler_gc_lost/1} was called, or `nil'), `baseline' and `last' (a snapshot or `nil'), `held' and
+%% `taken' (counts), `duration_ms'.
 -spec profiler_status(reference()) -> #{atom() => term()}.
 profiler_status(_Session) ->
     erlang:nif_error(nif_not_loaded).

@@ -60,7 +60,9 @@
 %% The fields of `#memory_snapshot{}' (`include/erlmcp_memory.hrl') as keys, and `total_memory_mb'.
 
 -type gc() :: #{atom() => term()}.
-%% `measured' (whether collections were timed), `collections', `minor', `major' (numbers),
+%% `measured' (whether the collections of the whole session were timed; when somebody else took the
+%% trace flags away, the rest is what was counted until then), `collections', `minor', `major'
+%% (numbers),
 %% `reclaimed_bytes' (what the collected heaps shrank by), and `pause_ms', a map of `min', `mean',
 %% `p50', `p90', `p99', `p999', `max' in milliseconds. All zero when nothing was measured.
 
@@ -96,11 +98,12 @@
 %% See {@link simulate_100k_load/2}.
 
 %% @doc The same as `start_profiling(#{})'.
--spec start_profiling() -> ok | {error, {already_traced, tracer()}}.
+-spec start_profiling() -> ok | {error, {already_traced, tracer()} | notsup}.
 start_profiling() ->
     start_profiling(#{}).
 
-%% @doc Starts a session; one that runs is ended first, and its data are given up.
+%% @doc Starts a session. One that runs is ended, and its data are given up: read them before. A
+%% start that is refused leaves it as it was.
 %%
 %% Options: `interval_ms' between snapshots (5000; 1 to 4294967295), `keep', how many of the newest
 %% snapshots to keep (10080; at most 1,000,000, about 100 bytes each, taken as they come), `gc',
@@ -108,13 +111,17 @@ start_profiling() ->
 %%
 %% `{error, {already_traced, Tracer}}': some process of the node is traced by somebody else, and
 %% nothing was started. `Tracer' is a pid, a port, `{Module, State}', or `{sessions, Sessions}' of
-%% OTP 27 and later. End that trace, or profile with `gc => false'.
+%% OTP 27 and later. End that trace, or profile with `gc => false'. `{error, notsup}': the node's
+%% allocators are switched off (`erl +Mea min'), so that there is no `erlang:memory/0'.
 %%
-%% Switching the tracer on or off passes over all processes in one call; on a node of 100,000 that
-%% takes some tens of milliseconds, and looking for other tracers before it some hundreds, process
-%% by process.
+%% When somebody else takes trace flags away later (`erlang:trace(all, false, [all])'),
+%% the session goes on, but says `measured => false' from then on; it looks with each snapshot,
+%% before each report and before alerts.
+%%
+%% Looking for other tracers and setting flags goes process by process: on a node of 100,000 some
+%% hundreds of milliseconds in the caller and in the session's process; nobody else waits.
 -spec start_profiling(options()) ->
-    ok | {error, {already_traced, tracer()}}.
+    ok | {error, {already_traced, tracer()} | notsup}.
 start_profiling(Options) when is_map(Options) ->
     Defaults = #{interval_ms => 5000, keep => 10080, gc => true},
     case wrong_options(fun wrong/2, Options) of
@@ -207,38 +214,59 @@ get_profiling_data() ->
 %%
 %% `gc_pause_max' is the longest pause in milliseconds since this function was called before (the
 %% session's own snapshots do not take it away), and 0.0 while no session times collections.
--spec measure_memory_snapshot() -> #memory_snapshot{}.
+%% `{error, notsup}' where the node's allocators are switched off (`erl +Mea min').
+-spec measure_memory_snapshot() -> #memory_snapshot{} | {error, notsup}.
 measure_memory_snapshot() ->
     erlmcp_memory_snapshot:measure(caller).
 
 %% @doc How many bytes of total memory came on top (or went: then it is negative) in so many
-%% milliseconds. Blocks the caller for that long; 0 to 4294967295.
--spec measure_memory_after_delay(non_neg_integer()) -> {integer(), non_neg_integer()}.
+%% milliseconds. Blocks the caller for that long; 0 to 4294967295. `{error, notsup}', at once, where
+%% the node's allocators are switched off.
+-spec measure_memory_after_delay(non_neg_integer()) ->
+    {integer(), non_neg_integer()} | {error, notsup}.
 measure_memory_after_delay(Ms) when is_integer(Ms), Ms >= 0, Ms =< ?MAX_MS ->
-    Before = erlang:memory(total),
-    ok = timer:sleep(Ms),
-    {erlang:memory(total) - Before, Ms};
+    case erlmcp_memory_snapshot:total() of
+        {ok, Before} ->
+            ok = timer:sleep(Ms),
+            {erlang:memory(total) - Before, Ms};
+        {error, notsup} ->
+            {error, notsup}
+    end;
 measure_memory_after_delay(Ms) ->
     ?BADARG([Ms], 1, <<"not an integer of milliseconds from 0 to 4294967295">>).
 
 %% @doc The node's total memory over a number of connections: whole bytes, and megabytes.
--spec memory_per_connection(pos_integer()) -> {Bytes :: non_neg_integer(), MegaBytes :: float()}.
+%% `{error, notsup}' where the node's allocators are switched off.
+-spec memory_per_connection(pos_integer()) ->
+    {Bytes :: non_neg_integer(), MegaBytes :: float()} | {error, notsup}.
 memory_per_connection(Count) when is_integer(Count), Count > 0 ->
-    Bytes = erlang:memory(total) div Count,
-    {Bytes, Bytes / ?MB};
+    case erlmcp_memory_snapshot:total() of
+        {ok, Total} ->
+            Bytes = Total div Count,
+            {Bytes, Bytes / ?MB};
+        {error, notsup} ->
+            {error, notsup}
+    end;
 memory_per_connection(Count) ->
     ?BADARG([Count], 1, <<"not a positive integer">>).
 
 %% @doc Whether memory grew over these snapshots, and how fast.
 %%
 %% Snapshots are records or maps (with `timestamp' in milliseconds and `total_memory' in bytes),
-%% in any order; they are taken in the order of their timestamps.
+%% in any order; they are taken in the order of their times. Timestamps must be of a clock that was
+%% not set in between: the system clock is. The snapshots of this module also say how far that
+%% clock was from the monotonic one, in `time_offset'; when all have it (an integer other than 0),
+%% the time is `timestamp - time_offset', and a step of the system clock changes nothing. A host
+%% that makes its own snapshots does the same with `erlang:time_offset(millisecond)', or gives
+%% `erlang:monotonic_time(millisecond)' as the `timestamp'. Snapshots of several runs of a node have
+%% no common monotonic clock.
 %%
 %% `trend_slope' is the Theil-Sen estimate in bytes a second, the median of the slopes between all
 %% pairs; 0.0 when all are of one moment. `leak_indication' is `<<"possible_memory_leak">>' when the
 %% growth is significant (Student's t at 1 in 10,000, with the number of independent samples
-%% corrected for autocorrelation) and at least 3 MB an hour, else `<<"normal">>'. Fewer than three
-%% snapshots are never called a leak.
+%% corrected for autocorrelation), at least 3 MB an hour, and goes on in the later part of the time;
+%% else `<<"normal">>'. A node that filled up and has been level since is normal, also a noisy one.
+%% Fewer than three snapshots are never called a leak. Only `total_memory' is looked at.
 -spec analyze_memory_trend([#memory_snapshot{} | snapshot_map()]) ->
     trend() | {error, no_data | need_multiple_snapshots | invalid_input}.
 analyze_memory_trend([]) ->
@@ -275,8 +303,9 @@ generate_report() ->
 %%   significant</td><td>over 5.0</td><td>over 10.0</td></tr>
 %% </table>
 %%
-%% `advice' is a sentence that names the call that helps.
--spec alerts() -> [alert()].
+%% Pauses of a session that lost its trace flags give no alert. `advice' is a sentence that names the
+%% call that helps. `{error, notsup}' where the node's allocators are switched off (`erl +Mea min').
+-spec alerts() -> [alert()] | {error, notsup}.
 alerts() ->
     erlmcp_memory_report:alerts().
 
@@ -362,7 +391,8 @@ simulate_100k_load(Count) ->
 %% `progress', whether to show it (true): in a terminal on one line rewritten in place, elsewhere
 %% as a log message of level notice every five seconds. Anything else is a `badarg'.
 %%
-%% Errors, at once: `{too_many_connections, Limit}' where the process limit leaves room for no
+%% Errors, at once: `notsup' where the node's allocators are switched off (`erl +Mea min');
+%% `{too_many_connections, Limit}' where the process limit leaves room for no
 %% more than `Limit' (see {@link create_test_connections/3}); `profiling_in_progress' where a
 %% session runs, which the simulation's own would end; `simulation_in_progress', one at a time;
 %% `{invalid_config, Key, Value}' where the pool cannot be started. The simulation's session is
@@ -390,8 +420,9 @@ simulate_100k_load(Count) ->
 %%   first piece sent to its answer sent), each with `count', `min', `mean', `p50', `p90', `p99',
 %%   `p999', `max';</li>
 %% <li>`gc_pause' in milliseconds: `measured => true', `collections', `min', `mean', `p50', `p90',
-%%   `p99', `p999', `max'; or `measured => false' with a `reason', `{already_traced, Tracer}' or
-%%   `session_replaced'. The collections of all of the node's processes;</li>
+%%   `p99', `p999', `max'; or `measured => false' with a `reason', `{already_traced, Tracer}',
+%%   `trace_flags_cleared' (by somebody else meanwhile) or `session_replaced'. The collections of
+%%   all of the node's processes;</li>
 %% <li>`errors', and `first_errors', at most 10 terms that say which;</li>
 %% <li>`states_left', `buffer_bytes_left', `processes_left': what had not come back after 20
 %%   seconds. States that others acquire meanwhile are theirs; bytes in message buffers that others
@@ -403,7 +434,8 @@ simulate_100k_load(Count) ->
 -spec simulate_100k_load(pos_integer(), load_options()) ->
     load_result()
     | {error,
-        {too_many_connections, non_neg_integer()}
+        notsup
+        | {too_many_connections, non_neg_integer()}
         | profiling_in_progress
         | simulation_in_progress
         | term()}.

@@ -26,22 +26,31 @@ session() ->
     end.
 
 %% @doc The alerts of the node as it stands.
--spec alerts() -> [erlmcp_memory_profiler:alert()].
+-spec alerts() -> [erlmcp_memory_profiler:alert()] | {error, notsup}.
 alerts() ->
-    evaluate(maps:merge(pool_figures(), session_figures())).
+    case erlmcp_memory_snapshot:total() of
+        {ok, Total} ->
+            _ = erlmcp_memory_sampler:look(),
+            evaluate(figures(Total));
+        {error, notsup} ->
+            {error, notsup}
+    end.
+
+figures(Total) ->
+    maps:merge(pool_figures(Total), session_figures()).
 
 %% From so many states in use on, what the node takes by itself (some 50 MB) is a small part of
 %% total memory over connections. Below, an idle node would be an alert.
 -define(MANY, 100).
 
 %% The pool may not run; then it has no figures.
-pool_figures() ->
+pool_figures(Total) ->
     Pool = erlmcp_memory_pool,
     try whereis(Pool) =/= undefined andalso Pool:pool_stats() of
         #{in_use := InUse, reused := Reused, created := Created, reuse_ratio := Ratio} ->
             maps:from_list(
                 [
-                    {memory_per_connection, erlang:memory(total) / InUse / ?MB}
+                    {memory_per_connection, Total / InUse / ?MB}
                  || InUse >= ?MANY
                 ] ++
                     [{reuse_ratio, Ratio} || Reused + Created > 0]
@@ -119,12 +128,15 @@ advice(memory_growth) ->
 %% @doc The report.
 -spec generate() -> {ok, string()} | {error, no_profiling_data}.
 generate() ->
+    _ = erlmcp_memory_sampler:look(),
     case session() of
         {ok, Session, Status} -> {ok, lists:flatten(text(Session, Status))};
         none -> {error, no_profiling_data}
     end.
 
 text(Session, #{baseline := First, last := Last} = Status) ->
+    %% Where there is a session, there is this too.
+    {ok, Total} = erlmcp_memory_snapshot:total(),
     [
         "Memory profile of ", atom_to_list(node()), "\n\n",
         duration(Status), "\n\n",
@@ -139,9 +151,9 @@ text(Session, #{baseline := First, last := Last} = Status) ->
         "\n",
         trend_text(erlmcp_memory_nif:profiler_trend(Session)),
         "\n",
-        gc_text(erlmcp_memory_nif:profiler_gc()),
+        gc_text(Status, erlmcp_memory_nif:profiler_gc()),
         "\n",
-        alerts_text(alerts())
+        alerts_text(evaluate(figures(Total)))
     ].
 
 fields() ->
@@ -192,9 +204,18 @@ trend_text(#{
 trend_text(undefined) ->
     "Trend: needs at least two snapshots\n".
 
-gc_text(#{measured := false}) ->
+gc_text(#{gc_measured := false, gc_lost_ms := nil}, _) ->
     "Garbage collections: not measured in this session\n";
-gc_text(#{minor := Minor, major := Major, reclaimed_bytes := Reclaimed, pause_ms := Pause}) ->
+gc_text(#{gc_lost_ms := Ms} = Status, Gc) when Ms =/= nil ->
+    [
+        io_lib:format(
+            "Garbage collections: not measured since somebody else cleared trace flags at ~.1f s;~n"
+            "until then:~n",
+            [Ms / 1000]
+        ),
+        gc_text(Status#{gc_lost_ms := nil, gc_measured := true}, Gc)
+    ];
+gc_text(_, #{minor := Minor, major := Major, reclaimed_bytes := Reclaimed, pause_ms := Pause}) ->
     io_lib:format(
         "Garbage collections: ~b minor, ~b major, ~s reclaimed~n"
         "GC pauses in ms: mean ~.3f, p50 ~.3f, p90 ~.3f, p99 ~.3f, p99.9 ~.3f, max ~.3f~n",

@@ -8,10 +8,12 @@
 -module(erlmcp_memory_sampler).
 -behaviour(gen_server).
 
--export([start/1, stop/0]).
+-export([start/1, stop/0, look/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -export_type([options/0]).
+
+-include("erlmcp_memory.hrl").
 
 -type options() :: #{interval_ms := pos_integer(), keep := pos_integer(), gc := boolean()}.
 
@@ -19,60 +21,79 @@
     %% the native session
     session :: reference(),
     interval_ms :: pos_integer(),
-    %% whether trace flags are to be cleared
-    gc :: boolean()
+    %% whether trace flags are set, and are all that were set
+    gc :: boolean(),
+    %% processes whose flags are to be looked at before all are looked at anew
+    to_look_at = [] :: [pid()]
 }).
 
 %% The same for every session: the VM takes two equal tracers for one.
 -define(TRACER, {tracer, erlmcp_memory_nif, []}).
+-define(FLAGS, [garbage_collection, ?TRACER]).
+%% Processes whose flags are looked at with each snapshot, at most. Each is asked by a signal.
+-define(AT_ONCE, 32).
 
-%% @doc Starts a session, after the end of the running one.
--spec start(options()) -> ok | {error, {already_traced, erlmcp_memory_profiler:tracer()}}.
-start(Options) ->
+%% @doc Starts a session, after the end of the running one. Whatever stands against it is looked
+%% for before that one is ended.
+-spec start(options()) -> ok | {error, {already_traced, erlmcp_memory_profiler:tracer()} | notsup}.
+start(#{gc := Gc} = Options) ->
+    case erlmcp_memory_snapshot:total() of
+        {ok, _} ->
+            case Gc andalso other_tracer() of
+                {ok, Tracer} -> {error, {already_traced, Tracer}};
+                _ -> replace(Options)
+            end;
+        {error, notsup} ->
+            {error, notsup}
+    end.
+
+replace(Options) ->
     _ = stop(),
     case gen_server:start({local, ?MODULE}, ?MODULE, Options, []) of
         {ok, _} ->
             ok;
         {error, {already_started, _}} ->
             %% Another caller was faster; the last one to start wins.
-            start(Options);
-        {error, {shutdown, Reason}} ->
-            {error, Reason}
+            replace(Options)
     end.
 
 %% @doc Takes the last snapshot and ends the running session.
 -spec stop() -> ok | {error, profiling_not_started}.
 stop() ->
+    call(stop).
+
+%% @doc Looks whether the running session still has its trace flags, so that what is read of it next
+%% is true.
+-spec look() -> ok | {error, profiling_not_started}.
+look() ->
+    call(look).
+
+call(Request) ->
     try
-        gen_server:call(?MODULE, stop, infinity)
+        gen_server:call(?MODULE, Request, infinity)
     catch
         exit:{_, {gen_server, call, _}} -> {error, profiling_not_started}
     end.
 
 %% @private
--spec init(options()) ->
-    {ok, #state{}} | {stop, {shutdown, {already_traced, erlmcp_memory_profiler:tracer()}}}.
+-spec init(options()) -> {ok, #state{}}.
 init(#{interval_ms := Interval, keep := Keep, gc := Gc}) ->
-    case Gc andalso other_tracer() of
-        {ok, Tracer} ->
-            {stop, {shutdown, {already_traced, Tracer}}};
-        _ ->
-            Session = erlmcp_memory_nif:profiler_start(self(), Keep, Gc),
-            Gc andalso erlang:trace(processes, true, [garbage_collection, ?TRACER]),
-            State = #state{session = Session, interval_ms = Interval, gc = Gc},
-            sample(State),
-            schedule(State),
-            {ok, State}
-    end.
+    Session = erlmcp_memory_nif:profiler_start(self(), Keep, Gc),
+    State = #state{session = Session, interval_ms = Interval, gc = Gc},
+    Traced = kept(not Gc orelse trace_all(), State),
+    schedule(Traced),
+    {ok, sample(Traced)}.
 
 %% @private
 -spec handle_call(term(), gen_server:from(), #state{}) ->
-    {stop, normal, ok, #state{}} | {reply, {error, unknown_request}, #state{}}.
-handle_call(stop, _From, #state{session = Session, gc = Gc} = State) ->
-    sample(State),
+    {stop, normal, ok, #state{}} | {reply, ok | {error, unknown_request}, #state{}}.
+handle_call(stop, _From, State) ->
+    #state{session = Session, gc = Gc} = Last = sample(State),
     ok = erlmcp_memory_nif:profiler_stop(Session),
-    Gc andalso erlang:trace(processes, false, [garbage_collection]),
-    {stop, normal, ok, State};
+    _ = Gc andalso untrace_all(),
+    {stop, normal, ok, Last};
+handle_call(look, _From, State) ->
+    {reply, ok, looked(State)};
 handle_call(_Request, _From, State) ->
     {reply, {error, unknown_request}, State}.
 
@@ -84,19 +105,92 @@ handle_cast(_Message, State) ->
 %% @private
 -spec handle_info(term(), #state{}) -> {noreply, #state{}}.
 handle_info(sample, State) ->
-    sample(State),
     schedule(State),
-    {noreply, State};
+    {noreply, sample(State)};
 handle_info(_Message, State) ->
     {noreply, State}.
 
-sample(#state{session = Session}) ->
-    true = erlmcp_memory_nif:profiler_push(Session, erlmcp_memory_snapshot:measure(sampler)),
-    ok.
+sample(State) ->
+    #state{session = Session} = Looked = looked(State),
+    #memory_snapshot{} = Snapshot = erlmcp_memory_snapshot:measure(sampler),
+    true = erlmcp_memory_nif:profiler_push(Session, Snapshot),
+    Looked.
 
 schedule(#state{interval_ms = Interval}) ->
     _ = erlang:send_after(Interval, self(), sample),
     ok.
+
+%%% Trace flags
+
+%% Flags are set process by process: that waits for whoever runs the process at the time. The VM's
+%% own pass over all of them stops all normal schedulers instead and, in releases before 25.3.2.11
+%% and 26.2.4, crashes when a dirty scheduler looks at a process's tracer in that moment. New
+%% processes come first, so that none is missed.
+trace_all() ->
+    _ = erlang:trace(new_processes, true, ?FLAGS),
+    lists:all(fun trace/1, erlang:processes()).
+
+%% Whether all is well: a process may be gone, but must not be somebody else's.
+trace(Pid) ->
+    try erlang:trace(Pid, true, ?FLAGS) of
+        1 -> true
+    catch
+        error:badarg -> not is_process_alive(Pid)
+    end.
+
+%% The tracer is named: the flags of somebody else's are left alone.
+untrace_all() ->
+    _ = untrace_new(),
+    lists:foreach(
+        fun(Pid) ->
+            try
+                erlang:trace(Pid, false, ?FLAGS)
+            catch
+                error:badarg -> gone
+            end
+        end,
+        erlang:processes()
+    ).
+
+untrace_new() ->
+    is_ours(new_processes) andalso erlang:trace(new_processes, false, [garbage_collection]).
+
+%% Somebody else may clear our flags at any time (`dbg', `recon_trace'): of all processes, of those
+%% that are there, of new ones, of single ones. So each time a few processes are looked at in turn,
+%% this one and new ones always.
+looked(#state{gc = false} = State) ->
+    State;
+looked(#state{to_look_at = []} = State) ->
+    looked(State, erlang:processes());
+looked(#state{to_look_at = Pids} = State) ->
+    looked(State, Pids).
+
+looked(State, Pids) ->
+    {Some, Rest} = lists:split(min(?AT_ONCE, length(Pids)), Pids),
+    kept(
+        lists:all(fun is_ours/1, [new_processes, self() | Some]),
+        State#state{to_look_at = Rest}
+    ).
+
+%% What is left of our flags when some were taken dissolves by itself, since no session counts any
+%% more: process by process they could be taken for somebody else's.
+kept(true, State) ->
+    State;
+kept(false, #state{session = Session} = State) ->
+    ok = erlmcp_memory_nif:profiler_gc_lost(Session),
+    _ = untrace_new(),
+    State#state{gc = false, to_look_at = []}.
+
+%% Whether this session traces the process, or it is gone. A tracer module comes back as
+%% {Module, State}, which the type of erlang:trace_info/2 forgets; hence no pattern.
+is_ours(Item) ->
+    case erlang:trace_info(Item, tracer) of
+        {tracer, Tracer} -> is_our_tracer(Tracer);
+        undefined -> true
+    end.
+
+is_our_tracer(Tracer) ->
+    is_tuple(Tracer) andalso element(1, Tracer) =:= erlmcp_memory_nif.
 
 %% Who else traces on this node. Looked for before anything is switched on: the VM gives a process
 %% one tracer, so a second one would silently miss what the first one has, and some releases of
@@ -133,7 +227,8 @@ answers(Module, Session) ->
 first_tracer([Item | Rest]) ->
     case erlang:trace_info(Item, tracer) of
         {tracer, Tracer} ->
-            case is_ours(Tracer) of
+            %% Ours: of the running session, or left behind by a killed sampler.
+            case Tracer =:= [] orelse is_our_tracer(Tracer) of
                 true -> first_tracer(Rest);
                 false -> {ok, Tracer}
             end;
@@ -143,8 +238,3 @@ first_tracer([Item | Rest]) ->
     end;
 first_tracer([]) ->
     none.
-
-%% None, or left behind by a killed sampler. A tracer module comes back as {Module, State}, which
-%% the type of erlang:trace_info/2 forgets; hence no pattern.
-is_ours(Tracer) ->
-    Tracer =:= [] orelse (is_tuple(Tracer) andalso element(1, Tracer) =:= erlmcp_memory_nif).

@@ -49,7 +49,12 @@ init(Count, Options, Caller) ->
     exit({?MODULE, start(Count, Options, Caller)}).
 
 start(Count, Options, Caller) ->
-    Room = erlmcp_memory_test_connections:room(),
+    case erlmcp_memory_snapshot:total() of
+        {ok, _} -> start(Count, Options, Caller, erlmcp_memory_test_connections:room());
+        {error, notsup} -> {error, notsup}
+    end.
+
+start(Count, Options, Caller, Room) ->
     try register(?MODULE, self()) andalso whereis(erlmcp_memory_sampler) of
         _ when Count > Room -> {error, {too_many_connections, Room}};
         undefined -> whole(Count, Options, monitor(process, Caller));
@@ -142,7 +147,8 @@ with_profiler(Fun) ->
             case Gc of
                 #{measured := true} -> Gc;
                 _ when Unmeasured =/= none -> {unmeasured, Unmeasured};
-                _ -> {unmeasured, session_replaced}
+                #{measured := false} -> {unmeasured, trace_flags_cleared};
+                none -> {unmeasured, session_replaced}
             end
     }.
 

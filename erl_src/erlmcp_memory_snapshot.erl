@@ -2,7 +2,7 @@
 %% @doc Takes `#memory_snapshot{}' records and turns them into other shapes.
 -module(erlmcp_memory_snapshot).
 
--export([measure/1, to_map/1, points/1]).
+-export([measure/1, total/0, to_map/1, points/1]).
 
 -include("erlmcp_memory.hrl").
 
@@ -10,13 +10,30 @@
 
 %% @doc Measures the node now. Costs one `erlang:memory/0' (tens of microseconds) and no walk over
 %% the processes. The consumer has a register of its own for the longest pause since the last time.
--spec measure(sampler | caller) -> #memory_snapshot{}.
+-spec measure(sampler | caller) -> #memory_snapshot{} | {error, notsup}.
 measure(Consumer) ->
-    Memory = maps:from_list(erlang:memory()),
+    try erlang:memory() of
+        Memory -> measured(Consumer, maps:from_list(Memory))
+    catch
+        error:notsup -> {error, notsup}
+    end.
+
+%% @doc `erlang:memory(total)', which a node whose allocators are switched off does not have.
+-spec total() -> {ok, non_neg_integer()} | {error, notsup}.
+total() ->
+    try
+        {ok, erlang:memory(total)}
+    catch
+        error:notsup -> {error, notsup}
+    end.
+
+measured(Consumer, Memory) ->
+    Offset = erlang:time_offset(),
+    Now = erlang:monotonic_time() + Offset,
     {Collections, Words, _} = erlang:statistics(garbage_collection),
     {Native, Resident, Pause} = erlmcp_memory_nif:profiler_probe(Consumer),
     #memory_snapshot{
-        timestamp = erlang:system_time(millisecond),
+        timestamp = erlang:convert_time_unit(Now, native, millisecond),
         process_count = erlang:system_info(process_count),
         total_memory = maps:get(total, Memory),
         process_memory = maps:get(processes, Memory),
@@ -27,26 +44,44 @@ measure(Consumer) ->
         gc_reclaimed = Words * erlang:system_info(wordsize),
         gc_pause_max = Pause,
         native_memory = Native,
-        resident_memory = Resident
+        resident_memory = Resident,
+        time_offset = erlang:convert_time_unit(Offset, native, millisecond)
     }.
 
-%% @doc The record's fields as keys, and `total_memory_mb'.
--spec to_map(#memory_snapshot{}) -> #{atom() => number()}.
-to_map(#memory_snapshot{total_memory = Total} = Snapshot) ->
-    [memory_snapshot | Values] = tuple_to_list(Snapshot),
-    Fields = lists:zip(record_info(fields, memory_snapshot), Values),
-    (maps:from_list(Fields))#{total_memory_mb => Total / ?MB}.
+%% @doc The record's fields as keys, and `total_memory_mb'. A record of an older header has fewer
+%% fields; they are as if made by hand.
+-spec to_map(tuple()) -> #{atom() => number()}.
+to_map(Snapshot) when element(1, Snapshot) =:= memory_snapshot ->
+    [memory_snapshot | Defaults] = tuple_to_list(#memory_snapshot{}),
+    [memory_snapshot | Given] = tuple_to_list(Snapshot),
+    Values = Given ++ lists:nthtail(length(Given), Defaults),
+    #{total_memory := Total} =
+        Fields = maps:from_list(lists:zip(record_info(fields, memory_snapshot), Values)),
+    Fields#{total_memory_mb => Total / ?MB}.
 
-%% @doc `{Timestamp, TotalMemory}' of each snapshot, record or map; `invalid_input' when anything
-%% else is among them. A record may be of an older header: the first ten fields are the same.
+%% @doc `{Time, TotalMemory}' of each snapshot, record or map; `invalid_input' when anything else is
+%% among them. A record may be of an older header: the first ten fields are the same. The time is
+%% monotonic when all have a `time_offset', else it is the `timestamp'.
 -spec points(term()) -> [{number(), non_neg_integer()}] | invalid_input.
 points(Snapshots) ->
-    points(Snapshots, []).
+    case points(Snapshots, []) of
+        invalid_input ->
+            invalid_input;
+        Points ->
+            Monotonic = lists:all(fun({_, Offset, _}) -> Offset =/= none end, Points),
+            [
+                case Monotonic of
+                    true -> {Time - Offset, Total};
+                    false -> {Time, Total}
+                end
+             || {Time, Offset, Total} <- Points
+            ]
+    end.
 
-points([#{timestamp := Time, total_memory := Total} | Rest], Points) when
+points([#{timestamp := Time, total_memory := Total} = Map | Rest], Points) when
     is_number(Time), is_integer(Total), Total >= 0
 ->
-    points(Rest, [{Time, Total} | Points]);
+    points(Rest, [{Time, offset(maps:get(time_offset, Map, 0)), Total} | Points]);
 points([Record | Rest], Points) when
     is_tuple(Record),
     tuple_size(Record) >= 11,
@@ -57,8 +92,16 @@ points([Record | Rest], Points) when
 ->
     Time = element(#memory_snapshot.timestamp, Record),
     Total = element(#memory_snapshot.total_memory, Record),
-    points(Rest, [{Time, Total} | Points]);
+    Offset =
+        case tuple_size(Record) >= #memory_snapshot.time_offset of
+            true -> offset(element(#memory_snapshot.time_offset, Record));
+            false -> none
+        end,
+    points(Rest, [{Time, Offset, Total} | Points]);
 points([], Points) ->
     lists:reverse(Points);
 points(_, _) ->
     invalid_input.
+
+offset(Offset) when is_integer(Offset), Offset =/= 0 -> Offset;
+offset(_) -> none.

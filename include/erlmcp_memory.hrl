@@ -21,5 +21,8 @@
     %% bytes the native library holds; part of total_memory
     native_memory = 0 :: non_neg_integer(),
     %% resident set size of the operating system process; 0 where the system does not tell
-    resident_memory = 0 :: non_neg_integer()
+    resident_memory = 0 :: non_neg_integer(),
+    %% erlang:time_offset(millisecond) at that time: timestamp - time_offset is on the node's
+    %% monotonic clock, which no step of the system clock moves; 0 in records made by hand
+    time_offset = 0 :: integer()
 }).

@@ -27,22 +27,38 @@ all() ->
         a_killed_sampler_leaves_nothing_on,
         a_session_outlives_its_caller,
         a_start_ends_the_running_session,
+        a_refused_start_leaves_the_running_session,
         many_callers_at_once,
         refused_beside_a_tracer_of_new_processes,
         refused_beside_a_tracer_of_one_process,
         refused_beside_a_trace_session,
+        cleared_trace_flags_are_noticed,
+        dbg_beside_a_session,
+        trace_flags_taken_over_are_noticed,
+        trace_flags_of_one_process_are_noticed,
+        trace_flags_cleared_in_a_simulation,
+        anothers_trace_outlives_a_stop,
+        trace_sessions_of_others_do_no_harm,
         processes_die_while_traced,
+        started_and_stopped_beside_dirty_work,
         many_processes_alive,
         a_snapshot_is_the_vms_memory,
+        a_snapshot_is_of_the_monotonic_clock,
+        allocators_switched_off,
         memory_after_delay,
         memory_over_connections,
         trend_of_records_and_maps,
+        a_step_of_the_clock_changes_no_verdict,
+        the_clock_is_set_while_a_session_runs,
+        a_node_that_filled_up_is_no_leak,
         trend_refuses_the_rest,
         trend_finds_a_leak,
         trend_of_many_snapshots,
         native_memory_is_counted,
         histograms_count_for_many_processes,
         report_for_an_operator,
+        records_of_an_older_header,
+        resident_growth_is_in_the_report,
         alerts_by_threshold,
         alerts_of_a_session,
         alerts_of_the_pool
@@ -233,6 +249,21 @@ a_start_ends_the_running_session(_Config) ->
     ?assertEqual({error, unknown_request}, gen_server:call(erlmcp_memory_sampler, junk)),
     ?assertMatch(#{snapshots := 2, gc := #{measured := true}}, ?P:stop_profiling()).
 
+a_refused_start_leaves_the_running_session(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 60000, gc => false}),
+    Session = erlmcp_memory_nif:profiler_session(),
+    Sampler = whereis(erlmcp_memory_sampler),
+    #{baseline := Baseline} = ?P:get_profiling_data(),
+    Tracer = spawn(fun drain/0),
+    1 = erlang:trace(self(), true, [send, {tracer, Tracer}]),
+    ?assertEqual({error, {already_traced, Tracer}}, ?P:start_profiling()),
+    ?assertError(badarg, ?P:start_profiling(#{interval_ms => 0})),
+    ?assertEqual(Session, erlmcp_memory_nif:profiler_session()),
+    ?assertEqual(Sampler, whereis(erlmcp_memory_sampler)),
+    ?assertMatch(#{baseline := Baseline, snapshots := 2}, ?P:stop_profiling()),
+    1 = erlang:trace(self(), false, [send]),
+    stop([Tracer]).
+
 many_callers_at_once(_Config) ->
     Self = self(),
     Callers = [
@@ -410,6 +441,169 @@ refused_beside_a_trace_session(_Config) ->
             {skip, "this VM has no trace sessions"}
     end.
 
+%% Each of these leaves the session without some of what it measures by.
+cleared_trace_flags_are_noticed(_Config) ->
+    Clear = fun(Of) -> fun() -> erlang:trace(Of, false, [all]) end end,
+    [
+        begin
+            ok = ?P:start_profiling(#{interval_ms => 10}),
+            erlang:garbage_collect(),
+            Take(),
+            {ok, Report} = ?P:generate_report(),
+            ?assertNotEqual(nomatch, string:find(Report, "not measured since"), Name),
+            ?assertEqual([], [Alert || #{metric := gc_pause} = Alert <- ?P:alerts()]),
+            [erlang:garbage_collect() || _ <- lists:seq(1, 50)],
+            ?assertEqual(0.0, (?P:measure_memory_snapshot())#memory_snapshot.gc_pause_max, Name),
+            %% The rest is measured on.
+            taken(2),
+            #{final := Final, gc := Gc} = ?P:stop_profiling(),
+            ?assertMatch(#{measured := false, collections := N} when N >= 1, Gc, Name),
+            ?assertEqual(0.0, maps:get(gc_pause_max, Final), Name),
+            no_trace_left(),
+            %% The next one measures.
+            ok = ?P:start_profiling(#{interval_ms => 60000}),
+            garbage(5, 1000),
+            ?assertMatch(
+                #{gc := #{measured := true, collections := N}} when N >= 5, ?P:stop_profiling(), Name
+            )
+        end
+     || {Name, Take} <- [
+            {all, Clear(all)},
+            {processes, Clear(processes)},
+            {existing, Clear(existing)},
+            {existing_processes, Clear(existing_processes)},
+            {new, Clear(new)},
+            {new_processes, Clear(new_processes)},
+            {the_flag, fun() -> erlang:trace(all, false, [garbage_collection]) end}
+        ]
+    ].
+
+%% Where the VM has trace sessions, dbg has one of its own and takes nothing away.
+dbg_beside_a_session(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 60000}),
+    {ok, _} = dbg:tracer(process, {fun(_, _) -> ok end, ok}),
+    {ok, _} = dbg:p(all, clear),
+    dbg:stop(),
+    garbage(5, 1000),
+    #{gc := #{measured := Measured, collections := Collections}} = ?P:stop_profiling(),
+    case code:ensure_loaded(trace) of
+        {module, trace} -> ?assert(Measured andalso Collections >= 5);
+        {error, _} -> ?assertNot(Measured)
+    end,
+    ok = ?P:start_profiling().
+
+trace_flags_taken_over_are_noticed(_Config) ->
+    ok = ?P:start_profiling(#{interval_ms => 60000}),
+    Tracer = spawn(fun drain/0),
+    erlang:trace(new_processes, true, [send, {tracer, Tracer}]),
+    ?assertMatch(#{gc := #{measured := false}}, ?P:stop_profiling()),
+    {flags, Flags} = erlang:trace_info(new_processes, flags),
+    ?assert(lists:member(send, Flags)),
+    ?assertEqual({tracer, Tracer}, erlang:trace_info(new_processes, tracer)),
+    ?assertEqual({error, {already_traced, Tracer}}, ?P:start_profiling()),
+    erlang:trace(new_processes, false, [all]),
+    stop([Tracer]),
+    ok = ?P:start_profiling().
+
+trace_flags_of_one_process_are_noticed(_Config) ->
+    Process = spawn(fun wait/0),
+    ok = ?P:start_profiling(#{interval_ms => 1}),
+    taken(5),
+    Session = erlmcp_memory_nif:profiler_session(),
+    ?assertMatch(#{gc_measured := true}, erlmcp_memory_nif:profiler_status(Session)),
+    1 = erlang:trace(Process, false, [all]),
+    until(fun() ->
+        not maps:get(gc_measured, erlmcp_memory_nif:profiler_status(Session))
+    end),
+    ?assertMatch(#{gc := #{measured := false}}, ?P:stop_profiling()),
+    stop([Process]).
+
+trace_flags_cleared_in_a_simulation(_Config) ->
+    Clear = spawn_link(fun() ->
+        until(fun() -> erlmcp_memory_sampler:look() =:= ok end),
+        erlang:trace(all, false, [all])
+    end),
+    ?assertMatch(
+        #{
+            success := true,
+            gc_pause := #{measured := false, reason := trace_flags_cleared}
+        },
+        ?P:simulate_100k_load(200, #{progress => false})
+    ),
+    ?assertNot(is_process_alive(Clear)).
+
+anothers_trace_outlives_a_stop(_Config) ->
+    %% In a node of its own: the VM logs that a process can have only one tracer.
+    {ok, Peer, _} = peer:start(#{connection => standard_io, args => ["-pa" | code:get_path()]}),
+    try
+        ?assertEqual([garbage_collection], peer:call(Peer, ?MODULE, taken_over, []))
+    after
+        peer:stop(Peer)
+    end.
+
+%% Runs on the peer: what is left of somebody else's flags when the session has stopped.
+taken_over() ->
+    [Process, Tracer] = [spawn(fun wait/0), spawn(fun drain/0)],
+    ok = ?P:start_profiling(#{interval_ms => 60000}),
+    1 = erlang:trace(Process, false, [all]),
+    1 = erlang:trace(Process, true, [garbage_collection, {tracer, Tracer}]),
+    #{} = ?P:stop_profiling(),
+    {flags, Flags} = erlang:trace_info(Process, flags),
+    stop([Process, Tracer]),
+    Flags.
+
+trace_sessions_of_others_do_no_harm(_Config) ->
+    Trace = trace,
+    case code:ensure_loaded(Trace) of
+        {module, Trace} ->
+            ok = ?P:start_profiling(#{interval_ms => 60000}),
+            Tracer = spawn(fun drain/0),
+            Session = Trace:session_create(somebody, Tracer, []),
+            Trace:process(Session, all, true, [send]),
+            Trace:process(Session, all, false, [all]),
+            true = Trace:session_destroy(Session),
+            garbage(5, 1000),
+            ?assertMatch(
+                #{gc := #{measured := true, collections := N}} when N >= 5, ?P:stop_profiling()
+            ),
+            stop([Tracer]);
+        {error, _} ->
+            {skip, "this VM has no trace sessions"}
+    end.
+
+%% Setting flags meets processes that dirty schedulers run, collect and end.
+started_and_stopped_beside_dirty_work(_Config) ->
+    {ok, Peer, _} = peer:start(#{connection => standard_io, args => ["-pa" | code:get_path()]}),
+    try
+        ?assertEqual(ok, peer:call(Peer, ?MODULE, beside_dirty_work, [2000], infinity))
+    after
+        peer:stop(Peer)
+    end.
+
+%% Runs on the peer.
+beside_dirty_work(Ms) ->
+    Work = fun Work() ->
+        Ref = erlmcp_connection_optimizer:share(lists:seq(1, 20000)),
+        _ = erlang:garbage_collect(),
+        _ = file:read_file_info(".", [raw]),
+        true = is_reference(Ref),
+        Work()
+    end,
+    Workers = [spawn(Work) || _ <- lists:seq(1, 8)],
+    Upto = erlang:monotonic_time(millisecond) + Ms,
+    ok = rounds(Work, Upto),
+    stop(Workers).
+
+rounds(Work, Upto) ->
+    Pid = spawn(Work),
+    ok = ?P:start_profiling(#{interval_ms => 1000}),
+    exit(Pid, kill),
+    #{gc := #{measured := true}} = ?P:stop_profiling(),
+    case erlang:monotonic_time(millisecond) < Upto of
+        true -> rounds(Work, Upto);
+        false -> ok
+    end.
+
 processes_die_while_traced(_Config) ->
     ok = ?P:start_profiling(#{interval_ms => 1}),
     [
@@ -479,6 +673,60 @@ a_snapshot_is_the_vms_memory(_Config) ->
     ?assert(Snapshot#memory_snapshot.resident_memory > Snapshot#memory_snapshot.binary_memory),
     ?assert(Snapshot#memory_snapshot.resident_memory > 10 * ?MB).
 
+a_snapshot_is_of_the_monotonic_clock(_Config) ->
+    Before = erlang:monotonic_time(millisecond),
+    #memory_snapshot{timestamp = Timestamp, time_offset = Offset} = ?P:measure_memory_snapshot(),
+    After = erlang:monotonic_time(millisecond),
+    %% Both are rounded to milliseconds.
+    ?assert(Timestamp - Offset >= Before - 1),
+    ?assert(Timestamp - Offset =< After + 1).
+
+allocators_switched_off(_Config) ->
+    {ok, Peer, _} = peer:start(#{
+        connection => standard_io, args => ["+Mea", "min", "-pa" | code:get_path()]
+    }),
+    Call = fun(Module, Function, Arguments) -> peer:call(Peer, Module, Function, Arguments) end,
+    try
+        [
+            ?assertEqual({error, notsup}, Call(?P, Function, Arguments), Function)
+         || {Function, Arguments} <- [
+                {start_profiling, []},
+                {start_profiling, [#{gc => false}]},
+                {measure_memory_snapshot, []},
+                {measure_memory_after_delay, [60000]},
+                {memory_per_connection, [1000]},
+                {alerts, []},
+                {simulate_100k_load, [10]},
+                {simulate_100k_load, [10, #{progress => false}]}
+            ]
+        ],
+        ?assertEqual(undefined, Call(erlang, whereis, [erlmcp_memory_sampler])),
+        ?assertEqual({error, profiling_not_started}, Call(?P, stop_profiling, [])),
+        ?assertEqual({error, no_profiling_data}, Call(?P, generate_report, [])),
+        ?assertMatch(#{trend_slope := 1000.0}, Call(?P, analyze_memory_trend, [line()])),
+        ?assertMatch(#{in_use := 1}, Call(?MODULE, pool_and_states, []))
+    after
+        peer:stop(Peer)
+    end.
+
+line() ->
+    [#{timestamp => N * 1000, total_memory => N * 1000} || N <- lists:seq(1, 10)].
+
+%% Runs on the peer.
+pool_and_states() ->
+    {ok, Pool} = erlmcp_memory_pool:start_link(),
+    {ok, Pooled} = erlmcp_memory_pool:acquire_connection_state(#{a => 1}),
+    {ok, #{a := 1}} = erlmcp_memory_pool:connection_state(Pooled),
+    State = erlmcp_connection_optimizer:create_optimized_state(<<"c">>),
+    <<"c">> = erlmcp_connection_optimizer:get_state_field(State, id),
+    {ok, Pids} = ?P:create_test_connections(1, Pool),
+    ok = ?P:stop_test_connections(Pids),
+    until(fun() -> maps:get(in_use, erlmcp_memory_pool:pool_stats()) =:= 1 end),
+    Stats = erlmcp_memory_pool:pool_stats(),
+    ok = erlmcp_memory_pool:release_connection_state(Pooled),
+    ok = gen_server:stop(Pool),
+    Stats.
+
 memory_after_delay(_Config) ->
     Self = self(),
     spawn_link(fun() ->
@@ -523,6 +771,136 @@ trend_of_records_and_maps(_Config) ->
     #{max_memory := Max} = ?P:analyze_memory_trend(Snapshots),
     ?assertEqual(lists:max([Total || #{total_memory := Total} <- Snapshots]), Max).
 
+%% An hour of 20 MB and noise; the clock is set after half of it, by so many milliseconds.
+stepped(Step) ->
+    Clock = 1769000000000,
+    {Snapshots, _} = lists:mapfoldl(
+        fun(N, Random) ->
+            {Noise, Next} = rand:uniform_s(Random),
+            Ahead =
+                case N > 360 of
+                    true -> Step;
+                    false -> 0
+                end,
+            {
+                #memory_snapshot{
+                    timestamp = Clock + Ahead + N * 5000,
+                    time_offset = Clock + Ahead + 7000000,
+                    total_memory = round((500 + 20 * N / 720 + 2 * Noise) * ?MB)
+                },
+                Next
+            }
+        end,
+        rand:seed_s(exsss, 1),
+        lists:seq(1, 720)
+    ),
+    Snapshots.
+
+a_step_of_the_clock_changes_no_verdict(_Config) ->
+    Sampler = spawn(fun wait/0),
+    Level = ?P:analyze_memory_trend(stepped(0)),
+    #{trend_slope := Slope, leak_indication := <<"possible_memory_leak">>} = Level,
+    ?assert(abs(Slope * 3600 / ?MB - 20) < 1),
+    [
+        begin
+            Snapshots = stepped(Step),
+            ?assertEqual(Level, ?P:analyze_memory_trend(Snapshots), Step),
+            Session = erlmcp_memory_nif:profiler_start(Sampler, 1000, false),
+            [true = erlmcp_memory_nif:profiler_push(Session, Snapshot) || Snapshot <- Snapshots],
+            [#{level := critical, value := Value}] = growth(?P:alerts()),
+            ?assertEqual(Slope * 3600 / ?MB, Value),
+            #{snapshots := Maps} = ?P:get_profiling_data(),
+            ?assertEqual(Level, ?P:analyze_memory_trend(Maps), Step),
+            {ok, Report} = ?P:generate_report(),
+            Text = io_lib:format("~.2f MB/hour, possible_memory_leak", [Value]),
+            ?assertNotEqual(nomatch, string:find(Report, Text), Report)
+        end
+     || Step <- [0, -1800000, 3600000, 86400000, -40 * 365 * 86400000]
+    ],
+    %% One snapshot without it among them: the timestamps, which the hour in between bends.
+    [First | Rest] = stepped(3600000),
+    [
+        ?assertMatch(
+            #{trend_slope := Bent} when Bent < Slope / 2,
+            ?P:analyze_memory_trend([First#memory_snapshot{time_offset = Offset} | Rest])
+        )
+     || Offset <- [0, undefined, 1.5]
+    ],
+    stop([Sampler]).
+
+%% With a system clock that a file sets, where the library that does it is installed.
+the_clock_is_set_while_a_session_runs(Config) ->
+    Faketime = filelib:wildcard("/usr/lib/*/faketime/libfaketime*.so.1"),
+    case lists:filter(fun(Path) -> string:find(Path, "MT") =/= nomatch end, Faketime) of
+        [] -> {skip, "libfaketime is not installed"};
+        [Library | _] -> set_clock(Library, filename:join(?config(priv_dir, Config), "clock"))
+    end.
+
+set_clock(Library, File) ->
+    ok = file:write_file(File, "+0\n"),
+    {ok, Peer, _} = peer:start(#{
+        connection => standard_io,
+        args => ["+C", "multi_time_warp", "-pa" | code:get_path()],
+        env => [
+            {"LD_PRELOAD", Library},
+            {"FAKETIME_TIMESTAMP_FILE", File},
+            {"FAKETIME_NO_CACHE", "1"},
+            {"DONT_FAKE_MONOTONIC", "1"},
+            {"FAKETIME_DONT_FAKE_MONOTONIC", "1"}
+        ]
+    }),
+    Call = fun(Module, Function, Arguments) -> peer:call(Peer, Module, Function, Arguments) end,
+    try
+        ok = Call(?P, start_profiling, [#{interval_ms => 20, gc => false}]),
+        #{baseline := #{timestamp := From}} = Call(?P, get_profiling_data, []),
+        ok = file:write_file(File, "+1d\n"),
+        %% The VM looks at the system clock at most once in some seconds.
+        until(fun() -> Call(erlang, system_time, [millisecond]) - From > 80000000 end),
+        timer:sleep(100),
+        #{duration_ms := Duration} = Call(?P, stop_profiling, []),
+        #{snapshots := Snapshots} = Call(?P, get_profiling_data, []),
+        ct:log("~b snapshots in ~b ms", [length(Snapshots), Duration]),
+        Times = [Time - Offset || #{timestamp := Time, time_offset := Offset} <- Snapshots],
+        ?assertEqual(lists:sort(Times), Times),
+        ?assert(lists:last(Times) - hd(Times) =< Duration + 1),
+        ?assert(maps:get(timestamp, lists:last(Snapshots)) - From > 80000000)
+    after
+        peer:stop(Peer)
+    end.
+
+a_node_that_filled_up_is_no_leak(_Config) ->
+    Hour = fun(Level, Noise) ->
+        {Snapshots, _} = lists:mapfoldl(
+            fun(N, Random) ->
+                {Uniform, Next} = rand:uniform_s(Random),
+                Bytes = 500 + Level(N / 720) + (2 * Uniform - 1) * Noise,
+                {#memory_snapshot{timestamp = N * 5000, total_memory = round(Bytes * ?MB)}, Next}
+            end,
+            rand:seed_s(exsss, {1, 2, 3}),
+            lists:seq(1, 720)
+        ),
+        Sampler = spawn(fun wait/0),
+        Session = erlmcp_memory_nif:profiler_start(Sampler, 1000, false),
+        [true = erlmcp_memory_nif:profiler_push(Session, Snapshot) || Snapshot <- Snapshots],
+        Alerts = growth(?P:alerts()),
+        stop([Sampler]),
+        #{leak_indication := Indication} = ?P:analyze_memory_trend(Snapshots),
+        {Indication, Alerts}
+    end,
+    [
+        ?assertEqual({<<"normal">>, []}, Hour(Level, Noise), {Name, Noise})
+     || Noise <- [0, 1, 3, 10, 30],
+        {Name, Level} <- [
+            {ramp, fun(X) -> 100 * min(1.0, X * 3) end},
+            {saturating, fun(X) -> 100 * (1 - math:exp(-6 * X)) end},
+            {steps, fun(X) -> 40 * min(3, trunc(X * 12)) end}
+        ]
+    ],
+    [
+        ?assertMatch({<<"possible_memory_leak">>, _}, Hour(fun(X) -> 5 * X end, Noise), Noise)
+     || Noise <- [0, 1, 3]
+    ].
+
 trend_refuses_the_rest(_Config) ->
     Good = #{timestamp => 1, total_memory => 1},
     ?assertEqual({error, no_data}, ?P:analyze_memory_trend([])),
@@ -542,6 +920,7 @@ trend_refuses_the_rest(_Config) ->
             [Good, #{timestamp => 1, total_memory => -1}],
             [Good, #{timestamp => 1, total_memory => 1 bsl 70}],
             [Good, #{timestamp => 1 bsl 2000, total_memory => 1}],
+            [M#{time_offset => 1 bsl 2000} || M <- [Good, Good]],
             [Good, #memory_snapshot{timestamp = undefined}],
             [Good, {memory_snapshot, 1, 2, 3}],
             [Good, {other, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}]
@@ -658,6 +1037,52 @@ report_for_an_operator(_Config) ->
     ?assertNotEqual(nomatch, string:find(Short, "not measured")),
     ?assertNotEqual(nomatch, string:find(Short, "at least two")).
 
+records_of_an_older_header(_Config) ->
+    Old = fun(N) -> {memory_snapshot, N * 60000, 7, N * ?MB, 1, 2, 3, 4, 5, 6, 0.5} end,
+    Sampler = spawn(fun wait/0),
+    Session = erlmcp_memory_nif:profiler_start(Sampler, 1000, false),
+    [true = erlmcp_memory_nif:profiler_push(Session, Old(N)) || N <- lists:seq(1, 60)],
+    #{baseline := Baseline, snapshots := Snapshots} = ?P:get_profiling_data(),
+    ?assertMatch(
+        #{
+            timestamp := 60000,
+            process_count := 7,
+            total_memory := ?MB,
+            gc_pause_max := 0.5,
+            native_memory := 0,
+            resident_memory := 0,
+            time_offset := 0
+        },
+        Baseline
+    ),
+    ?assertEqual(Baseline, erlmcp_memory_snapshot:to_map(Old(1))),
+    ?assertMatch(#{leak_indication := <<"possible_memory_leak">>}, ?P:analyze_memory_trend(Snapshots)),
+    ?assertMatch([#{level := critical}], growth(?P:alerts())),
+    {ok, Report} = ?P:generate_report(),
+    ?assertNotEqual(nomatch, string:find(Report, "59.00 MB")),
+    [
+        ?assertError(badarg, erlmcp_memory_nif:profiler_push(Session, Wrong))
+     || Wrong <- [{}, {other, 1}, {memory_snapshot, x}, [memory_snapshot], memory_snapshot]
+    ],
+    stop([Sampler]).
+
+resident_growth_is_in_the_report(_Config) ->
+    Sampler = spawn(fun wait/0),
+    Session = erlmcp_memory_nif:profiler_start(Sampler, 1000, false),
+    [
+        true = erlmcp_memory_nif:profiler_push(Session, #memory_snapshot{
+            timestamp = N * 5000,
+            total_memory = 16869880,
+            resident_memory = 1000 * ?MB + N * ?MB
+        })
+     || N <- lists:seq(0, 720)
+    ],
+    {ok, Report} = ?P:generate_report(),
+    [Resident] = [Line || "resident" ++ Line <- string:split(Report, "\n", all)],
+    ?assertEqual(["1000.00", "MB", "1720.00", "MB", "720.00", "MB"], string:lexemes(Resident, " ")),
+    ?assertNotEqual(nomatch, string:find(Report, "0.00 MB/hour, normal")),
+    stop([Sampler]).
+
 alerts_by_threshold(_Config) ->
     Level = fun(Metric, Value) ->
         case erlmcp_memory_report:evaluate(#{Metric => Value}) of
@@ -754,7 +1179,7 @@ alerts_of_the_pool(_Config) ->
         ]),
         %% Few connections are not blamed for what the node takes by itself.
         ?assertEqual([{reuse_ratio, critical}], Says([1, 1, 9, 10.0])),
-        Call(?MODULE, hold, [320 * 1048576]),
+        ok = peer:call(Peer, ?MODULE, hold, [320 * 1048576], infinity),
         ?assertEqual([{memory_per_connection, critical}], Says([100, 9, 1, 90.0])),
         ?assertEqual([], Says([99, 9, 1, 90.0])),
         ?assertEqual([{reuse_ratio, warning}], Says([100000, 6, 4, 60.0])),

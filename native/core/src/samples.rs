@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Samples a ring keeps at the most, whatever it is asked for: a million of them are 96 MB, and
+/// Samples a ring keeps at the most, whatever it is asked for: a million of them are 104 MB, and
 /// at the default interval eight weeks.
 pub const MAX_KEEP: usize = 1_000_000;
 
@@ -38,6 +38,15 @@ pub struct Sample {
     pub native_memory: u64,
     /// Resident set size.
     pub resident_memory: u64,
+    /// What the clock of `timestamp` is ahead of the monotonic one, in milliseconds.
+    pub time_offset: i64,
+}
+
+impl Sample {
+    /// When it was taken, in milliseconds of a clock that is never stepped.
+    pub fn monotonic_ms(&self) -> f64 {
+        self.timestamp.saturating_sub(self.time_offset) as f64
+    }
 }
 
 /// Keeps the newest `keep` items; takes memory as it fills, not ahead.

@@ -127,6 +127,120 @@ fn five_mb_an_hour_are_found() {
     assert_eq!(found, 300);
 }
 
+/// What the level of a node does over an hour (0.0 to 1.0), in MB.
+type Shape = Box<dyn Fn(f64) -> f64>;
+
+/// Shapes that rise in the first part and are level, or fade, afterwards.
+fn levelled() -> Vec<(&'static str, Shape)> {
+    let ramp = |minutes: f64, height: f64| -> Shape {
+        Box::new(move |x| height * (x * 60.0 / minutes).min(1.0))
+    };
+    let saturating = |rate: f64| -> Shape { Box::new(move |x| 100.0 * (1.0 - (-rate * x).exp())) };
+    vec![
+        ("20 MB in 20 min, then level", ramp(20.0, 20.0)),
+        ("100 MB in 20 min, then level", ramp(20.0, 100.0)),
+        ("300 MB in 20 min, then level", ramp(20.0, 300.0)),
+        ("100 MB in 25 min, then level", ramp(25.0, 100.0)),
+        ("100 MB, decay in 12 min", saturating(5.0)),
+        ("100 MB, decay in 4 min", saturating(15.0)),
+        ("100 MB, x / (x + 0.1)", Box::new(|x| 100.0 * x / (x + 0.1))),
+        (
+            "100 MB, logarithm for 20 min",
+            Box::new(|x| 100.0 * (1.0 + 60.0 * x.min(1.0 / 3.0)).ln() / 21f64.ln()),
+        ),
+        (
+            "30 MB at 5, 10, 15 min",
+            Box::new(|x| 30.0 * (x * 12.0).floor().min(3.0)),
+        ),
+        (
+            "80 MB at 20 min",
+            Box::new(|x| if x < 1.0 / 3.0 { 0.0 } else { 80.0 }),
+        ),
+        ("steady", Box::new(|_| 0.0)),
+    ]
+}
+
+/// Shapes that grow to the end.
+fn growing() -> Vec<(&'static str, Shape)> {
+    let stairs = |rate: f64, minutes: f64| -> Shape {
+        Box::new(move |x| (x * 60.0 / minutes).floor() * rate * minutes / 60.0)
+    };
+    let saw = |rate: f64, tooth: f64, minutes: f64| -> Shape {
+        Box::new(move |x| rate * x + tooth * (x * 60.0 / minutes).fract())
+    };
+    let late = |rate: f64, minutes: f64| -> Shape {
+        Box::new(move |x| rate * (x - minutes / 60.0).max(0.0))
+    };
+    vec![
+        ("5 MB/h", Box::new(|x| 5.0 * x)),
+        ("20 MB/h", Box::new(|x| 20.0 * x)),
+        ("5 MB/h, a step in 5 min", stairs(5.0, 5.0)),
+        ("5 MB/h, a step in 10 min", stairs(5.0, 10.0)),
+        ("20 MB/h, a step in 10 min", stairs(20.0, 10.0)),
+        ("5 MB/h, teeth of 2 MB a minute", saw(5.0, 2.0, 1.0)),
+        ("20 MB/h, teeth of 10 MB in 5 min", saw(20.0, 10.0, 5.0)),
+        ("20 MB/h, teeth of 40 MB in 2.5 min", saw(20.0, 40.0, 2.5)),
+        ("20 MB/h since 45 min", late(20.0, 15.0)),
+        ("20 MB/h since 30 min", late(20.0, 30.0)),
+    ]
+}
+
+#[test]
+fn the_verdict_is_right_for_each_kind_of_hour() {
+    const RUNS: u64 = 500;
+    let kinds = levelled()
+        .into_iter()
+        .map(|kind| (false, [0.0, 1.0, 3.0, 10.0, 30.0], kind))
+        .chain(
+            growing()
+                .into_iter()
+                .map(|kind| (true, [0.0, 1.0, 3.0, 5.0, 10.0], kind)),
+        );
+    let mut wrong = vec![];
+    for (leak, noises, (name, shape)) in kinds {
+        let mut row = format!("{name:34} {:6}", if leak { "leak" } else { "normal" });
+        for noise in noises {
+            let found = leaks(RUNS, |random| {
+                hour(|at| (shape(at as f64 / SAMPLES as f64) + random.uniform() * noise) * MB)
+            });
+            let right = if leak { found } else { RUNS - found };
+            row += &format!(" {:5.1}", 100.0 * right as f64 / RUNS as f64);
+            if right * 100 < RUNS * 95 {
+                wrong.push(format!("{name}, +-{noise} MB: {right} of {RUNS}"));
+            }
+        }
+        println!("{row}");
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn five_mb_an_hour_are_found_soon() {
+    for (noise, at_least) in [(0.0, 300), (1.0, 300), (3.0, 285)] {
+        let found = leaks(300, |random| {
+            hour(|at| grown(at.max(SAMPLES / 2) - SAMPLES / 2, 5.0) + random.uniform() * noise * MB)
+        });
+        println!("5 MB/hour since 30 min, uniform +-{noise} MB: {found} of 300");
+        assert!(found >= at_least, "+-{noise} MB: {found}");
+    }
+}
+
+#[test]
+fn a_logarithm_fades() {
+    for rate in [20.0, 60.0, 300.0] {
+        for noise in [0.0, 1.0, 3.0, 10.0] {
+            let found = leaks(300, |random| {
+                hour(|at| {
+                    let level = (1.0 + rate * at as f64 / SAMPLES as f64).ln() / f64::ln_1p(rate);
+                    (100.0 * level + random.uniform() * noise) * MB
+                })
+            });
+            println!("logarithm of {rate}, +-{noise} MB: {found} of 300");
+            assert!(found <= 15, "{rate}, +-{noise}: {found}");
+        }
+    }
+}
+
 /// What a node in use does: each minute some megabytes, more at first, one jump. No line fits.
 #[test]
 fn growth_that_follows_no_line_is_found() {
@@ -167,7 +281,7 @@ fn a_short_random_walk_is_seldom_a_leak() {
                 }
             })
             .collect();
-        drifts += u32::from(about_a_mean_step(&grouped(&walk)).is_significant());
+        drifts += u32::from(about_a_mean_step(&grouped(&walk)).is_significant(0.0));
         trend(walk).unwrap()
     });
     println!("random walk, 20 samples: {found} of 10000, by its steps {drifts}");

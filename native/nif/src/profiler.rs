@@ -1,11 +1,14 @@
 //! The profiling session: its samples, its end, and what is read from it.
 
+use std::sync::OnceLock;
+
 use erlmcp_memory_core::gc::Consumer;
 use erlmcp_memory_core::samples::{Recording, Sample};
 use erlmcp_memory_core::trend::{Point, Trend, trend};
 use parking_lot::Mutex;
+use rustler::types::tuple::{get_tuple, make_tuple};
 use rustler::{
-    Atom, Encoder, Env, Error, ListIterator, LocalPid, Monitor, NifMap, NifRecord, NifResult,
+    Atom, Decoder, Encoder, Env, Error, ListIterator, LocalPid, Monitor, NifMap, NifResult,
     Resource, ResourceArc, Term,
 };
 
@@ -20,6 +23,7 @@ mod atoms {
         ok,
         undefined,
         invalid_input,
+        memory_snapshot,
         sampler,
         caller,
     }
@@ -42,6 +46,8 @@ struct Session {
     recording: Mutex<Recording>,
     /// The number of its session in [`GC`]; `None` when collections are not measured.
     gc: Option<u64>,
+    /// After how many milliseconds of the session its trace flags were found taken away.
+    gc_lost: OnceLock<u64>,
 }
 
 #[rustler::resource_impl]
@@ -60,6 +66,11 @@ impl Session {
         if let Some(number) = self.gc {
             GC.deactivate(number);
         }
+    }
+
+    /// Whether the collections of the whole session are counted.
+    fn measures(&self) -> bool {
+        self.gc.is_some() && self.gc_lost.get().is_none()
     }
 
     fn samples(&self) -> Vec<Sample> {
@@ -83,74 +94,50 @@ impl Session {
 }
 
 /// `#memory_snapshot{}` of `include/erlmcp_memory.hrl`.
-#[derive(NifRecord)]
-#[tag = "memory_snapshot"]
-struct Snapshot {
-    timestamp: i64,
-    process_count: u64,
-    total_memory: u64,
-    process_memory: u64,
-    binary_memory: u64,
-    ets_memory: u64,
-    atom_memory: u64,
-    gc_collections: u64,
-    gc_reclaimed: u64,
-    gc_pause_max: f64,
-    native_memory: u64,
-    resident_memory: u64,
-}
+struct Snapshot(Sample);
 
-/// Two structs of the same field names, one into the other.
-macro_rules! same_fields {
-    ($from:expr, $into:ident { $($field:ident),* }) => {{
-        let from = $from;
-        $into { $($field: from.$field),* }
-    }};
-}
-
-impl From<Sample> for Snapshot {
-    fn from(sample: Sample) -> Self {
-        same_fields!(
-            sample,
-            Snapshot {
-                timestamp,
-                process_count,
-                total_memory,
-                process_memory,
-                binary_memory,
-                ets_memory,
-                atom_memory,
-                gc_collections,
-                gc_reclaimed,
-                gc_pause_max,
-                native_memory,
-                resident_memory
+/// The record's fields in order. A record of an older header ends earlier; what it lacks is 0.
+macro_rules! record {
+    ($($field:ident),*) => {
+        impl Encoder for Snapshot {
+            fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+                let tag = atoms::memory_snapshot().encode(env);
+                make_tuple(env, &[tag, $(self.0.$field.encode(env)),*])
             }
-        )
-    }
+        }
+
+        impl<'a> Decoder<'a> for Snapshot {
+            fn decode(term: Term<'a>) -> NifResult<Self> {
+                let mut elements = get_tuple(term)?.into_iter();
+                let tag = elements.next().ok_or(Error::BadArg)?;
+                if tag.decode::<Atom>()? != atoms::memory_snapshot() {
+                    return Err(Error::BadArg);
+                }
+                let mut sample = Sample::default();
+                $(if let Some(value) = elements.next() {
+                    sample.$field = value.decode()?;
+                })*
+                Ok(Snapshot(sample))
+            }
+        }
+    };
 }
 
-impl From<Snapshot> for Sample {
-    fn from(snapshot: Snapshot) -> Self {
-        same_fields!(
-            snapshot,
-            Sample {
-                timestamp,
-                process_count,
-                total_memory,
-                process_memory,
-                binary_memory,
-                ets_memory,
-                atom_memory,
-                gc_collections,
-                gc_reclaimed,
-                gc_pause_max,
-                native_memory,
-                resident_memory
-            }
-        )
-    }
-}
+record!(
+    timestamp,
+    process_count,
+    total_memory,
+    process_memory,
+    binary_memory,
+    ets_memory,
+    atom_memory,
+    gc_collections,
+    gc_reclaimed,
+    gc_pause_max,
+    native_memory,
+    resident_memory,
+    time_offset
+);
 
 /// Begins a session that the given process samples for, in place of the last one. Dirty: the last
 /// one's samples may be many to free.
@@ -171,6 +158,7 @@ fn profiler_start(
     let session = ResourceArc::new(Session {
         recording: Mutex::new(Recording::new(usize::try_from(keep).unwrap_or(usize::MAX))),
         gc: number,
+        gc_lost: OnceLock::new(),
     });
     if env.monitor(&session, &sampler).is_none() {
         session.end();
@@ -189,10 +177,22 @@ fn profiler_stop(session: ResourceArc<Session>) -> Atom {
     atoms::ok()
 }
 
+/// Somebody took trace flags of the session away: from now on it counts no collections, and the
+/// flags that are left dissolve.
+#[rustler::nif]
+fn profiler_gc_lost(session: ResourceArc<Session>) -> Atom {
+    if let Some(number) = session.gc {
+        GC.deactivate(number);
+        let after = session.recording.lock().duration().as_millis() as u64;
+        let _first = session.gc_lost.set(after);
+    }
+    atoms::ok()
+}
+
 /// Adds a snapshot; `false` when the session has ended.
 #[rustler::nif]
 fn profiler_push(session: ResourceArc<Session>, snapshot: Snapshot) -> bool {
-    session.recording.lock().push(snapshot.into())
+    session.recording.lock().push(snapshot.0)
 }
 
 /// The last session, running or not; `undefined` before the first one.
@@ -210,6 +210,7 @@ fn profiler_session(env: Env) -> Term {
 struct Status {
     running: bool,
     gc_measured: bool,
+    gc_lost_ms: Option<u64>,
     baseline: Option<Snapshot>,
     last: Option<Snapshot>,
     held: u64,
@@ -217,15 +218,17 @@ struct Status {
     duration_ms: u64,
 }
 
-/// How a session stands. `baseline` and `last` are `nil` before the first snapshot.
+/// How a session stands. `baseline` and `last` are `nil` before the first snapshot, `gc_lost_ms`
+/// unless [`profiler_gc_lost`] was called.
 #[rustler::nif]
 fn profiler_status(session: ResourceArc<Session>) -> Status {
     let recording = session.recording.lock();
     Status {
         running: recording.is_running(),
-        gc_measured: session.gc.is_some(),
-        baseline: recording.baseline().map(Snapshot::from),
-        last: recording.ring().last().map(Snapshot::from),
+        gc_measured: session.measures(),
+        gc_lost_ms: session.gc_lost.get().copied(),
+        baseline: recording.baseline().map(Snapshot),
+        last: recording.ring().last().map(Snapshot),
         held: recording.ring().len() as u64,
         taken: recording.ring().pushed(),
         duration_ms: recording.duration().as_millis() as u64,
@@ -238,7 +241,7 @@ fn samples<'a>(env: Env<'a>, session: Term<'a>, lane: Lane) -> Result<Term<'a>, 
     session.at_most(FEW_SAMPLES, lane)?;
     let samples = session.samples().into_iter().rev();
     Ok(samples.fold(Term::list_new_empty(env), |list, sample| {
-        list.list_prepend(Snapshot::from(sample).encode(env))
+        list.list_prepend(Snapshot(sample).encode(env))
     }))
 }
 
@@ -283,7 +286,7 @@ fn session_trend<'a>(env: Env<'a>, session: Term<'a>, lane: Lane) -> Result<Term
         .samples()
         .iter()
         .map(|sample| Point {
-            ms: sample.timestamp as f64,
+            ms: sample.monotonic_ms(),
             bytes: sample.total_memory,
         })
         .collect();
@@ -340,7 +343,7 @@ struct GcMap {
 /// The collections of the last session, running or not.
 #[rustler::nif]
 fn profiler_gc() -> GcMap {
-    let measured = LAST.lock().as_ref().is_some_and(|last| last.gc.is_some());
+    let measured = LAST.lock().as_ref().is_some_and(|last| last.measures());
     let summary = GC.summary();
     GcMap {
         measured,
