@@ -1,10 +1,7 @@
 //! The two lanes of a call: on a normal scheduler while the work is small, on a dirty one else.
 
 use parking_lot::{Mutex, MutexGuard};
-use rustler::sys::{
-    ERL_NIF_THR_NORMAL_SCHEDULER, ErlNifTerm, enif_make_badarg, enif_raise_exception,
-    enif_thread_type,
-};
+use rustler::sys::{ErlNifTerm, enif_make_badarg, enif_raise_exception};
 use rustler::{Env, Term};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -29,15 +26,6 @@ pub enum Lane {
 }
 
 impl Lane {
-    /// The lane of the call that asks.
-    pub fn current() -> Self {
-        // SAFETY: the call reads what the VM notes of this thread.
-        match unsafe { enif_thread_type() } {
-            ERL_NIF_THR_NORMAL_SCHEDULER => Lane::Fast,
-            _ => Lane::Dirty,
-        }
-    }
-
     /// Locks a handle. [`Busy`] where the fast lane would have to wait, because the handle's lock
     /// may be held through a large job on the dirty one.
     pub fn lock<T>(self, mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>, Busy> {
@@ -110,28 +98,28 @@ impl From<rustler::Error> for NoResult {
 }
 
 /// Defines a NIF around a function of the environment, its arguments as terms, and the lane; on
-/// [`Busy`] the VM calls it again on a dirty scheduler. With `short`, around a function that is
+/// `Busy` the VM calls it again on a dirty scheduler. With `short`, around a function that is
 /// not told the lane, does little whatever it is given, and always returns a term. As rustler's
 /// attribute, without the vector that it makes of the arguments.
 #[macro_export]
 macro_rules! nif {
     ($body:ident => short $name:ident($($argument:ident),+)) => {
-        $crate::nif!(@define $name($($argument),+), env => {
+        $crate::nif!(@define $name($($argument),+), env, _lane => {
             Ok::<_, $crate::lane::Busy>($body(env, $($argument),+))
         });
     };
     ($body:ident => $name:ident($($argument:ident),+)) => {
-        $crate::nif!(@define $name($($argument),+), env => {
-            $body(env, $($argument),+, $crate::lane::Lane::current())
+        $crate::nif!(@define $name($($argument),+), env, lane => {
+            $body(env, $($argument),+, lane)
         });
     };
-    (@define $name:ident($($argument:ident),+), $env:ident => $result:expr) => {
+    (@define $name:ident($($argument:ident),+), $env:ident, $lane:ident => $result:expr) => {
         rustler::codegen_runtime::inventory::submit!(rustler::Nif {
             name: concat!(stringify!($name), "\0").as_ptr().cast(),
             arity: [$(stringify!($argument)),+].len() as u32,
             flags: rustler::SchedulerFlags::Normal as u32,
             raw_func: {
-                unsafe extern "C" fn nif(
+                unsafe extern "C" fn nif<const DIRTY: bool>(
                     env: *mut rustler::sys::ErlNifEnv,
                     arity: i32,
                     arguments: *const rustler::sys::ErlNifTerm,
@@ -145,21 +133,26 @@ macro_rules! nif {
                     };
                     // SAFETY: as above.
                     $(let $argument = unsafe { rustler::Term::new($env, $argument) };)+
-                    // SAFETY: this is the call that is to be made again, with what it was given,
-                    // and `answer` returns the result to the VM at once.
+                    let $lane = if DIRTY {
+                        $crate::lane::Lane::Dirty
+                    } else {
+                        $crate::lane::Lane::Fast
+                    };
+                    // SAFETY: the call is made again with what it was given, and `answer` returns
+                    // the result to the VM at once.
                     let again = || unsafe {
                         rustler::sys::enif_schedule_nif(
                             env,
                             concat!(stringify!($name), "\0").as_ptr().cast(),
                             rustler::SchedulerFlags::DirtyCpu as i32,
-                            nif,
+                            nif::<true>,
                             arity,
                             arguments,
                         )
                     };
-                    $crate::lane::answer($env, || $result, again)
+                    $crate::lane::answer($env, $lane, || $result, again)
                 }
-                nif
+                nif::<false>
             },
         });
     };
@@ -169,13 +162,14 @@ macro_rules! nif {
 /// the other lane. A panic becomes an error of the caller.
 pub fn answer<'a, E: Into<NoResult>>(
     env: Env<'a>,
+    lane: Lane,
     body: impl FnOnce() -> Result<Term<'a>, E>,
     again: impl FnOnce() -> ErlNifTerm,
 ) -> ErlNifTerm {
     let result = catch_unwind(AssertUnwindSafe(body));
     match result.map(|result| result.map_err(Into::into)) {
         Ok(Ok(term)) => term.as_c_arg(),
-        Ok(Err(NoResult::Busy)) if Lane::current() == Lane::Fast => again(),
+        Ok(Err(NoResult::Busy)) if lane == Lane::Fast => again(),
         // SAFETY: the environment is that of this call, which ends here.
         Ok(Err(NoResult::BadArg)) => unsafe { enif_make_badarg(env.as_c_arg()) },
         // There is no third lane: a body that is busy on the dirty one is as wrong as a panic.
