@@ -98,7 +98,7 @@
 create_optimized_state(ConnId) ->
     Created =
         case is_compact() of
-            true -> erlmcp_memory_nif:state_new(ConnId);
+            true -> erlmcp_memory_nif:state_new(ConnId, bytes(ConnId));
             false -> erlmcp_memory_plain_state:new(ConnId)
         end,
     case Created of
@@ -115,7 +115,7 @@ create_optimized_state(ConnId) ->
 update_state_field(State, Field, Value) ->
     Updated =
         case is_reference(State) of
-            true -> erlmcp_memory_nif:state_update(State, Field, Value);
+            true -> erlmcp_memory_nif:state_update(State, Field, Value, bytes(Value));
             false -> erlmcp_memory_plain_state:update(State, Field, Value)
         end,
     case Updated of
@@ -223,7 +223,7 @@ compress_state(State) ->
 %% </ul>
 -spec decompress_state(binary()) -> state() | {error, decompress_error()}.
 decompress_state(Binary) ->
-    Read = erlmcp_memory_nif:state_decompress(Binary),
+    Read = erlmcp_memory_nif:state_decompress(Binary, bytes(Binary)),
     case is_reference(Read) andalso not is_compact() of
         true -> erlmcp_memory_plain_state:from_fields(fields(Read));
         false -> Read
@@ -274,7 +274,7 @@ cleanup_state(State) ->
 %% `shared_bytes' of {@link state_size_info/1} tells what both take.
 -spec share(term()) -> share().
 share(Term) ->
-    case erlmcp_memory_nif:share_new(Term) of
+    case erlmcp_memory_nif:share_new(Term, bytes(Term)) of
         {badarg, Position, Text} -> ?BADARG([Term], Position, Text);
         Ref -> Ref
     end.
@@ -297,6 +297,9 @@ find_shared(Ref, Path) ->
         none -> error;
         {ok, _} = Ok -> Ok
     end.
+
+bytes(Term) when is_binary(Term) -> byte_size(Term);
+bytes(_Term) -> 0.
 
 find(State, Field) when is_reference(State) ->
     erlmcp_memory_nif:state_get(State, Field);

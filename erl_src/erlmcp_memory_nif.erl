@@ -13,14 +13,14 @@
 
 %% --- shared content ---
 -export([
-    share_new/1,
+    share_new/2,
     share_get/1,
     share_find/2
 ]).
 %% --- connection states ---
 -export([
-    state_new/1,
-    state_update/3,
+    state_new/2,
+    state_update/4,
     state_get/2,
     state_remove/2,
     state_fields/1,
@@ -28,11 +28,13 @@
     state_sizes/1,
     state_cleanup/1,
     state_compress/2,
-    state_decompress/1
+    state_decompress/2
 ]).
 
 -type badarg() :: {badarg, Position :: pos_integer(), Text :: binary()}.
--export_type([badarg/0]).
+%% The size of what is given where that is a binary, else 0: see `Lane::admit' in the library.
+-type bytes() :: non_neg_integer().
+-export_type([badarg/0, bytes/0]).
 
 %% --- profiler ---
 -export([
@@ -73,7 +75,7 @@
     buffer_zeros/1,
     buffer_acquire/1,
     buffer_release/1,
-    buffer_append/2,
+    buffer_append/3,
     buffer_next/1,
     buffer_held/1
 ]).
@@ -101,8 +103,8 @@ priv_dir() ->
 
 %% --- shared content ---
 
--spec share_new(term()) -> reference() | badarg().
-share_new(_Term) -> erlang:nif_error(nif_not_loaded).
+-spec share_new(term(), bytes()) -> reference() | badarg().
+share_new(_Term, _Bytes) -> erlang:nif_error(nif_not_loaded).
 
 -spec share_get(term()) -> {ok, term()} | badarg().
 share_get(_Ref) -> erlang:nif_error(nif_not_loaded).
@@ -112,11 +114,11 @@ share_find(_Ref, _Path) -> erlang:nif_error(nif_not_loaded).
 
 %% --- connection states ---
 
--spec state_new(term()) -> reference() | badarg().
-state_new(_Id) -> erlang:nif_error(nif_not_loaded).
+-spec state_new(term(), bytes()) -> reference() | badarg().
+state_new(_Id, _Bytes) -> erlang:nif_error(nif_not_loaded).
 
--spec state_update(term(), term(), term()) -> reference() | badarg().
-state_update(_State, _Field, _Value) -> erlang:nif_error(nif_not_loaded).
+-spec state_update(term(), term(), term(), bytes()) -> reference() | badarg().
+state_update(_State, _Field, _Value, _Bytes) -> erlang:nif_error(nif_not_loaded).
 
 -spec state_get(term(), term()) -> {ok, term()} | none | badarg().
 state_get(_State, _Field) -> erlang:nif_error(nif_not_loaded).
@@ -139,8 +141,8 @@ state_cleanup(_State) -> erlang:nif_error(nif_not_loaded).
 -spec state_compress(term(), boolean()) -> binary() | badarg().
 state_compress(_State, _Compressed) -> erlang:nif_error(nif_not_loaded).
 
--spec state_decompress(term()) -> reference() | {error, term()}.
-state_decompress(_Snapshot) -> erlang:nif_error(nif_not_loaded).
+-spec state_decompress(term(), bytes()) -> reference() | {error, term()}.
+state_decompress(_Snapshot, _Bytes) -> erlang:nif_error(nif_not_loaded).
 
 %% --- profiler ---
 
@@ -308,10 +310,10 @@ buffer_acquire(_) ->
 buffer_release(_) ->
     erlang:nif_error(nif_not_loaded).
 
--spec buffer_append(term(), term()) ->
+-spec buffer_append(term(), term(), bytes()) ->
     {ok, non_neg_integer()} | {error, released | {message_too_large, pos_integer()}}
     | not_iodata | badarg.
-buffer_append(_, _) ->
+buffer_append(_, _, _) ->
     erlang:nif_error(nif_not_loaded).
 
 -spec buffer_next(term()) ->

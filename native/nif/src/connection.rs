@@ -21,7 +21,18 @@ const KEPT: usize = 256;
 impl ConnectionState {
     /// Puts the entries of a packed map in; those of keys that were there are replaced.
     pub fn merge(&mut self, entries: View<'_, Anchor>) {
-        self.content.merge(entries);
+        let before = self.content.heap_bytes();
+        let replaced = self.content.merge(entries);
+        if !replaced.is_empty() {
+            // Most of it is in the map still.
+            let freed = before.saturating_sub(self.content.heap_bytes());
+            reaper::free(replaced, freed);
+        }
+    }
+
+    /// Whether the map has no entry.
+    pub fn is_empty(&self) -> bool {
+        self.content.view().is_none()
     }
 
     /// The map.
@@ -34,6 +45,12 @@ impl ConnectionState {
 }
 
 impl Recycle for ConnectionState {
+    fn prepared() -> Self {
+        ConnectionState {
+            content: MapBuf::with_capacity(KEPT),
+        }
+    }
+
     fn recycle(&mut self) {
         let links = self.content.clear(KEPT);
         if !links.is_empty() {

@@ -2,9 +2,10 @@
 
 use crate::buffer::BLOCKS;
 use crate::connection::ConnectionState;
-use crate::lane::{Busy, FAST_BYTES, Lane};
+use crate::lane::{Busy, FAST_BYTES, FAST_ENTRIES, Lane};
 use crate::terms::{PackError, with_packed};
 use crate::{nif, reply, resource};
+use erlmcp_memory_core::map;
 use erlmcp_memory_core::pool::{Lease, Pool};
 use parking_lot::Mutex;
 use rustler::types::atom::ok;
@@ -129,10 +130,15 @@ fn update<'a>(env: Env<'a>, handle: Term<'a>, map: Term<'a>, lane: Lane) -> Resu
             return Ok(not_a_map().encode(env));
         }
         let merged = with_packed(env, map, lane, |entries| {
+            let many = map::len_of(entries).is_some_and(|len| len > FAST_ENTRIES);
+            if lane == Lane::Fast && many && !state.is_empty() {
+                return Err(Busy);
+            }
             state.modify(|state| state.merge(entries));
+            Ok(ok().encode(env))
         });
         match merged {
-            Ok(()) => Ok(ok().encode(env)),
+            Ok(updated) => updated,
             Err(why) => refusal(env, why),
         }
     })

@@ -155,7 +155,7 @@ impl Share {
     }
 }
 
-nif!(share => share_new(term));
+nif!(share => sized share_new(term));
 nif!(read => share_get(reference));
 nif!(find => share_find(reference, path));
 

@@ -1,6 +1,6 @@
 //! Connection states as resources.
 
-use crate::lane::{Busy, Lane};
+use crate::lane::{Busy, FAST_COPY, FAST_ENTRIES, Lane};
 use crate::share::Share;
 use crate::terms::{Anchor, Path, Source, pack, unpack, with_packed, word};
 use crate::{nif, reaper, reply, resource};
@@ -154,16 +154,14 @@ pub fn with_state<'a>(
     }
 }
 
-/// Entries that are put into a map one after the other on a normal scheduler.
-const MERGED_AT_ONCE: usize = 128;
-
-nif!(create => state_new(id));
-nif!(update => state_update(state, field, value));
+nif!(create => sized state_new(id));
+nif!(update => sized state_update(state, field, value));
 nif!(get => state_get(state, field));
 nif!(remove => state_remove(state, field));
 nif!(fields => state_fields(state));
 nif!(from_fields => state_from_fields(fields));
 nif!(sizes => state_sizes(state));
+nif!(cleanup => state_cleanup(state));
 
 fn create<'a>(env: Env<'a>, id: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     if !id.is_binary() {
@@ -190,7 +188,7 @@ fn update<'a>(
             Err(error) => return reply::not_packed(env, 2, error),
         };
         let updated = with_packed(env, value, lane, |value| {
-            if lane == Lane::Fast && map::len_of(value).is_some_and(|len| len > MERGED_AT_ONCE) {
+            if lane == Lane::Fast && map::len_of(value).is_some_and(|len| len > FAST_ENTRIES) {
                 return Err(Busy);
             }
             Ok(match path.with(|path| state.update(names(), path, value)) {
@@ -272,17 +270,23 @@ pub fn state_from(fields: Packed<Anchor>) -> Result<State<Anchor>, &'static str>
     }
 }
 
-/// Takes a state away from its handle. On a dirty scheduler: its memory is given back at once.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn state_cleanup<'a>(env: Env<'a>, state: Term<'a>) -> Term<'a> {
-    match resource::get::<Handle>(state) {
-        Some(handle) => {
-            let state = handle.state.write().take();
-            drop(state);
-            reply::ok(env)
-        }
-        None => reply::badarg(env, 1, NO_STATE),
+/// Takes a state away from its handle. Its memory is given back at once.
+fn cleanup<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+    let Some(handle) = resource::get::<Handle>(state) else {
+        return Ok(reply::badarg(env, 1, NO_STATE));
+    };
+    let mut held = match lane {
+        Lane::Fast => handle.state.try_write().ok_or(Busy)?,
+        Lane::Dirty => handle.state.write(),
+    };
+    let bytes = held.as_ref().map_or(0, |state| state.fields().heap_bytes());
+    if lane == Lane::Fast && bytes > FAST_COPY {
+        return Err(Busy);
     }
+    let state = held.take();
+    drop(held);
+    drop(state);
+    Ok(reply::ok(env))
 }
 
 /// The shares that a state refers to may be many; counting them is bounded by this many bytes.
