@@ -113,7 +113,7 @@ impl From<rustler::Error> for NoResult {
 /// Defines a NIF around a function of the environment, its arguments as terms, and the lane; on
 /// `Busy` the VM calls it again on a dirty scheduler. With `short`, around a function that is
 /// not told the lane, does little whatever it is given, and always returns a term. With `sized`, it
-/// has a last argument more, the bytes of what it is given ([`Lane::admit`]). As rustler's
+/// has a last argument more, the bytes of what it is given (`Lane::admit`). As rustler's
 /// attribute, without the vector that it makes of the arguments.
 #[macro_export]
 macro_rules! nif {

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 /// # Safety
 ///
 /// No two types may return the same class: the VM's objects of a class are taken for values of its
-/// type. [`resource!`](crate::resource) makes one for each.
+/// type. [`resource!`](crate::resource!) makes one for each.
 pub unsafe trait Resource: Send + Sync + Sized + 'static {
     /// What the VM calls the type.
     const NAME: &'static CStr;
