@@ -99,7 +99,7 @@
 create_optimized_state(ConnId) ->
     Created =
         case is_compact() of
-            true -> erlmcp_memory_nif:state_new(ConnId);
+            true -> erlmcp_memory_nif:state_new(ConnId, bytes(ConnId));
             false -> erlmcp_memory_plain_state:new(ConnId)
         end,
     case Created of
@@ -120,7 +120,8 @@ update_state_field(State, Field, Value) ->
                 ?OPENED(
                     state_update,
                     [State, Field, Value],
-                    erlmcp_memory_nif:state_update(State, Field, Value, [])
+                    [bytes(Value)],
+                    erlmcp_memory_nif:state_update(State, Field, Value, [], bytes(Value))
                 );
             false -> erlmcp_memory_plain_state:update(State, Field, Value)
         end,
@@ -165,7 +166,7 @@ remove_state_field(State, Field) ->
             true ->
                 ?OPENED(
                     state_remove,
-                    [State, Field],
+                    [State, Field], [],
                     erlmcp_memory_nif:state_remove(State, Field, [])
                 );
             false -> erlmcp_memory_plain_state:remove(State, Field)
@@ -234,7 +235,7 @@ compress_state(State) ->
 %% </ul>
 -spec decompress_state(binary()) -> state() | {error, decompress_error()}.
 decompress_state(Binary) ->
-    Read = erlmcp_memory_nif:state_decompress(Binary),
+    Read = erlmcp_memory_nif:state_decompress(Binary, bytes(Binary)),
     case is_reference(Read) andalso not is_compact() of
         true -> erlmcp_memory_plain_state:from_fields(fields(Read));
         false -> Read
@@ -285,7 +286,8 @@ cleanup_state(State) ->
 %% `shared_bytes' of {@link state_size_info/1} tells what both take.
 -spec share(term()) -> share().
 share(Term) ->
-    case ?OPENED(share_new, [Term], erlmcp_memory_nif:share_new(Term, [])) of
+    Bytes = bytes(Term),
+    case ?OPENED(share_new, [Term], [Bytes], erlmcp_memory_nif:share_new(Term, [], Bytes)) of
         {badarg, Position, Text} -> ?BADARG([Term], Position, Text);
         Ref -> Ref
     end.
@@ -303,14 +305,17 @@ shared(Ref) ->
 %% whole under `[]'.
 -spec find_shared(share(), Path :: [term()]) -> {ok, term()} | error.
 find_shared(Ref, Path) ->
-    case ?OPENED(share_find, [Ref, Path], erlmcp_memory_nif:share_find(Ref, Path, [])) of
+    case ?OPENED(share_find, [Ref, Path], [], erlmcp_memory_nif:share_find(Ref, Path, [])) of
         {badarg, Position, Text} -> ?BADARG([Ref, Path], Position, Text);
         none -> error;
         {ok, _} = Ok -> Ok
     end.
 
+bytes(Term) when is_binary(Term) -> byte_size(Term);
+bytes(_Term) -> 0.
+
 find(State, Field) when is_reference(State) ->
-    ?OPENED(state_get, [State, Field], erlmcp_memory_nif:state_get(State, Field, []));
+    ?OPENED(state_get, [State, Field], [], erlmcp_memory_nif:state_get(State, Field, []));
 find(State, Field) ->
     erlmcp_memory_plain_state:find(State, Field).
 
@@ -324,7 +329,7 @@ fields(State) ->
     erlmcp_memory_plain_state:fields(State).
 
 from_fields(Fields) ->
-    ?OPENED(state_from_fields, [Fields], erlmcp_memory_nif:state_from_fields(Fields, [])).
+    ?OPENED(state_from_fields, [Fields], [], erlmcp_memory_nif:state_from_fields(Fields, [])).
 
 %% There is one snapshot format, and one writer of it.
 native_state(State) when is_reference(State) -> State;

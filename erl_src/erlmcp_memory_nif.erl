@@ -13,14 +13,14 @@
 
 %% --- shared content ---
 -export([
-    share_new/2,
+    share_new/3,
     share_get/1,
     share_find/3
 ]).
 %% --- connection states ---
 -export([
-    state_new/1,
-    state_update/4,
+    state_new/2,
+    state_update/5,
     state_get/3,
     state_remove/3,
     state_fields/1,
@@ -28,7 +28,7 @@
     state_sizes/1,
     state_cleanup/1,
     state_compress/2,
-    state_decompress/1
+    state_decompress/2
 ]).
 
 -type badarg() :: {badarg, Position :: pos_integer(), Text :: binary()}.
@@ -39,7 +39,10 @@
 -type opened() :: [tuple()].
 %% What was opened; `[]' in the first call.
 
--export_type([badarg/0, closed/0, opened/0]).
+-type bytes() :: non_neg_integer().
+%% The size of what is given where that is a binary, else 0: see `Lane::admit' in the library.
+
+-export_type([badarg/0, closed/0, opened/0, bytes/0]).
 
 %% --- terms that the NIF interface cannot look into ---
 -export([terms_closed/2, term_size/2]).
@@ -84,7 +87,7 @@
     buffer_zeros/1,
     buffer_acquire/1,
     buffer_release/1,
-    buffer_append/2,
+    buffer_append/3,
     buffer_next/1,
     buffer_held/1
 ]).
@@ -123,33 +126,34 @@ term_size(_Term, _Opened) -> erlang:nif_error(nif_not_loaded).
 
 %% --- shared content ---
 
--spec share_new(term(), opened()) ->  reference() | badarg() | closed().
-share_new(_Term, _Opened) -> erlang:nif_error(nif_not_loaded).
+-spec share_new(term(), opened(), bytes()) -> reference() | badarg() | closed().
+share_new(_Term, _Opened, _Bytes) -> erlang:nif_error(nif_not_loaded).
 
 -spec share_get(term()) -> {ok, term()} | badarg().
 share_get(_Ref) -> erlang:nif_error(nif_not_loaded).
 
--spec share_find(term(), term(), opened()) ->  {ok, term()} | none | badarg() | closed().
+-spec share_find(term(), term(), opened()) -> {ok, term()} | none | badarg() | closed().
 share_find(_Ref, _Path, _Opened) -> erlang:nif_error(nif_not_loaded).
 
 %% --- connection states ---
 
--spec state_new(term()) -> reference() | badarg().
-state_new(_Id) -> erlang:nif_error(nif_not_loaded).
+-spec state_new(term(), bytes()) -> reference() | badarg().
+state_new(_Id, _Bytes) -> erlang:nif_error(nif_not_loaded).
 
--spec state_update(term(), term(), term(), opened()) ->  reference() | badarg() | closed().
-state_update(_State, _Field, _Value, _Opened) -> erlang:nif_error(nif_not_loaded).
+-spec state_update(term(), term(), term(), opened(), bytes()) ->
+    reference() | badarg() | closed().
+state_update(_State, _Field, _Value, _Opened, _Bytes) -> erlang:nif_error(nif_not_loaded).
 
--spec state_get(term(), term(), opened()) ->  {ok, term()} | none | badarg() | closed().
+-spec state_get(term(), term(), opened()) -> {ok, term()} | none | badarg() | closed().
 state_get(_State, _Field, _Opened) -> erlang:nif_error(nif_not_loaded).
 
--spec state_remove(term(), term(), opened()) ->  reference() | badarg() | closed().
+-spec state_remove(term(), term(), opened()) -> reference() | badarg() | closed().
 state_remove(_State, _Field, _Opened) -> erlang:nif_error(nif_not_loaded).
 
 -spec state_fields(term()) -> #{atom() => term()} | badarg().
 state_fields(_State) -> erlang:nif_error(nif_not_loaded).
 
--spec state_from_fields(term(), opened()) ->  reference() | badarg() | closed().
+-spec state_from_fields(term(), opened()) -> reference() | badarg() | closed().
 state_from_fields(_Fields, _Opened) -> erlang:nif_error(nif_not_loaded).
 
 -spec state_sizes(term()) -> #{atom() => non_neg_integer()} | badarg().
@@ -161,8 +165,8 @@ state_cleanup(_State) -> erlang:nif_error(nif_not_loaded).
 -spec state_compress(term(), boolean()) -> binary() | badarg().
 state_compress(_State, _Compressed) -> erlang:nif_error(nif_not_loaded).
 
--spec state_decompress(term()) -> reference() | {error, term()}.
-state_decompress(_Snapshot) -> erlang:nif_error(nif_not_loaded).
+-spec state_decompress(term(), bytes()) -> reference() | {error, term()}.
+state_decompress(_Snapshot, _Bytes) -> erlang:nif_error(nif_not_loaded).
 
 %% --- profiler ---
 
@@ -336,10 +340,10 @@ buffer_acquire(_) ->
 buffer_release(_) ->
     erlang:nif_error(nif_not_loaded).
 
--spec buffer_append(term(), term()) ->
+-spec buffer_append(term(), term(), bytes()) ->
     {ok, non_neg_integer()} | {error, released | {message_too_large, pos_integer()}}
     | not_iodata | badarg.
-buffer_append(_, _) ->
+buffer_append(_, _, _) ->
     erlang:nif_error(nif_not_loaded).
 
 -spec buffer_next(term()) ->

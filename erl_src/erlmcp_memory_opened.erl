@@ -5,7 +5,7 @@
 %% is in them. Funs in what a fun closes over are opened as well.
 -module(erlmcp_memory_opened).
 
--export([call/3]).
+-export([call/4]).
 
 -type opened() :: tuple().
 %% `{Fun, export, Module, Function, Arity}',
@@ -13,11 +13,12 @@
 %% `{Record, record, Module, Name, IsExported, FieldNames, Values}', `{BitString, bits}' or
 %% `{Term, unknown}'.
 
-%% @doc Calls a NIF with these arguments and what is in the terms.
--spec call(Function :: atom(), Args :: [term()], Terms :: [term()]) -> term().
-call(Function, Args, Terms) ->
+%% @doc Calls a NIF with these arguments and, between them, what is in the terms.
+-spec call(Function :: atom(), Before :: [term()], After :: [term()], Terms :: [term()]) ->
+    term().
+call(Function, Before, After, Terms) ->
     case opened(Terms, []) of
-        {ok, Opened} -> apply(erlmcp_memory_nif, Function, Args ++ [Opened]);
+        {ok, Opened} -> apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]);
         {badarg, _, _} = BadArg -> BadArg
     end.
 

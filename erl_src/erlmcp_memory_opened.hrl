@@ -1,9 +1,9 @@
-%% The result of Direct, a call of the NIF Function with Args and nothing opened; where terms in
-%% Args must be opened first, that of the call with these. A macro, so that the arguments are put
-%% into a list only then.
--define(OPENED(Function, Args, Direct),
+%% The result of Direct, a call of the NIF Function with Before, nothing opened, and After; where
+%% terms in these must be opened first, that of the call with what is in them. A macro, so that the
+%% arguments are put into a list only then.
+-define(OPENED(Function, Before, After, Direct),
     case Direct of
-        {closed, ClosedTerms} -> erlmcp_memory_opened:call(Function, Args, ClosedTerms);
+        {closed, Closed} -> erlmcp_memory_opened:call(Function, Before, After, Closed);
         DirectResult -> DirectResult
     end
 ).

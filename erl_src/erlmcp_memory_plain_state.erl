@@ -165,7 +165,7 @@ bytes(Term) ->
     Bytes.
 
 sizes_of(Term) ->
-    ?OPENED(term_size, [Term], erlmcp_memory_nif:term_size(Term, [])).
+    ?OPENED(term_size, [Term], [], erlmcp_memory_nif:term_size(Term, [])).
 
 path(Field) when is_atom(Field) -> {ok, [Field]};
 path([Field | Keys] = Path) when is_atom(Field), length(Keys) < ?MAX_PATH -> {ok, Path};

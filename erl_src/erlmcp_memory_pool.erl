@@ -93,6 +93,9 @@
 %% Their sizes. Where a part goes to another process, the VM counts the whole there.
 -define(ZERO_SIZES, [?BUFFER_SIZE bsl N || N <- lists:seq(0, 8)]).
 
+%% Parts of iodata that are looked at beforehand: as many as are appended on a normal scheduler.
+-define(LOOKED_AT, 2000).
+
 -define(TRIM_INTERVAL, 5000).
 -define(WATCH_INTERVAL, 1000).
 %% Milliseconds between two warnings, at the least.
@@ -192,7 +195,7 @@ child_spec() ->
 %% `badarg' where `Map' is no map, or is larger than a state may be (512 MiB packed).
 -spec acquire_connection_state(Map :: map()) -> {ok, state_ref()} | {error, not_started}.
 acquire_connection_state(Map) ->
-    case ?OPENED(pool_acquire, [Map], erlmcp_memory_nif:pool_acquire(Map, [])) of
+    case ?OPENED(pool_acquire, [Map], [], erlmcp_memory_nif:pool_acquire(Map, [])) of
         {_, _} = Result -> Result;
         not_a_map -> ?BADARG([Map], 1, ?NOT_A_MAP);
         {badarg, Position, Text} -> ?BADARG([Map], Position, Text)
@@ -224,7 +227,7 @@ connection_state(Ref) ->
 %% a state may be; the state is unchanged then.
 -spec update_connection_state(Ref :: state_ref(), Map :: map()) -> ok | {error, released}.
 update_connection_state(Ref, Map) ->
-    case ?OPENED(pool_update, [Ref, Map], erlmcp_memory_nif:pool_update(Ref, Map, [])) of
+    case ?OPENED(pool_update, [Ref, Map], [], erlmcp_memory_nif:pool_update(Ref, Map, [])) of
         ok -> ok;
         {error, _} = Error -> Error;
         badarg -> ?BADARG([Ref, Map], 1, ?NOT_A_STATE);
@@ -290,11 +293,28 @@ release_message_buffer(Ref) ->
     {ok, Held :: non_neg_integer()}
     | {error, released | {message_too_large, Limit :: pos_integer()}}.
 append_message_buffer(Ref, Data) ->
-    case erlmcp_memory_nif:buffer_append(Ref, Data) of
+    case erlmcp_memory_nif:buffer_append(Ref, Data, binary_bytes(Data)) of
         {_, _} = Result -> Result;
         badarg -> ?BADARG([Ref, Data], 1, ?NOT_A_BUFFER);
         not_iodata -> ?BADARG([Ref, Data], 2, <<"not iodata">>)
     end.
+
+%% The bytes of the binaries in iodata; of many parts, in the first ones.
+binary_bytes(Data) when is_binary(Data) -> byte_size(Data);
+binary_bytes(Data) -> binary_bytes(Data, [], 0, ?LOOKED_AT).
+
+binary_bytes([Part | Parts], Rests, Bytes, Left) when is_integer(Part), Left > 0 ->
+    binary_bytes(Parts, Rests, Bytes, Left - 1);
+binary_bytes([Part | Parts], Rests, Bytes, Left) when is_binary(Part), Left > 0 ->
+    binary_bytes(Parts, Rests, Bytes + byte_size(Part), Left - 1);
+binary_bytes([Part | Parts], Rests, Bytes, Left) when Left > 0 ->
+    binary_bytes(Part, [Parts | Rests], Bytes, Left - 1);
+binary_bytes(Part, Rests, Bytes, Left) when is_binary(Part) ->
+    binary_bytes([], Rests, Bytes + byte_size(Part), Left);
+binary_bytes(_End, [Parts | Rests], Bytes, Left) when Left > 0 ->
+    binary_bytes(Parts, Rests, Bytes, Left - 1);
+binary_bytes(_End, _Rests, Bytes, _Left) ->
+    Bytes.
 
 %% @doc Takes the next frame: the bytes up to a newline, without the newline and without a CR
 %% before it. `more' where no whole frame is held.

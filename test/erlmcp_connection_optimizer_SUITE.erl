@@ -13,13 +13,18 @@
     sizes_are_what_the_allocator_gave/1,
     a_hundred_megabytes_and_back/1,
     large_jobs_are_left_to_dirty_schedulers/1,
+    unaligned_binaries_are_copied_on_dirty_schedulers/1,
+    what_grows_is_not_copied/1,
     normal_schedulers_are_not_held_up/1,
     a_name_that_comes_later/1,
     properties/1
 ]).
 
 %% Called in a node of its own.
--export([before_and_after_the_name/0]).
+-export([
+    before_and_after_the_name/0,
+    copies_of_unaligned_binaries/0
+]).
 
 -define(O, erlmcp_connection_optimizer).
 
@@ -29,6 +34,8 @@ all() ->
         sizes_are_what_the_allocator_gave,
         a_hundred_megabytes_and_back,
         large_jobs_are_left_to_dirty_schedulers,
+        unaligned_binaries_are_copied_on_dirty_schedulers,
+        what_grows_is_not_copied,
         normal_schedulers_are_not_held_up,
         a_name_that_comes_later,
         properties
@@ -264,8 +271,8 @@ large_jobs_are_left_to_dirty_schedulers(_Config) ->
     ],
     [
         begin
-            ?assertMatch({dirty, _}, call(share_new, [Term, []])),
-            ?assertMatch({dirty, _}, call(state_update, [Small, field, Term, []])),
+            ?assertMatch({dirty, _}, call(share_new, [Term, [], 0])),
+            ?assertMatch({dirty, _}, call(state_update, [Small, field, Term, [], 0])),
             Fields = #{id => <<>>, created_at => 1, f => Term},
             ?assertMatch({dirty, _}, call(state_from_fields, [Fields, []])),
             ?assertMatch({dirty, _}, call(state_get, [Small, [metadata, Term], []])),
@@ -273,21 +280,21 @@ large_jobs_are_left_to_dirty_schedulers(_Config) ->
         end
      || Term <- Large
     ],
-    ?assertMatch({dirty, _}, call(state_new, [binary:copy(<<"x">>, 100_000)])),
+    ?assertMatch({dirty, _}, call(state_new, [binary:copy(<<"x">>, 100_000), 0])),
     Keys = [metadata | [binary:copy(<<I>>, 30_000) || I <- lists:seq(1, 63)]],
     ?assertMatch({dirty, _}, call(state_get, [Small, Keys, []])),
-    ?assertMatch({dirty, _}, call(state_update, [Small, Keys, 1, []])),
+    ?assertMatch({dirty, _}, call(state_update, [Small, Keys, 1, [], 0])),
     ?assertMatch({dirty, _}, call(share_find, [?O:share(1), Keys, []])),
     Merged = maps:from_list([{I, I} || I <- lists:seq(1, 500)]),
-    ?assertMatch({dirty, _}, call(state_update, [Small, metadata, Merged, []])),
+    ?assertMatch({dirty, _}, call(state_update, [Small, metadata, Merged, [], 0])),
     State = ?O:update_state_field(Small, metadata, hd(Large)),
     ?assertMatch({dirty, _}, call(state_get, [State, metadata, []])),
     ?assertMatch({dirty, _}, call(state_fields, [State])),
     ?assertMatch({dirty, _}, call(state_compress, [State, true])),
-    ?assertMatch({dirty, _}, call(state_decompress, [<<1, 0, 0, 0:16, 1:64, 65_535:16>>])),
+    ?assertMatch({dirty, _}, call(state_decompress, [<<1, 0, 0, 0:16, 1:64, 65_535:16>>, 0])),
     Refs = [?O:share({I, x}) || I <- lists:seq(1, 200)],
     Sharing = ?O:from_map(#{id => <<>>, refs => Refs}),
-    ?assertMatch({dirty, _}, call(state_decompress, [?O:compress_state(Sharing)])),
+    ?assertMatch({dirty, _}, call(state_decompress, [?O:compress_state(Sharing), 0])),
     Copied = maps:from_list([{I, I} || I <- lists:seq(1, 20_000)]),
     ?assertMatch({dirty, _}, call(share_get, [?O:share(Copied)])),
     ?assertMatch({dirty, _}, call(share_find, [?O:share(#{k => Copied}), [k], []])),
@@ -295,10 +302,64 @@ large_jobs_are_left_to_dirty_schedulers(_Config) ->
     ?assertEqual({normal, {ok, #{a => 1}}}, Part),
     Wide = ?O:from_map(#{id => <<>>, f => maps:from_list([{I, <<I:512>>} || I <- lists:seq(1, 9_000)])}),
     ?assertMatch({dirty, _}, call(state_sizes, [Wide])),
-    ?assertMatch({dirty, _}, call(state_decompress, [?O:compress_state(Wide)])),
+    ?assertMatch({dirty, _}, call(state_decompress, [?O:compress_state(Wide), 0])),
+    ?assertEqual({dirty, ok}, call(state_cleanup, [Wide])),
+    ?assertEqual({normal, ok}, call(state_cleanup, [?O:create_optimized_state(<<"s">>)])),
     %% A small part of it is no large job.
     ?assertEqual({normal, {ok, 7}}, call(state_get, [State, [metadata, 7], []])),
-    ?assertMatch({normal, _}, call(state_update, [State, [metadata, 7], 8, []])).
+    ?assertMatch({normal, _}, call(state_update, [State, [metadata, 7], 8, [], 0])).
+
+%% The VM copies a binary that does not begin at a byte before a native function sees it.
+unaligned_binaries_are_copied_on_dirty_schedulers(_Config) ->
+    {ok, Peer, _} = peer:start(#{connection => standard_io, args => ["-pa" | code:get_path()]}),
+    try
+        [{0, Dirty} | Normal] = peer:call(Peer, ?MODULE, copies_of_unaligned_binaries, [], 60_000),
+        ?assert(Dirty > 50_000_000),
+        [?assert(Bytes < 5_000_000, {scheduler, Id, Bytes}) || {Id, Bytes} <- Normal]
+    after
+        peer:stop(Peer)
+    end.
+
+%% The most bytes that each scheduler has had for copies at a time; the dirty ones together are 0.
+copies_of_unaligned_binaries() ->
+    {ok, _} = erlmcp_memory_pool:start_link(),
+    <<_:1, Large:50_000_000/binary, _/bits>> = binary:copy(<<"x">>, 50_000_001),
+    {ok, Buffer, _} = erlmcp_memory_pool:acquire_message_buffer(1),
+    [
+        {error, {message_too_large, _}} = erlmcp_memory_pool:append_message_buffer(Buffer, Data)
+     || Data <- [Large, [Large, $\n], ["a", [<<"b">> | Large]], [[[], Large] | <<"c">>]]
+    ],
+    true = is_reference(?O:share(Large)),
+    {error, unsupported_version} = ?O:decompress_state(Large),
+    State = ?O:create_optimized_state(Large),
+    Changed = ?O:update_state_field(State, [metadata, a], Large),
+    true = Large =:= ?O:get_state_field(Changed, [metadata, a]),
+    [{Id, most(Figures)} || {instance, Id, Figures} <- erlang:system_info({allocator, temp_alloc})].
+
+%% A vector that grows is given more memory by the VM, where it lies if that can be.
+what_grows_is_not_copied(_Config) ->
+    Before = reallocations(),
+    Ref = ?O:share(lists:seq(1, 1_000_000)),
+    ?assert(reallocations() - Before >= 10),
+    ?assertEqual(lists:seq(1, 1_000_000), ?O:shared(Ref)).
+
+reallocations() ->
+    lists:sum([
+        Billions * 1_000_000_000 + Count
+     || {instance, _, Figures} <- erlang:system_info({allocator, driver_alloc}),
+        {calls, Calls} <- Figures,
+        {driver_realloc, Billions, Count} <- Calls
+    ]).
+
+most(Figures) ->
+    lists:sum([
+        Most
+     || {Carriers, Of} <- Figures,
+        Carriers =:= mbcs orelse Carriers =:= sbcs,
+        {blocks, Blocks} <- Of,
+        {_Allocator, Sizes} <- Blocks,
+        {size, _Now, _Lately, Most} <- Sizes
+    ]).
 
 call(Function, Args) ->
     erlmcp_memory_lane_help:call(Function, Args).

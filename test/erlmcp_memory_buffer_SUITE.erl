@@ -14,6 +14,10 @@
 -export([
     released_buffers_stay_released/1,
     zero_bytes/1,
+    zero_bytes_cause_no_collections/1,
+    zero_bytes_are_nobodys_binaries/1,
+    zero_bytes_take_no_memory_and_outlive_the_pool/1,
+    a_burst_over_the_limit_passes_in_pieces/1,
     frames/1,
     frames_never_change/1,
     large_frames/1,
@@ -25,6 +29,11 @@
     wrong_arguments/1
 ]).
 
+%% Called in a node of its own.
+-export([resident_and_sums/0]).
+
+-include("erlmcp_memory.hrl").
+
 -define(POOL, erlmcp_memory_pool).
 -define(LIMIT, 16777216).
 
@@ -32,6 +41,10 @@ all() ->
     [
         released_buffers_stay_released,
         zero_bytes,
+        zero_bytes_cause_no_collections,
+        zero_bytes_are_nobodys_binaries,
+        zero_bytes_take_no_memory_and_outlive_the_pool,
+        a_burst_over_the_limit_passes_in_pieces,
         frames,
         frames_never_change,
         large_frames,
@@ -91,6 +104,138 @@ zero_bytes(_Config) ->
     ?assert(erlang:memory(total) - Total < 50000000),
     1000 = length(Many),
     ok.
+
+%% They were 64 KB of garbage for each buffer, as OTP 25 and 26 see it.
+zero_bytes_cause_no_collections(_Config) ->
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        receive go -> ok end,
+        [
+            begin
+                {ok, Ref, _} = ?POOL:acquire_message_buffer(1024),
+                ok = ?POOL:release_message_buffer(Ref)
+            end
+         || _ <- lists:seq(1, 2000)
+        ]
+    end),
+    1 = erlang:trace(Pid, true, [garbage_collection]),
+    Pid ! go,
+    receive {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual(normal, Reason)
+    after 60_000 -> ct:fail(timeout)
+    end,
+    Delivered = erlang:trace_delivered(Pid),
+    receive {trace_delivered, Pid, Delivered} -> ok
+    after 60_000 -> ct:fail(timeout)
+    end,
+    Collections = collections(Pid),
+    ?assert(Collections > 0),
+    ?assert(Collections =< 60, Collections).
+
+collections(Pid) ->
+    receive
+        {trace, Pid, Start, _} when Start =:= gc_minor_start; Start =:= gc_major_start ->
+            1 + collections(Pid);
+        {trace, Pid, _, _} ->
+            collections(Pid)
+    after 0 -> 0
+    end.
+
+zero_bytes_are_nobodys_binaries(_Config) ->
+    Limit = #{
+        size => 1_000_000,
+        kill => true,
+        error_logger => false,
+        %% From OTP 27 on; not looked at before.
+        include_shared_binaries => true
+    },
+    {Pid, Monitor} = spawn_monitor(fun() ->
+        _ = process_flag(max_heap_size, Limit),
+        Held = [?POOL:acquire_message_buffer(Size) || Size <- [?LIMIT, 100_000], _ <- lists:seq(1, 100)],
+        true = erlang:garbage_collect(),
+        {binary, []} = process_info(self(), binary),
+        exit({held, length(Held)})
+    end),
+    receive {'DOWN', Monitor, process, Pid, Reason} -> ?assertEqual({held, 200}, Reason)
+    after 60_000 -> ct:fail(timeout)
+    end.
+
+zero_bytes_take_no_memory_and_outlive_the_pool(_Config) ->
+    {ok, Peer, _} = peer:start(#{connection => standard_io, args => ["-pa" | code:get_path()]}),
+    try
+        {Before, After, Sums} = peer:call(Peer, ?MODULE, resident_and_sums, [], 60_000),
+        [?assertEqual(1, length(lists:usort(Of))) || Of <- Sums],
+        ?assert(After - Before < ?LIMIT div 2, {Before, After})
+    after
+        peer:stop(Peer)
+    end.
+
+%% The resident bytes before and after all zeros were read, and of each size what a buffer came with
+%% at the start, after the module was loaded again, after the pool was killed, and after a stop.
+resident_and_sums() ->
+    Again = fun() ->
+        {ok, Pid} = ?POOL:start_link(),
+        unlink(Pid),
+        sums()
+    end,
+    Wait = fun Wait() -> whereis(?POOL) =:= undefined orelse begin timer:sleep(1), Wait() end end,
+    {error, not_started} = ?POOL:acquire_message_buffer(1),
+    {ok, Pid} = ?POOL:start_link(),
+    unlink(Pid),
+    #memory_snapshot{resident_memory = Before} = erlmcp_memory_profiler:measure_memory_snapshot(),
+    First = sums(),
+    #memory_snapshot{resident_memory = After} = erlmcp_memory_profiler:measure_memory_snapshot(),
+    code:purge(?POOL),
+    {module, ?POOL} = code:load_file(?POOL),
+    Loaded = sums(),
+    exit(Pid, kill),
+    true = Wait(),
+    Killed = sums(),
+    Restarted = Again(),
+    ok = gen_server:stop(?POOL),
+    {error, not_started} = ?POOL:acquire_message_buffer(1),
+    Stopped = Again(),
+    {Before, After, lists:zipwith3(fun(A, B, {C, D, E}) -> [A, B, C, D, E] end, First, Loaded,
+        lists:zip3(Killed, Restarted, Stopped))}.
+
+sums() ->
+    [
+        begin
+            {ok, _, Zeros} = ?POOL:acquire_message_buffer(Size),
+            Bytes = max(Size, 65536),
+            Bytes = byte_size(Zeros),
+            {Bytes, erlang:crc32(Zeros)}
+        end
+     || Size <- [0, 65536, 65537, 131072, 1000000, ?LIMIT - 1, ?LIMIT]
+    ].
+
+%% The limit is on what is held. An append is all or nothing, whatever the messages are.
+a_burst_over_the_limit_passes_in_pieces(_Config) ->
+    Message = <<"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}\n">>,
+    Frame = binary:part(Message, 0, byte_size(Message) - 1),
+    Burst = binary:copy(Message, 350_000),
+    {ok, Ref, _} = ?POOL:acquire_message_buffer(1024),
+    {ok, 3} = ?POOL:append_message_buffer(Ref, <<"12\n">>),
+    TooLarge = {error, {message_too_large, ?LIMIT}},
+    ?assertEqual(TooLarge, ?POOL:append_message_buffer(Ref, Burst)),
+    ?assertEqual({ok, <<"12\n">>}, ?POOL:message_buffer(Ref)),
+    ?assertEqual({ok, <<"12">>}, ?POOL:next_message(Ref)),
+    ?assertEqual(TooLarge, ?POOL:append_message_buffer(Ref, [Burst])),
+    ?assertEqual(more, ?POOL:next_message(Ref)),
+    Taken = in_pieces(Ref, Burst, Frame, 0),
+    ?assertEqual(350_000, Taken),
+    ?assertEqual({ok, <<>>}, ?POOL:message_buffer(Ref)).
+
+in_pieces(Ref, <<Piece:1_000_000/binary, Rest/binary>>, Frame, Taken) ->
+    {ok, _} = ?POOL:append_message_buffer(Ref, Piece),
+    in_pieces(Ref, Rest, Frame, take(Ref, Frame, Taken));
+in_pieces(Ref, Piece, Frame, Taken) ->
+    {ok, _} = ?POOL:append_message_buffer(Ref, Piece),
+    take(Ref, Frame, Taken).
+
+take(Ref, Frame, Taken) ->
+    case ?POOL:next_message(Ref) of
+        {ok, Frame} -> take(Ref, Frame, Taken + 1);
+        more -> Taken
+    end.
 
 frames(_Config) ->
     {ok, Ref, _} = ?POOL:acquire_message_buffer(10),
@@ -205,6 +350,7 @@ any_iodata_is_appended(_Config) ->
     {ok, Ref, _} = ?POOL:acquire_message_buffer(10),
     <<_:3, Unaligned:5/binary, _/bits>> = <<"0123456789">>,
     Data = [
+        [[binary:copy(<<N>>, N), $x] || N <- [0, 1, 255, 256, 257, 500, 256, 3, 70_000]],
         "text", [], <<>>, [[[]]], [1 | <<2, 3>>], [[[[4] | <<5>>] | <<>>]], 0, 255, Unaligned,
         lists:seq(0, 255), binary:copy(<<"b">>, 300), [[<<"x">>, $y] | [<<"z">>]],
         lists:foldl(fun(N, List) -> [List, N rem 256] end, [], lists:seq(1, 1000)),

@@ -26,6 +26,8 @@
     acquire_read_update_release/1,
     states_hold_any_term/1,
     large_states_go_through_the_dirty_lane/1,
+    large_updates_of_large_states_go_through_the_dirty_lane/1,
+    prepared_states_have_room/1,
     a_refused_update_changes_nothing/1,
     counters_agree/1,
     counters_agree_on_all_schedulers/1,
@@ -49,6 +51,8 @@ all() ->
         acquire_read_update_release,
         states_hold_any_term,
         large_states_go_through_the_dirty_lane,
+        large_updates_of_large_states_go_through_the_dirty_lane,
+        prepared_states_have_room,
         a_refused_update_changes_nothing,
         counters_agree,
         counters_agree_on_all_schedulers,
@@ -202,6 +206,46 @@ large_states_go_through_the_dirty_lane(_Config) ->
     [?assertEqual({ok, Merged}, ?POOL:connection_state(Ref)) || _ <- lists:seq(1, 5)],
     receive {done, Busy} -> ok end,
     ok = ?POOL:release_connection_state(Ref).
+
+large_updates_of_large_states_go_through_the_dirty_lane(_Config) ->
+    Update = fun(Ref, Keys) ->
+        Map = maps:from_list([{Key, new} || Key <- Keys]),
+        erlmcp_memory_lane_help:call(pool_update, [Ref, Map])
+    end,
+    {ok, Ref} = ?POOL:acquire_connection_state(
+        maps:from_list([{N, old} || N <- lists:seq(1, 20_000)])
+    ),
+    ?assertEqual({dirty, ok}, Update(Ref, lists:seq(1, 19_001, 50))),
+    ?assertEqual({normal, ok}, Update(Ref, [2, 20_000])),
+    {ok, Map} = ?POOL:connection_state(Ref),
+    ?assertEqual(20_000, map_size(Map)),
+    ?assertEqual(
+        lists:seq(1, 19_001, 50) ++ [2, 20_000],
+        lists:sort(fun(A, B) -> {A rem 50 =/= 1, A} =< {B rem 50 =/= 1, B} end,
+            [Key || {Key, new} <- maps:to_list(Map)])
+    ),
+    %% Into a state that holds nothing they are merely written.
+    {ok, Empty} = ?POOL:acquire_connection_state(#{}),
+    ?assertEqual({normal, ok}, Update(Empty, lists:seq(1, 400))).
+
+%% A state that was made ahead of need takes no memory when it is acquired with a few entries.
+prepared_states_have_room(_Config) ->
+    #{available := 1000} = ?POOL:pool_stats(),
+    Content = fun(N) -> #{id => N, client => binary:copy(<<"c">>, 100)} end,
+    #{memory := #{idle_bytes := Idle}} = ?POOL:pool_info(),
+    Bytes = erlmcp_memory_nif:native_bytes(),
+    Refs = [element(2, ?POOL:acquire_connection_state(Content(N))) || N <- lists:seq(1, 500)],
+    %% What a scheduler packs into may have grown; the contents are above 50,000 bytes.
+    ?assert(erlmcp_memory_nif:native_bytes() - Bytes < 20_000),
+    %% And none is counted as more than it was.
+    #{memory := #{idle_bytes := Left, live_bytes := Live}} = ?POOL:pool_info(),
+    ?assertEqual(Idle, Left + Live),
+    ?assertEqual(Live, Left),
+    [
+        ?assertEqual({ok, Content(N)}, ?POOL:connection_state(Ref))
+     || {N, Ref} <- lists:zip(lists:seq(1, 500), Refs)
+    ],
+    release(Refs).
 
 a_refused_update_changes_nothing(_Config) ->
     {ok, Ref} = ?POOL:acquire_connection_state(#{id => 1}),

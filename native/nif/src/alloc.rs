@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::threads::{SHARDS, thread_shard};
 use rustler::EnifAllocator;
+use rustler::sys::{enif_alloc, enif_free, enif_realloc};
 
 /// The VM's allocator, with a count of live bytes.
 pub struct CountingAllocator;
@@ -23,6 +24,12 @@ pub struct CountingAllocator;
 struct Count(AtomicIsize);
 
 static LIVE: [Count; SHARDS] = [const { Count(AtomicIsize::new(0)) }; SHARDS];
+
+/// The VM's blocks are aligned for any type of the C language, thus for a word; what asks for more
+/// is left to rustler, which puts something before it.
+fn is_plain(layout: Layout) -> bool {
+    layout.align() <= align_of::<usize>()
+}
 
 #[inline]
 fn count(bytes: isize) {
@@ -38,12 +45,19 @@ pub fn live_bytes() -> u64 {
     sum.max(0) as u64
 }
 
-// SAFETY: every block comes from and goes back to EnifAllocator with the layout it was asked for;
-// the counting touches atomics and a destructor-free thread local only, so it never allocates.
+// SAFETY: a block of a plain layout comes from enif_alloc or enif_realloc and goes to enif_realloc or
+// enif_free, any other comes from EnifAllocator and goes back to it with its layout; the caller
+// promises that a block always comes with the layout that it has. The counting touches atomics and a
+// thread local without destructor only, so it never allocates.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promises about the layout are passed on.
-        let block = unsafe { EnifAllocator.alloc(layout) };
+        let block = if is_plain(layout) {
+            // SAFETY: the call takes any size, and returns null where there is no memory.
+            unsafe { enif_alloc(layout.size()).cast() }
+        } else {
+            // SAFETY: the caller's promises about the layout are passed on.
+            unsafe { EnifAllocator.alloc(layout) }
+        };
         if !block.is_null() {
             count(layout.size() as isize);
         }
@@ -52,8 +66,36 @@ unsafe impl GlobalAlloc for CountingAllocator {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        // SAFETY: the block came from `alloc` above with this layout, as the caller promises.
-        unsafe { EnifAllocator.dealloc(block, layout) }
+        if is_plain(layout) {
+            // SAFETY: a plain block is the VM's own, as said above.
+            unsafe { enif_free(block.cast()) }
+        } else {
+            // SAFETY: the block is EnifAllocator's, with this layout.
+            unsafe { EnifAllocator.dealloc(block, layout) }
+        }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        if is_plain(layout) {
+            // SAFETY: a plain block is the VM's own. Where there is no memory for the new size, the
+            // call returns null and leaves the block as it was.
+            let moved: *mut u8 = unsafe { enif_realloc(block.cast(), new_size).cast() };
+            if !moved.is_null() {
+                count(new_size as isize - layout.size() as isize);
+            }
+            return moved;
+        }
+        // SAFETY: the caller promises that the new size fits a layout of this alignment and is not
+        // zero; both blocks have the smaller of both sizes, and do not overlap; the old one is not
+        // used after it was freed.
+        unsafe {
+            let moved = self.alloc(Layout::from_size_align_unchecked(new_size, layout.align()));
+            if !moved.is_null() {
+                moved.copy_from_nonoverlapping(block, layout.size().min(new_size));
+                self.dealloc(block, layout);
+            }
+            moved
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Message buffers as resources.
 
-use crate::iodata::{self, IoDataError};
+use crate::iodata::{IoData, IoDataError};
 use crate::lane::{Busy, FAST_BYTES, FAST_COPY, Lane};
 use crate::pool::{badarg, not_started, released, started};
 use crate::resource::ResourceRef;
@@ -124,21 +124,19 @@ fn append<'a>(
                 Err(MessageTooLarge) => too_large(env),
             });
         }
-        // Walked twice, so that the limit is checked before a byte is copied.
-        let bytes = match iodata::walk(data, lane, |_| ()) {
-            Ok(bytes) => bytes,
+        // Known whole, so that the limit is checked before a byte is appended.
+        let data = match IoData::of(data, lane) {
+            Ok(data) => data,
             Err(why) => return refusal(env, why),
         };
-        if lane == Lane::Fast && buffer.append_cost(bytes) > FAST_BYTES {
+        if lane == Lane::Fast && buffer.append_cost(data.len()) > FAST_BYTES {
             return Err(Busy);
         }
-        if bytes > 0 {
-            if buffer.reserve(bytes).is_err() {
+        if data.len() > 0 {
+            if buffer.reserve(data.len()).is_err() {
                 return Ok(too_large(env));
             }
-            // The same walk over the same term: it cannot end otherwise.
-            let copied = iodata::walk(data, lane, |piece| buffer.push(piece));
-            debug_assert!(copied.is_ok());
+            data.each(|piece| buffer.push(piece));
         }
         Ok((ok(), buffer.held().len()).encode(env))
     })
@@ -153,7 +151,7 @@ fn refusal(env: Env<'_>, why: IoDataError) -> Result<Term<'_>, Busy> {
 }
 
 // `{ok, Held}` or an error tuple.
-nif!(append => buffer_append(handle, data));
+nif!(append => sized buffer_append(handle, data));
 
 fn next<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let budget = match lane {

@@ -21,7 +21,12 @@ const KEPT: usize = 256;
 impl ConnectionState {
     /// Puts the entries of a packed map in; those of keys that were there are replaced.
     pub fn merge(&mut self, entries: View<'_, Anchor>) {
-        self.content.merge(entries);
+        free(self.content.merge(entries));
+    }
+
+    /// Whether the map has no entry.
+    pub fn is_empty(&self) -> bool {
+        self.content.view().is_none()
     }
 
     /// What the map links to.
@@ -39,19 +44,29 @@ impl ConnectionState {
 }
 
 impl Recycle for ConnectionState {
-    fn recycle(&mut self) {
-        let links = self.content.clear(KEPT);
-        let is_short = match &links {
-            Links::None => true,
-            Links::One((_, target)) => matches!(target, Target::Anchor(_)),
-            Links::Many(_) => false,
-        };
-        if !is_short {
-            reaper::free_value(Packed::new(Box::default(), links));
+    fn prepared() -> Self {
+        ConnectionState {
+            content: MapBuf::with_capacity(KEPT),
         }
+    }
+
+    fn recycle(&mut self) {
+        free(self.content.clear(KEPT));
     }
 
     fn heap_bytes(&self) -> usize {
         self.content.heap_bytes()
+    }
+}
+
+/// Frees what a map linked to, here where that is one thing.
+fn free(links: Links<Anchor>) {
+    let is_short = match &links {
+        Links::None => true,
+        Links::One((_, target)) => matches!(target, Target::Anchor(_)),
+        Links::Many(_) => false,
+    };
+    if !is_short {
+        reaper::free_value(Packed::new(Box::default(), links));
     }
 }

@@ -9,6 +9,7 @@ use crate::lane::{FAST_BYTES, FAST_TERMS, Lane};
 use erlmcp_memory_core::buffer::MESSAGE_LIMIT;
 use rustler::Term;
 use rustler::types::binary::Binary;
+use smallvec::SmallVec;
 
 /// Why a walk ended early.
 pub enum IoDataError {
@@ -20,103 +21,106 @@ pub enum IoDataError {
     TooLarge,
 }
 
-/// Calls `sink` with the bytes of `data`, in order, in pieces; returns how many bytes there were.
-/// A walk that ends early may have called `sink` for some of them.
-pub fn walk(data: Term<'_>, lane: Lane, mut sink: impl FnMut(&[u8])) -> Result<usize, IoDataError> {
-    let mut walk = Walk::new(lane);
-    // Rests of lists whose first part is being walked. Each is a cell of its own of the caller's
-    // list, so this is never larger than the caller's own memory.
-    let mut rests = Vec::new();
-    let mut current = data;
-    loop {
-        walk.visit()?;
-        if let Ok((head, tail)) = current.list_get_cell() {
-            // Not decoded as u8: rustler cuts what is too large for it.
-            if let Ok(integer) = head.decode::<u32>() {
-                let byte = u8::try_from(integer).map_err(|_| IoDataError::NotIoData)?;
-                walk.byte(byte, &mut sink)?;
-                current = tail;
-            } else {
-                if !tail.is_empty_list() {
-                    rests.push(tail);
-                }
-                current = head;
-            }
-            continue;
-        }
-        if !current.is_empty_list() {
-            let binary = Binary::from_term(current).map_err(|_| IoDataError::NotIoData)?;
-            walk.binary(binary.as_slice(), &mut sink)?;
-        }
-        match rests.pop() {
-            Some(rest) => current = rest,
-            None => break,
-        }
-    }
-    walk.flush(&mut sink);
-    Ok(walk.bytes)
-}
+/// Binaries of at most so many bytes are copied together with what lies beside them.
+const SMALL: usize = 256;
 
-/// The state of one walk: what was seen, and single bytes gathered into pieces.
-struct Walk {
-    lane: Lane,
-    terms: usize,
+/// The bytes of iodata, found in one walk.
+#[derive(Default)]
+pub struct IoData<'a> {
+    parts: SmallVec<[Part<'a>; 4]>,
+    /// Small binaries and single bytes.
+    gathered: SmallVec<[u8; SMALL]>,
     bytes: usize,
-    piece: [u8; 256],
-    filled: usize,
 }
 
-impl Walk {
-    fn new(lane: Lane) -> Self {
-        Walk {
-            lane,
-            terms: 0,
-            bytes: 0,
-            piece: [0; 256],
-            filled: 0,
+enum Part<'a> {
+    /// As many of the gathered bytes.
+    Gathered(usize),
+    Binary(&'a [u8]),
+}
+
+impl<'a> IoData<'a> {
+    /// Walks iodata.
+    pub fn of(data: Term<'a>, lane: Lane) -> Result<Self, IoDataError> {
+        let mut found = IoData::default();
+        let mut terms = 0;
+        // Rests of lists whose first part is being walked. Each is a cell of its own of the caller's
+        // list, so this is never larger than the caller's own memory.
+        let mut rests = Vec::new();
+        let mut current = data;
+        loop {
+            terms += 1;
+            match lane {
+                Lane::Fast if terms > FAST_TERMS => return Err(IoDataError::Busy),
+                // Empty lists and binaries add no bytes, however many there are.
+                Lane::Dirty if terms > 4 * MESSAGE_LIMIT => return Err(IoDataError::TooLarge),
+                _ => {}
+            }
+            if let Ok((head, tail)) = current.list_get_cell() {
+                // Not decoded as u8: rustler cuts what is too large for it.
+                if let Ok(integer) = head.decode::<u32>() {
+                    let byte = u8::try_from(integer).map_err(|_| IoDataError::NotIoData)?;
+                    found.count(1, lane)?;
+                    found.gather(&[byte]);
+                    current = tail;
+                } else {
+                    if !tail.is_empty_list() {
+                        rests.push(tail);
+                    }
+                    current = head;
+                }
+                continue;
+            }
+            if !current.is_empty_list() {
+                let binary = Binary::from_term(current).map_err(|_| IoDataError::NotIoData)?;
+                found.count(binary.len(), lane)?;
+                if binary.len() <= SMALL {
+                    found.gather(binary.as_slice());
+                } else {
+                    found.parts.push(Part::Binary(binary.as_slice()));
+                }
+            }
+            match rests.pop() {
+                Some(rest) => current = rest,
+                None => return Ok(found),
+            }
         }
     }
 
-    fn visit(&mut self) -> Result<(), IoDataError> {
-        self.terms += 1;
-        match self.lane {
-            Lane::Fast if self.terms > FAST_TERMS => Err(IoDataError::Busy),
-            // Empty lists and binaries add no bytes, however many there are.
-            Lane::Dirty if self.terms > 4 * MESSAGE_LIMIT => Err(IoDataError::TooLarge),
-            _ => Ok(()),
-        }
-    }
-
-    fn count(&mut self, bytes: usize) -> Result<(), IoDataError> {
+    fn count(&mut self, bytes: usize, lane: Lane) -> Result<(), IoDataError> {
         self.bytes += bytes;
-        match self.lane {
+        match lane {
             _ if self.bytes > MESSAGE_LIMIT => Err(IoDataError::TooLarge),
             Lane::Fast if self.bytes > FAST_BYTES => Err(IoDataError::Busy),
             _ => Ok(()),
         }
     }
 
-    fn byte(&mut self, byte: u8, sink: &mut impl FnMut(&[u8])) -> Result<(), IoDataError> {
-        self.count(1)?;
-        if self.filled == self.piece.len() {
-            self.flush(sink);
+    fn gather(&mut self, bytes: &[u8]) {
+        self.gathered.extend_from_slice(bytes);
+        match self.parts.last_mut() {
+            Some(Part::Gathered(length)) => *length += bytes.len(),
+            _ => self.parts.push(Part::Gathered(bytes.len())),
         }
-        self.piece[self.filled] = byte;
-        self.filled += 1;
-        Ok(())
     }
 
-    fn binary(&mut self, bytes: &[u8], sink: &mut impl FnMut(&[u8])) -> Result<(), IoDataError> {
-        self.count(bytes.len())?;
-        self.flush(sink);
-        sink(bytes);
-        Ok(())
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.bytes
     }
 
-    fn flush(&mut self, sink: &mut impl FnMut(&[u8])) {
-        if self.filled > 0 {
-            sink(&self.piece[..self.filled]);
-            self.filled = 0;
+    /// Calls `sink` with all of them, in order, in pieces.
+    pub fn each(&self, mut sink: impl FnMut(&[u8])) {
+        let mut gathered = self.gathered.as_slice();
+        for part in &self.parts {
+            match part {
+                Part::Binary(bytes) => sink(bytes),
+                Part::Gathered(length) => {
+                    let (bytes, rest) = gathered.split_at(*length);
+                    gathered = rest;
+                    sink(bytes);
+                }
+            }
         }
     }
 }

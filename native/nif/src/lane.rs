@@ -15,6 +15,10 @@ pub const FAST_COPY: usize = 256 * 1024;
 /// Terms that a call on a normal scheduler visits at the most: some 50 microseconds of work.
 pub const FAST_TERMS: usize = 2_000;
 
+/// Entries that a call on a normal scheduler puts into a map that has others: each may have to write
+/// a page of its own.
+pub const FAST_ENTRIES: usize = 128;
+
 /// Which kind of scheduler a call runs on. On the fast lane it does a bounded piece of work or
 /// none: where there is more to do, the VM makes the call again on the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +30,15 @@ pub enum Lane {
 }
 
 impl Lane {
+    /// Refuses on the fast lane to look at a binary of so many bytes: the VM copies one that does not
+    /// begin at a byte before it shows it, and the interface cannot be asked for its size.
+    pub fn admit(self, bytes: Term<'_>) -> Result<(), Busy> {
+        match (self, bytes.decode::<usize>()) {
+            (Lane::Dirty, _) | (Lane::Fast, Ok(..=FAST_COPY)) => Ok(()),
+            _ => Err(Busy),
+        }
+    }
+
     /// Locks a handle. [`Busy`] where the fast lane would have to wait, because the handle's lock
     /// may be held through a large job on the dirty one.
     pub fn lock<T>(self, mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>, Busy> {
@@ -99,13 +112,19 @@ impl From<rustler::Error> for NoResult {
 
 /// Defines a NIF around a function of the environment, its arguments as terms, and the lane; on
 /// `Busy` the VM calls it again on a dirty scheduler. With `short`, around a function that is
-/// not told the lane, does little whatever it is given, and always returns a term. As rustler's
+/// not told the lane, does little whatever it is given, and always returns a term. With `sized`, it
+/// has a last argument more, the bytes of what it is given (`Lane::admit`). As rustler's
 /// attribute, without the vector that it makes of the arguments.
 #[macro_export]
 macro_rules! nif {
     ($body:ident => short $name:ident($($argument:ident),+)) => {
         $crate::nif!(@define $name($($argument),+), env, _lane => {
             Ok::<_, $crate::lane::Busy>($body(env, $($argument),+))
+        });
+    };
+    ($body:ident => sized $name:ident($($argument:ident),+)) => {
+        $crate::nif!(@define $name($($argument),+, bytes), env, lane => {
+            lane.admit(bytes).and_then(|()| $body(env, $($argument),+, lane))
         });
     };
     ($body:ident => $name:ident($($argument:ident),+)) => {

@@ -3,9 +3,10 @@
 use crate::buffer::BLOCKS;
 use crate::connection::ConnectionState;
 use crate::cycles::{self, Suspect};
-use crate::lane::{Busy, FAST_BYTES, Lane};
+use crate::lane::{Busy, FAST_BYTES, FAST_ENTRIES, Lane};
 use crate::terms::{Anchor, Known, with_packed};
 use crate::{nif, reply, resource};
+use erlmcp_memory_core::map;
 use erlmcp_memory_core::packed::Links;
 use erlmcp_memory_core::pool::{Lease, Pool};
 use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
@@ -286,7 +287,11 @@ fn update<'a>(
     }
     // Packed before the state is locked: it may be its own value.
     let merged = with_packed(map, opened, lane, |entries| {
+        let many = map::len_of(entries).is_some_and(|len| len > FAST_ENTRIES);
         with_state(env, handle, lane, |state| {
+            if lane == Lane::Fast && many && !state.is_empty() {
+                return Err(Busy);
+            }
             state.modify(|state| state.merge(entries));
             Ok(ok().encode(env))
         })

@@ -20,7 +20,12 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// A type whose values live in resource objects. It is registered once, when the library is
 /// loaded, and the VM may use and drop its values on any thread.
-pub trait Resource: Send + Sync + Sized + 'static {
+///
+/// # Safety
+///
+/// No two types may return the same class: the VM's objects of a class are taken for values of its
+/// type. [`resource!`](crate::resource!) makes one for each.
+pub unsafe trait Resource: Send + Sync + Sized + 'static {
     /// What the VM calls the type.
     const NAME: &'static CStr;
 
@@ -28,7 +33,7 @@ pub trait Resource: Send + Sync + Sized + 'static {
     fn class() -> &'static Class;
 }
 
-/// What the VM knows a type by; nothing before it is registered.
+/// What the VM knows a type by; null before it is registered.
 pub struct Class(AtomicPtr<ErlNifResourceType>);
 
 impl Class {
@@ -39,7 +44,9 @@ impl Class {
 
     fn get(&self) -> *const ErlNifResourceType {
         // Written before any other thread can know the library.
-        self.0.load(Ordering::Relaxed)
+        let class = self.0.load(Ordering::Relaxed);
+        assert!(!class.is_null(), "a type that is not registered");
+        class
     }
 }
 
@@ -47,7 +54,8 @@ impl Class {
 #[macro_export]
 macro_rules! resource {
     ($type:ty, $name:literal) => {
-        impl $crate::resource::Resource for $type {
+        // SAFETY: the class is a static of this function alone.
+        unsafe impl $crate::resource::Resource for $type {
             const NAME: &'static std::ffi::CStr = $name;
 
             fn class() -> &'static $crate::resource::Class {

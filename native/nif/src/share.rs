@@ -348,7 +348,7 @@ fn find_in<'a>(
     Ok(Some(value))
 }
 
-nif!(share => share_new(term, opened));
+nif!(share => sized share_new(term, opened));
 nif!(read => share_get(reference));
 nif!(find => share_find(reference, path, opened));
 

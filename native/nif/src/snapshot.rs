@@ -46,7 +46,7 @@ mod atoms {
 const SHORT: usize = 16 << 10;
 
 nif!(compress => state_compress(state, compressed));
-nif!(decompress => state_decompress(snapshot));
+nif!(decompress => sized state_decompress(snapshot));
 
 fn compress<'a>(
     env: Env<'a>,

@@ -1,7 +1,7 @@
 //! Connection states as resources.
 
 use crate::cycles::{self, Suspect};
-use crate::lane::{Busy, Lane};
+use crate::lane::{Busy, FAST_ENTRIES, Lane};
 use crate::share::SharedBytes;
 use crate::terms::{Anchor, Known, Path, Source, pack, unpack, with_packed, word};
 use crate::{nif, reaper, reply, resource};
@@ -289,11 +289,8 @@ pub fn with_state<'a>(
     }
 }
 
-/// Entries that are put into a map one after the other on a normal scheduler.
-const MERGED_AT_ONCE: usize = 128;
-
-nif!(create => state_new(id));
-nif!(update => state_update(state, field, value, opened));
+nif!(create => sized state_new(id));
+nif!(update => sized state_update(state, field, value, opened));
 nif!(get => state_get(state, field, opened));
 nif!(remove => state_remove(state, field, opened));
 nif!(fields => state_fields(state));
@@ -329,7 +326,7 @@ fn update<'a>(
     // Packed before the state is locked: it may be its own value.
     let updated = with_packed(value, opened, lane, |value| {
         with_state(env, state, lane, |state| {
-            if lane == Lane::Fast && map::len_of(value).is_some_and(|len| len > MERGED_AT_ONCE) {
+            if lane == Lane::Fast && map::len_of(value).is_some_and(|len| len > FAST_ENTRIES) {
                 return Err(Busy);
             }
             Ok(match path.with(|path| state.update(names(), path, value)) {
@@ -423,7 +420,7 @@ pub fn state_from(fields: Packed<Anchor>) -> Result<State<Anchor>, &'static str>
     }
 }
 
-/// Takes a state away from its handle.
+/// Takes a state away from its handle. Its memory is given back at once.
 fn cleanup<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let Some(handle) = resource::get::<Handle>(state) else {
         return Ok(reply::badarg(env, 1, NO_STATE));

@@ -25,14 +25,23 @@ impl<A> Default for MapBuf<A> {
 }
 
 impl<A: Anchor> MapBuf<A> {
+    /// An empty map with room for so many bytes of entries that link to nothing.
+    pub fn with_capacity(bytes: usize) -> Self {
+        MapBuf {
+            bytes: Vec::with_capacity(bytes),
+            links: Links::default(),
+        }
+    }
+
     /// Puts the entries of a packed map in; those of keys that were there are replaced. Another
-    /// value changes nothing.
-    pub fn merge(&mut self, entries: View<'_, A>) {
+    /// value changes nothing. What the content linked to before is returned, because freeing what
+    /// is no part of it any more may take long.
+    pub fn merge(&mut self, entries: View<'_, A>) -> Links<A> {
         match Page::of(entries.bytes) {
-            None => {}
-            Some(page) if page.is_empty() => {}
+            None => Links::default(),
+            Some(page) if page.is_empty() => Links::default(),
             Some(_) if self.bytes.is_empty() && entries.bytes.len() <= PAGE => {
-                self.set(entries.bytes, Links::from_unsorted(entries.own_links()));
+                self.set(entries.bytes, Links::from_unsorted(entries.own_links()))
             }
             Some(_) => {
                 let merged = match self.view() {
@@ -40,17 +49,17 @@ impl<A: Anchor> MapBuf<A> {
                     None => store(entries, PAGE),
                 };
                 let (bytes, links) = merged.into_parts();
-                self.set(&bytes, links);
+                self.set(&bytes, links)
             }
         }
     }
 
-    fn set(&mut self, bytes: &[u8], links: Links<A>) {
+    fn set(&mut self, bytes: &[u8], links: Links<A>) -> Links<A> {
         self.bytes.clear();
         // Not the double of it, as vectors grow by themselves: a state is seldom added to.
         self.bytes.reserve_exact(bytes.len());
         self.bytes.extend_from_slice(bytes);
-        self.links = links;
+        std::mem::replace(&mut self.links, links)
     }
 
     /// The map; nothing for an empty one.

@@ -46,6 +46,11 @@ use shard::Shard;
 
 /// What a pool can hold.
 pub trait Recycle: Default + Send {
+    /// An empty object that is made ahead of need, with the memory that its first owner will want.
+    fn prepared() -> Self {
+        Self::default()
+    }
+
     /// Empties the object for its next owner. Nothing of the last owner's data may stay readable
     /// through the object. Capacity that it grew may stay, within a bound of the type's choice.
     fn recycle(&mut self);

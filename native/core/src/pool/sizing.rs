@@ -36,7 +36,7 @@ impl<T: Recycle> Pool<T> {
         let wanted = missing.min(limit);
         for made in 0..wanted {
             // Dealt round, so that every thread finds some at home.
-            if self.place(made, Box::new(T::default())).is_some() {
+            if self.place(made, Box::new(T::prepared())).is_some() {
                 return made;
             }
         }

@@ -20,6 +20,13 @@ struct Thing {
 const KEPT: usize = 64;
 
 impl Recycle for Thing {
+    fn prepared() -> Self {
+        Thing {
+            content: Vec::with_capacity(KEPT),
+            owned: AtomicBool::new(false),
+        }
+    }
+
     fn recycle(&mut self) {
         self.content.clear();
         self.content.shrink_to(KEPT);
@@ -67,6 +74,21 @@ fn prepared_objects_count_as_reused() {
     assert_eq!(pool.stats().total_allocated(), 101);
     drop((leases, more));
     assert_eq!(pool.stats().total_allocated(), 101);
+}
+
+#[test]
+fn prepared_objects_have_room_and_it_is_counted() {
+    let pool = pool(4, 10, 10);
+    let object = crate::heap::block(size_of::<Thing>()) as u64;
+    assert_eq!(pool.stats().idle_bytes, 10 * (object + KEPT as u64));
+    let mut prepared = pool.acquire();
+    prepared.modify(|thing| thing.content.extend([7; KEPT]));
+    assert_eq!(prepared.content.capacity(), KEPT, "it had to grow");
+    assert_eq!(pool.stats().live_bytes, object + KEPT as u64);
+    // One that nobody foresaw begins empty.
+    let rest: Vec<_> = (0..9).map(|_| pool.acquire()).collect();
+    assert_eq!(pool.acquire().content.capacity(), 0);
+    drop(rest);
 }
 
 #[test]
