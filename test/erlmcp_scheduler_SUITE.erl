@@ -7,7 +7,8 @@
 -import(erlmcp_scheduler_help, [attempts/2, counters/2, gap_is_bounded/2, on_two_schedulers/0]).
 -import(erlmcp_state_help, [alone/1, nested/2]).
 
--export([all/0, suite/0, init_per_suite/1, end_per_suite/1, init_per_testcase/2, end_per_testcase/2]).
+-export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([init_per_testcase/2, end_per_testcase/2]).
 -export([
     a_dropped_chain_of_shares_stalls_no_scheduler/1,
     a_dropped_chain_of_states_stalls_no_scheduler/1,
@@ -106,7 +107,7 @@ apart(Reads) ->
 apart_in_one(Read) ->
     {A, InA} = counters(1, Read),
     {B, InB} = counters(2, Read),
-    Common = [Address || Address <- InA, lists:member(Address, InB)],
+    Common = [Counter || Counter <- InA, lists:member(Counter, InB)],
     [exit(Pid, kill) || Pid <- [A, B]],
     ?assertEqual([], Common).
 
@@ -136,25 +137,21 @@ within(What, Ratio, Limit) ->
 
 %%% Single operations
 
+%% What is copied grows with their number.
 an_update_below_a_path_does_not_copy_other_references(_Config) ->
-    Plain = ?O:from_map(#{id => <<"connection-000001">>, metadata => #{user_id => 1, locale => en}}),
-    %% One as a host has it, and many: what is copied grows with them.
-    Shares = [?O:share({N, lists:seq(1, 50)}) || N <- lists:seq(1, 50)],
-    lists:foreach(
-        fun({Name, State, Limit}) ->
-            attempts(3, fun() -> path_update(Name, Plain, State, Limit) end)
-        end,
-        [
-            {one, ?O:update_state_field(Plain, capabilities_ref, hd(Shares)), 1.2},
-            {many, ?O:update_state_field(Plain, shares, Shares), 1.5}
+    Shares = [?O:share({N, x}) || N <- lists:seq(1, 5000)],
+    Metadata = #{user_id => 1, locale => en},
+    State = fun(Fields) -> ?O:from_map(maps:merge(#{id => <<>>, metadata => Metadata}, Fields)) end,
+    Update = fun(S) -> fun() -> ?O:update_state_field(S, [metadata, user_id], 7) end end,
+    Plain = State(#{}),
+    [
+        attempts(3, fun() -> ratio(Where, 2.0, Update(Sharing), Update(Plain)) end)
+     || {Where, Sharing} <- [
+            {in_another_field, State(#{shares => Shares})},
+            {beside_the_key, State(#{metadata => Metadata#{shares => Shares}})}
         ]
-    ).
-
-path_update(Name, Plain, Sharing, Limit) ->
-    Path = [metadata, user_id],
-    ratio(Name, Limit, fun() -> ?O:update_state_field(Sharing, Path, 7) end, fun() ->
-        ?O:update_state_field(Plain, Path, 7)
-    end).
+    ],
+    ok.
 
 setting_a_share_costs_what_setting_a_field_costs(_Config) ->
     State = ?O:create_optimized_state(<<"connection-000001">>),
@@ -162,14 +159,13 @@ setting_a_share_costs_what_setting_a_field_costs(_Config) ->
     attempts(3, fun() ->
         ratio(
             set_share,
-            1.25,
+            1.5,
             fun() -> ?O:update_state_field(State, capabilities_ref, Share) end,
-            %% The same reference in a field that may hold any term.
-            fun() -> ?O:update_state_field(State, extra, Share) end
+            fun() -> ?O:update_state_field(State, transport, tcp) end
         )
     end).
 
-%% 450 new keys into a state of 450 others: at most some times what a state of all 900 takes.
+%% 450 new keys into a state of 450 others take little more than one acquisition with all 900.
 an_update_with_many_keys_is_a_merge(_Config) ->
     Keys = fun(Parity) ->
         maps:from_list([{integer_to_binary(N), N} || N <- lists:seq(1, 900), N rem 2 =:= Parity])
@@ -184,7 +180,7 @@ an_update_with_many_keys_is_a_merge(_Config) ->
     attempts(3, fun() ->
         ratio(
             merge,
-            2.5,
+            2.0,
             fun() -> Release(Even, fun(Ref) -> ?P:update_connection_state(Ref, Odd) end) end,
             fun() -> Release(All, fun(_) -> ok end) end
         )
@@ -192,7 +188,7 @@ an_update_with_many_keys_is_a_merge(_Config) ->
 
 ratio(Name, Limit, Fun, Than) ->
     #{this := This, than := Other} =
-        erlmcp_bench_contention:interleaved(#{this => Fun, than => Than}, 3, 41),
+        erlmcp_bench_contention:interleaved(#{this => Fun, than => Than}, 101),
     within(Name, This / Other, Limit).
 
 %%% Memory
@@ -209,16 +205,20 @@ reading_a_snapshot_makes_no_second_form_of_its_shares(_Config) ->
     ?assert(abs(Rest - State) =< State div 4).
 
 zeros_of_message_buffers_force_no_collections(_Config) ->
-    ?assertEqual(true, erlmcp_bench_held:pairs(2000) =< 100).
+    Collections = erlmcp_bench_held:pairs(2000),
+    ct:pal("~b collections", [Collections]),
+    ?assert(Collections =< 100).
 
 closures_take_a_small_multiple_of_their_heap(_Config) ->
-    #{heap := Heap, estimate := Estimate, taken := Taken} = Closures = erlmcp_bench_held:closures(18),
+    Closures = erlmcp_bench_held:closures(18),
     ct:pal("~p", [Closures]),
+    #{heap := Heap, estimate := Estimate, taken := Taken} = Closures,
     ?assert(Taken =< 4 * Heap),
     ?assert(abs(Estimate - Taken) =< 0.15 * Taken).
 
 a_closure_over_a_small_part_lets_the_whole_go(_Config) ->
-    #{binaries := Binaries} = erlmcp_bench_held:closure_over_part(),
+    #{binaries := Binaries} = Held = erlmcp_bench_held:closure_over_part(),
+    ct:pal("~p", [Held]),
     ?assert(Binaries =< 1_000_000).
 
 small_integers_of_a_deep_list_are_counted_as_they_lie(_Config) ->

@@ -34,15 +34,17 @@ gap(Kind, Count, How, On) ->
         #{gap := Gap, back := Back} ->
             Idle = erlmcp_bench_gaps:idle(max(500, round(Back))),
             #{gap := Separate} = erlmcp_bench_gaps:drop({states, Count}, How, On),
-            ct:pal("~p ~p ~p: ~.1f ms, idle ~.1f, separate ~.1f", [Kind, How, On, Gap, Idle, Separate]),
+            ct:pal("~p ~p ~p: ~.1f ms, idle ~.1f, separate ~.1f", [
+                Kind, How, On, Gap, Idle, Separate
+            ]),
             case Gap =< max(2 * Idle, Separate) of
                 true -> ok;
                 false -> {How, On, #{gap => Gap, idle => Idle, separate => Separate}}
             end
     end.
 
-%% The addresses of the counters behind what Fun(Term) returns in a process of that scheduler, while
-%% it is held. None for what lies in the heap of the process.
+%% The counters behind what Fun() returns in a process of that scheduler, by address and size, while
+%% the process holds it. None for what lies on its heap.
 counters(Scheduler, Fun) ->
     Self = self(),
     {Pid, Monitor} = spawn_opt(
@@ -50,7 +52,8 @@ counters(Scheduler, Fun) ->
             Held = Fun(),
             true = erlang:garbage_collect(),
             {binary, Binaries} = process_info(self(), binary),
-            Self ! {counters, self(), lists:usort([Address || {Address, _, _} <- Binaries])},
+            Counters = [{Address, Size} || {Address, Size, _References} <- Binaries],
+            Self ! {counters, self(), lists:usort(Counters)},
             receive
                 {stop, Held} -> ok
             end

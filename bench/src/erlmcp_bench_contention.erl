@@ -5,13 +5,14 @@
 %% difference of these two is the common object's, whatever else the machine does.
 -module(erlmcp_bench_contention).
 
--export([interleaved/3, measure/3, name/1, operations/0]).
+-export([interleaved/2, measure/3, name/1, operations/0]).
 
 -import(erlmcp_bench_measure, [median/1]).
 
 -define(O, erlmcp_connection_optimizer).
 -define(P, erlmcp_memory_pool).
--define(BLOCK, 100).
+%% Operations between two looks at the clock.
+-define(BLOCK, 20).
 -define(TABLE, erlmcp_bench_contention_table).
 
 -type operation() ::
@@ -89,7 +90,10 @@ measure(Operations, Ms, Rounds) ->
     ?TABLE = ets:new(?TABLE, [named_table, public, {read_concurrency, true}]),
     Schedulers = lists:seq(1, erlang:system_info(schedulers_online)),
     Objects = [{Op, [object(Op, N) || N <- [0 | Schedulers]]} || Op <- Operations],
-    Times = lists:append([round(R, Op, O, Schedulers, Ms) || R <- lists:seq(1, Rounds), {Op, O} <- Objects]),
+    Times = lists:append([
+        times(Round, Op, Some, Schedulers, Ms)
+     || Round <- lists:seq(1, Rounds), {Op, Some} <- Objects
+    ]),
     true = ets:delete(?TABLE),
     _ = [persistent_term:erase({?MODULE, N}) || N <- [0 | Schedulers]],
     maps:from_list([
@@ -97,7 +101,7 @@ measure(Operations, Ms, Rounds) ->
      || Op <- Operations
     ]).
 
-round(Round, Op, [Common | Own], Schedulers, Ms) ->
+times(Round, Op, [Common | Own], Schedulers, Ms) ->
     One = 1 + Round rem length(Schedulers),
     [
         {{Op, alone}, run(Op, [{One, Common}], Ms)},
@@ -151,17 +155,27 @@ repeat(Fun, Times) ->
     repeat(Fun, Times - 1).
 
 %% @doc Median times of operations of one process, in rounds in turn, so that what else the machine
-%% does meets all alike: nanoseconds without those of an empty loop.
--spec interleaved(#{Name => fun(() -> term())}, pos_integer(), pos_integer()) ->
-    #{Name => float()}.
-interleaved(Funs, Ms, Rounds) ->
-    All = Funs#{empty => fun() -> ok end},
+%% does meets all alike: nanoseconds without those of an empty loop. A measurement is so short that
+%% few are interrupted, and long enough for some collections.
+-spec interleaved(#{Name => fun(() -> term())}, pos_integer()) -> #{Name => float()}.
+interleaved(Funs, Rounds) ->
+    All = maps:map(fun(_, Fun) -> {Fun, calls(Fun)} end, Funs#{empty => fun() -> ok end}),
     Times = [
-        {Name, alone(fun() -> timed(Fun, erlang:monotonic_time(nanosecond), Ms) end)}
-     || _ <- lists:seq(1, Rounds), {Name, Fun} <- maps:to_list(All)
+        {Name, alone(fun() -> loop(Fun, Calls) end)}
+     || _ <- lists:seq(1, Rounds), {Name, {Fun, Calls}} <- maps:to_list(All)
     ],
     #{empty := Empty} = Medians = maps:map(fun(Name, _) -> medians(Name, Times) end, All),
     maps:map(fun(_, Ns) -> max(0.0, Ns - Empty) end, maps:remove(empty, Medians)).
+
+%% As many as take about so many nanoseconds.
+calls(Fun) ->
+    max(1, round(500000 / lists:min([alone(fun() -> loop(Fun, 5) end) || _ <- lists:seq(1, 5)]))).
+
+loop(Fun, Calls) ->
+    ok = repeat(Fun, 1 + Calls div 4),
+    Start = erlang:monotonic_time(nanosecond),
+    ok = repeat(Fun, Calls),
+    (erlang:monotonic_time(nanosecond) - Start) / Calls.
 
 %% In a process of its own, so that all begin with the same heap.
 alone(Fun) ->

@@ -105,7 +105,9 @@ closures(Count) ->
     #{
         heap => erts_debug:flat_size(Make(session(0))) * erlang:system_info(wordsize),
         estimate => ?O:estimate_memory(State(Make(session(0)))) - Empty,
-        taken => each(1000, fun(N) -> State(Make(session(N))) end) - each(1000, fun(_) -> State(#{}) end)
+        taken =>
+            each(1000, fun(N) -> State(Make(session(N))) end) -
+                each(1000, fun(_) -> State(#{}) end)
     }.
 
 session(N) ->

@@ -6,7 +6,7 @@
 -module(erlmcp_bench_schedulers).
 
 -export([main/1]).
--export([contention/2, gaps/2, held/1, single/2]).
+-export([contention/2, gaps/2, held/1, single/1]).
 
 -import(erlmcp_bench_table, [row/1, mark/5, bytes/1, ms/1, ratio/2, print/2]).
 
@@ -29,7 +29,7 @@ main([CountText, RoundsText]) ->
     print_gaps(Count, Gaps),
     Times = run("contention", contention, [?SLICE, 13 * Rounds]),
     print_contention(Times),
-    Single = run("single operations", single, [?SLICE, 13 * Rounds]),
+    Single = run("single operations", single, [33 * Rounds]),
     print_single(Single),
     Held = run("memory", held, [Count div 2]),
     print_held(Count div 2, Held),
@@ -63,7 +63,7 @@ middle(Key, Runs) ->
     erlmcp_bench_measure:median([maps:get(Key, Run) || Run <- Runs]).
 
 print_gaps(Count, #{idle := Idle} = Gaps) ->
-    print("~b are dropped: the longest gap of a scheduler, until all memory is back; ms~n", [Count]),
+    print("~b dropped: the longest gap of a scheduler, until all memory is back; ms~n", [Count]),
     row(["" | lists:append([[atom_to_list(How), atom_to_list(On)] || {How, On} <- ?WAYS])]),
     [
         row([
@@ -77,8 +77,8 @@ print_gaps(Count, #{idle := Idle} = Gaps) ->
     ],
     row(["nothing, for a second", ms(Idle)]),
     print(
-        "  owner: on the scheduler of the process that made them. separate states and VM: that many~n"
-        "  objects in the heap of one process, whose collection is one piece of the VM's own work.~n",
+        "  owner: on the scheduler of the process that made them. separate states and VM: that~n"
+        "  many objects in the heap of one process, whose collection is the VM's own work.~n",
         []
     ).
 
@@ -88,8 +88,9 @@ back(Ms) -> ms(Ms).
 marks_of_gaps(Gaps) ->
     [
         begin
-            Longest = lists:max([maps:get(gap, maps:get({Kind, Way}, Gaps)) || Way <- ?WAYS]),
-            mark(1, ["longest gap, ms: ", erlmcp_bench_gaps:name(Kind)], at_most, Longest, 10)
+            Longest = [maps:get(gap, maps:get({Kind, Way}, Gaps)) || Way <- ?WAYS],
+            Text = ["longest gap, ms: ", erlmcp_bench_gaps:name(Kind)],
+            mark(1, Text, at_most, lists:max(Longest), 10)
         end
      || Kind <- [chain_of_shares, chain_of_states, share_of_shares]
     ].
@@ -103,7 +104,7 @@ contention(Ms, Rounds) ->
     erlmcp_bench_contention:measure(erlmcp_bench_contention:operations(), Ms, Rounds).
 
 print_contention(Times) ->
-    print("~nOne scheduler alone, and all at once with one object, or with one each; ns, medians~n", []),
+    print("~nOne scheduler alone; all at once with one object, with one each; ns, medians~n", []),
     row(["", "alone", "at once", "ratio", "one each", "ratio"]),
     [
         row([
@@ -114,7 +115,7 @@ print_contention(Times) ->
         #{alone := Alone, common := Common, own := Own} <- [maps:get(Op, Times)]
     ],
     print(
-        "  The second ratio is that of one common object alone: a busy machine moves the first one.~n"
+        "  The second ratio is the common object's alone: a busy machine moves the first one.~n"
         "  Where ten times atomics:add/3 shows none, this machine cannot show it.~n",
         []
     ).
@@ -131,32 +132,35 @@ marks_of_contention(Times) ->
 
 %% --- single operations ---
 
--spec single(pos_integer(), pos_integer()) -> #{atom() => float()}.
-single(Ms, Rounds) ->
-    Plain = ?O:from_map(#{id => <<"connection-000001">>, metadata => #{user_id => 1, locale => <<"en">>}}),
+-spec single(pos_integer()) -> #{atom() => float()}.
+single(Rounds) ->
+    Metadata = #{user_id => 1, locale => <<"en">>},
+    Plain = ?O:from_map(#{id => <<"connection-000001">>, metadata => Metadata}),
     Share = ?O:share(#{tools => lists:seq(1, 100)}),
     Sharing = ?O:update_state_field(Plain, capabilities_ref, Share),
+    Many = ?O:update_state_field(Plain, shares, [?O:share({N, x}) || N <- lists:seq(1, 1000)]),
     Path = [metadata, user_id],
     Funs = #{
         path => fun() -> ?O:update_state_field(Plain, Path, 7) end,
         path_with_share => fun() -> ?O:update_state_field(Sharing, Path, 7) end,
         field => fun() -> ?O:update_state_field(Plain, phase, closed) end,
         field_with_share => fun() -> ?O:update_state_field(Sharing, phase, closed) end,
+        path_with_shares => fun() -> ?O:update_state_field(Many, Path, 7) end,
+        field_with_shares => fun() -> ?O:update_state_field(Many, phase, closed) end,
         set_share => fun() -> ?O:update_state_field(Plain, capabilities_ref, Share) end
     },
-    erlmcp_bench_contention:interleaved(Funs, Ms, Rounds).
+    erlmcp_bench_contention:interleaved(Funs, Rounds).
 
 print_single(Single) ->
     print("~nUpdates of a state by one process, ns, medians~n", []),
-    row(["", "no share", "a share", "ratio"]),
+    row(["", "no share", "a share", "ratio", "1,000", "ratio"]),
     [
-        row([Name, bytes(Without), bytes(With), ratio(With, Without)])
-     || {Name, KeyWithout, KeyWith} <- [
-            {"update [metadata, user_id]", path, path_with_share},
-            {"update a field", field, field_with_share}
+        row([Name, bytes(None), bytes(One), ratio(One, None), bytes(Many), ratio(Many, None)])
+     || {Name, Keys} <- [
+            {"update [metadata, user_id]", [path, path_with_share, path_with_shares]},
+            {"update a field", [field, field_with_share, field_with_shares]}
         ],
-        Without <- [maps:get(KeyWithout, Single)],
-        With <- [maps:get(KeyWith, Single)]
+        [None, One, Many] <- [[maps:get(Key, Single) || Key <- Keys]]
     ],
     row(["set capabilities_ref", "", bytes(maps:get(set_share, Single))]).
 
@@ -187,7 +191,9 @@ print_held(Shares, Held) ->
     print("~nA closure over 100 bytes of a binary of 50 MB, bytes~n", []),
     row(["", "binaries", "estimate"]),
     row(["" | [bytes(maps:get(Key, Part)) || Key <- [binaries, estimate]]]),
-    print("~n~b collections for 2,000 pairs of acquiring and releasing a message buffer~n", [Collections]).
+    print("~n~b collections for 2,000 pairs of acquire and release of a message buffer~n", [
+        Collections
+    ]).
 
 marks_of_held(#{read := Read, collections := Collections, closures := Closures, part := Part}) ->
     #{snapshot := Snapshot, peak := Peak, state := State} = Read,
@@ -196,5 +202,7 @@ marks_of_held(#{read := Read, collections := Collections, closures := Closures, 
     mark(4, "collections for 2,000 pairs of a message buffer", at_most, Collections, 60),
     #{heap := Heap, estimate := Estimate, taken := Taken} = Closures,
     mark(4, "18 closures, a multiple of their heap", at_most, Taken / Heap, 4),
-    mark(4, "18 closures, the estimate's error, parts of what is taken", at_most, abs(Estimate - Taken) / Taken, 0.1),
-    mark(4, "a closure over a small part, bytes of binaries", at_most, maps:get(binaries, Part), 65536).
+    Error = abs(Estimate - Taken) / Taken,
+    mark(4, "18 closures, the estimate's error as a part of that", at_most, Error, 0.1),
+    #{binaries := Binaries} = Part,
+    mark(4, "a closure over a small part, bytes of binaries", at_most, Binaries, 65536).
