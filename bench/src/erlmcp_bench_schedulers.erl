@@ -48,15 +48,18 @@ run(What, Function, Arguments) ->
 -spec gaps(pos_integer(), pos_integer()) ->
     #{idle := float(), {erlmcp_bench_gaps:kind(), term()} => erlmcp_bench_gaps:gap()}.
 gaps(Count, Rounds) ->
-    Drops = [
+    Drops = lists:append([
         begin
             ok = erlmcp_bench_gaps:warm(Kind, Count),
-            Runs = [erlmcp_bench_gaps:drop({Kind, Count}, How, On) || _ <- lists:seq(1, Rounds)],
-            {{Kind, Way}, #{gap => middle(gap, Runs), back => middle(back, Runs)}}
+            [{{Kind, Way}, drops(Kind, Count, Way, Rounds)} || Way <- ?WAYS]
         end
-     || Kind <- erlmcp_bench_gaps:kinds(), {How, On} = Way <- ?WAYS
-    ],
+     || Kind <- erlmcp_bench_gaps:kinds()
+    ]),
     maps:from_list([{idle, erlmcp_bench_gaps:idle(1000)} | Drops]).
+
+drops(Kind, Count, {How, On}, Rounds) ->
+    Runs = [erlmcp_bench_gaps:drop({Kind, Count}, How, On) || _ <- lists:seq(1, Rounds)],
+    #{gap => middle(gap, Runs), back => middle(back, Runs)}.
 
 %% An atom, for memory that never came back, is more than any number.
 middle(Key, Runs) ->
