@@ -19,7 +19,6 @@
     updates_with_one_share_at_once_are_as_fast_as_with_one_each/1,
     an_update_below_a_path_does_not_copy_other_references/1,
     setting_a_share_costs_what_setting_a_field_costs/1,
-    an_update_with_many_keys_is_a_merge/1,
     reading_a_snapshot_makes_no_second_form_of_its_shares/1,
     zeros_of_message_buffers_force_no_collections/1,
     closures_take_a_small_multiple_of_their_heap/1,
@@ -45,7 +44,6 @@ all() ->
         updates_with_one_share_at_once_are_as_fast_as_with_one_each,
         an_update_below_a_path_does_not_copy_other_references,
         setting_a_share_costs_what_setting_a_field_costs,
-        an_update_with_many_keys_is_a_merge,
         reading_a_snapshot_makes_no_second_form_of_its_shares,
         zeros_of_message_buffers_force_no_collections,
         closures_take_a_small_multiple_of_their_heap,
@@ -162,27 +160,6 @@ setting_a_share_costs_what_setting_a_field_costs(_Config) ->
             1.5,
             fun() -> ?O:update_state_field(State, capabilities_ref, Share) end,
             fun() -> ?O:update_state_field(State, transport, tcp) end
-        )
-    end).
-
-%% 450 new keys into a state of 450 others take little more than one acquisition with all 900.
-an_update_with_many_keys_is_a_merge(_Config) ->
-    Keys = fun(Parity) ->
-        maps:from_list([{integer_to_binary(N), N} || N <- lists:seq(1, 900), N rem 2 =:= Parity])
-    end,
-    {Even, Odd} = {Keys(0), Keys(1)},
-    All = maps:merge(Even, Odd),
-    Release = fun(Map, Then) ->
-        {ok, Ref} = ?P:acquire_connection_state(Map),
-        ok = Then(Ref),
-        ok = ?P:release_connection_state(Ref)
-    end,
-    attempts(3, fun() ->
-        ratio(
-            merge,
-            2.0,
-            fun() -> Release(Even, fun(Ref) -> ?P:update_connection_state(Ref, Odd) end) end,
-            fun() -> Release(All, fun(_) -> ok end) end
         )
     end).
 
