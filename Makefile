@@ -4,14 +4,16 @@ COUNT ?= 100000
 TOOLS ?=
 SECONDS ?= 60
 MS ?= 500
+DROPPED ?= 200000
+ROUNDS ?= 3
 SOAK_SECONDS ?= 600
 
 # Each check says its name before it runs; the first one that fails ends the run.
 say = @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test docs bench-memory bench-pool soak stress loom memcheck miri matrix stranger \
-    fmt clean
+.PHONY: help setup build demo test docs bench-memory bench-pool bench-schedulers soak stress loom \
+    memcheck miri matrix stranger fmt clean
 
 help:
 	@echo 'make demo   run 100,000 connections through their life and print what they take'
@@ -21,6 +23,8 @@ help:
 	@echo '            (COUNT=n connections, TOOLS=file with a tools/list, SECONDS=n of random work)'
 	@echo 'make bench-pool    the pool beside a gen_server, poolboy and ETS; messages beside binaries'
 	@echo '            (MS=n milliseconds a measurement)'
+	@echo 'make bench-schedulers  gaps of schedulers while long chains are freed, contention, memory'
+	@echo '            (DROPPED=n links of a chain, ROUNDS=n)'
 	@echo 'make soak   a mixed load for ten minutes, and whether memory grows (SOAK_SECONDS=n)'
 	@echo 'make stress random work of 16 processes against models (SECONDS=n)'
 	@echo 'make loom   the concurrent parts in every order of their threads'
@@ -72,6 +76,10 @@ bench-memory: setup
 bench-pool: setup
 	@rebar3 as bench compile
 	@escript bench/run.escript erlmcp_bench_pool $(MS)
+
+bench-schedulers: setup
+	@rebar3 as bench compile
+	@escript bench/run.escript erlmcp_bench_schedulers $(DROPPED) $(ROUNDS)
 
 soak: setup
 	@rebar3 as bench compile
