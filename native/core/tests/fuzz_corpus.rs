@@ -1,0 +1,62 @@
+//! The corpus of `native/fuzz` through the targets that are fuzzed, so that what was found once is
+//! looked for in each run of the tests. See `native/fuzz/README.md`.
+
+#[path = "../../fuzz/src/lib.rs"]
+#[allow(missing_docs, clippy::undocumented_unsafe_blocks)]
+mod fuzz;
+
+use std::path::Path;
+
+#[global_allocator]
+static ALLOCATOR: fuzz::Counting = fuzz::Counting;
+
+/// What the VM gives a dirty scheduler by default, where large snapshots are read: 40 kilowords.
+const STACK: usize = 40 << 13;
+
+fn replay(target: &str) {
+    let (name, run) = *fuzz::TARGETS
+        .iter()
+        .find(|(name, _)| *name == target)
+        .expect("a target");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
+    let mut inputs: Vec<_> = std::fs::read_dir(folder)
+        .expect("the corpus of the target")
+        .map(|entry| entry.expect("a file").path())
+        .collect();
+    assert!(inputs.len() > 20, "a corpus of {} files", inputs.len());
+    inputs.sort();
+    for path in inputs {
+        let input = std::fs::read(&path).expect("a file");
+        println!("{}", path.display());
+        std::thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || run(&input))
+            .expect("a thread")
+            .join()
+            .unwrap_or_else(|_| panic!("{}", path.display()));
+    }
+}
+
+#[test]
+fn snapshots_that_were_found_are_read_as_they_must_be() {
+    replay("snapshot");
+}
+
+#[test]
+fn external_terms_that_were_found_are_read_as_they_must_be() {
+    replay("external");
+}
+
+#[test]
+fn packed_bytes_that_were_found_are_read_as_they_must_be() {
+    replay("packed");
+}
+
+#[test]
+fn what_the_seeds_are_made_of_is_read_as_it_must_be() {
+    for (target, name, bytes) in fuzz::seeds() {
+        println!("{target} {name}");
+        let (_, run) = fuzz::TARGETS.iter().find(|(t, _)| *t == target).expect("a target");
+        run(&bytes);
+    }
+}

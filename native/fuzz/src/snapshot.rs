@@ -1,0 +1,174 @@
+//! The reader of snapshots.
+
+use super::canonical::{canonical, equal};
+use super::host::{ATOMS, Fields, Host};
+use super::terms::{self, Script};
+use super::{memory, packed};
+use erlmcp_memory_core::packed::Packed;
+use erlmcp_memory_core::snapshot::{
+    RAW_LIMIT, Snapshot, SnapshotError, V1, claimed_bytes, decode, encode, export,
+};
+
+const HEADER: usize = 14;
+const FLAG_LZ4: u8 = 1;
+
+/// A first byte that no version has stands for fields behind a table of all atoms,
+const FIELDS: u8 = b'F';
+/// or for a script by which a state is made that is written and read.
+const SCRIPT: u8 = b'S';
+
+/// What reading may take: so many times as much as there are raw bytes, and what a few small things
+/// take in any case.
+const FACTOR: usize = 160;
+const FIXED: usize = 64 << 10;
+
+/// The bytes as they are, and in the form that their first byte stands for.
+pub fn run(input: &[u8]) {
+    check(input);
+    match input {
+        // With a checksum and a length that fit: damage that the checksum does not show.
+        [2, flags, ..] if input.len() >= HEADER => {
+            check(&sealed(flags & FLAG_LZ4, &input[HEADER..]));
+        }
+        [FIELDS, fields @ ..] => check(&sealed(0, &body(fields))),
+        [SCRIPT, script @ ..] => {
+            let fields = terms::fields(&mut Script(script));
+            let state = State::of(fields);
+            for compress in [false, true] {
+                assert!(state.written_and_read(compress), "what is written is read");
+            }
+        }
+        _ => {}
+    }
+}
+
+struct State(Fields);
+
+impl State {
+    fn of(packed: Packed<super::host::Kept>) -> Self {
+        use erlmcp_memory_core::snapshot::Import;
+        State(Host.fields(packed).expect("fields of a state"))
+    }
+
+    /// Whether a snapshot of this state is read as an equal state.
+    fn written_and_read(&self, compress: bool) -> bool {
+        let Fields { state, packed } = &self.0;
+        let portable = export(state.fields().view(), &mut Host).expect("what is read is written");
+        let bytes = encode(&portable, compress).expect("what is read is written");
+        match read(&bytes) {
+            Ok(Snapshot::V2(again)) => equal(&again.packed, packed),
+            _ => false,
+        }
+    }
+}
+
+fn read(snapshot: &[u8]) -> Result<Snapshot<Fields>, SnapshotError> {
+    let raw = claimed_bytes(snapshot);
+    // A claim that is refused takes nothing.
+    let raw = if raw > RAW_LIMIT { 0 } else { raw };
+    memory::at_most(FIXED + FACTOR * raw.max(snapshot.len()), || decode(snapshot, &mut Host))
+}
+
+fn check(snapshot: &[u8]) {
+    match read(snapshot) {
+        Ok(Snapshot::V1(v1)) => assert_eq!(v1_bytes(&v1), snapshot),
+        Ok(Snapshot::V2(fields)) => {
+            let Fields { state, packed } = &fields;
+            let written_anew = canonical(packed.view());
+            assert!(
+                written_anew.is_some_and(|again| equal(&again, packed)),
+                "what is read is canonical"
+            );
+            let in_one_piece = canonical(state.fields().view());
+            assert!(
+                in_one_piece.is_some_and(|again| equal(&again, packed)),
+                "a state is its fields"
+            );
+            packed::find_all(state.fields());
+            let sizes = state.sizes(&super::host::NAMES, 100);
+            let parts = [
+                sizes.base,
+                sizes.id,
+                sizes.transport,
+                sizes.capabilities_ref,
+                sizes.metadata,
+                sizes.pending_refs,
+                sizes.extra,
+            ];
+            assert_eq!(parts.iter().sum::<usize>(), sizes.total);
+            let state = State(fields);
+            // Compression is looked at by the scripts.
+            assert!(state.written_and_read(false), "what is written is read");
+        }
+        Err(SnapshotError::Busy) => panic!("this host is never busy"),
+        Err(_) => {}
+    }
+}
+
+fn v1_bytes(v1: &V1) -> Vec<u8> {
+    let mut bytes = vec![1, v1.phase, v1.transport];
+    bytes.extend_from_slice(&(v1.id.len() as u16).to_be_bytes());
+    bytes.extend_from_slice(&v1.id);
+    bytes.extend_from_slice(&v1.created_at.to_be_bytes());
+    bytes.extend_from_slice(&v1.pending.to_be_bytes());
+    bytes
+}
+
+/// A snapshot with this body, and a length and a checksum that fit it.
+fn sealed(flags: u8, body: &[u8]) -> Vec<u8> {
+    /// The largest raw body that a compressed one is unfolded to here.
+    const MOST: usize = 1 << 20;
+    let raw = if flags & FLAG_LZ4 == 0 {
+        Ok(body.len())
+    } else {
+        let mut raw = vec![0; MOST.min(body.len() * 255)];
+        lz4_flex::block::decompress_into(body, &mut raw)
+    };
+    let mut rest = (raw.unwrap_or(0) as u64).to_be_bytes().to_vec();
+    rest.extend_from_slice(body);
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[flags]);
+    hasher.update(&rest);
+    let mut snapshot = vec![2, flags];
+    snapshot.extend_from_slice(&hasher.finalize().to_be_bytes());
+    snapshot.extend_from_slice(&rest);
+    snapshot
+}
+
+/// The body of a snapshot with all atoms, two shared contents and these fields.
+fn body(fields: &[u8]) -> Vec<u8> {
+    /// An empty map; a tuple of the share before it and a binary.
+    const SHARES: [&[u8]; 2] = [&[0x79, 0, 0], &[0x72, 0x4c, 0, 0x51, b'x']];
+    let mut body = vec![ATOMS.len() as u8];
+    for name in ATOMS {
+        body.push(name.len() as u8);
+        body.extend_from_slice(name.as_bytes());
+    }
+    body.push(SHARES.len() as u8);
+    for share in SHARES {
+        body.push(share.len() as u8);
+        body.extend_from_slice(share);
+    }
+    // bincode: a byte up to 250, then 252 and four of them.
+    body.push(252);
+    body.extend_from_slice(&(fields.len() as u32).to_le_bytes());
+    body.extend_from_slice(fields);
+    body
+}
+
+/// Snapshots in each of the forms, made as a script says.
+pub fn seeds(script: &[u8], number: u32) -> Vec<(&'static str, String, Vec<u8>)> {
+    let fields = terms::fields(&mut Script(script));
+    let portable = export(fields.view(), &mut Host).expect("a state of a script");
+    let snapshot = encode(&portable, number % 2 == 1).expect("a state of a script");
+    let mut seeds = vec![
+        ("snapshot", format!("snapshot-{number}"), snapshot),
+        ("snapshot", format!("script-{number}"), [&[SCRIPT], script].concat()),
+    ];
+    // The words of the host are the numbers of the table.
+    if fields.links().is_empty() {
+        let fields = [&[FIELDS], fields.bytes()].concat();
+        seeds.push(("snapshot", format!("fields-{number}"), fields));
+    }
+    seeds
+}
