@@ -48,7 +48,7 @@ impl Place {
 
     fn key(self) -> Self {
         Place {
-            depth: self.depth.min(MAX_KEY_DEPTH),
+            depth: self.below().depth.min(MAX_KEY_DEPTH),
             in_key: true,
         }
     }
