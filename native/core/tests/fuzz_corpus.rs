@@ -18,7 +18,9 @@ fn replay(target: &str) {
         .iter()
         .find(|(name, _)| *name == target)
         .expect("a target");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fuzz/corpus")
+        .join(name);
     let mut inputs: Vec<_> = std::fs::read_dir(folder)
         .expect("the corpus of the target")
         .map(|entry| entry.expect("a file").path())
@@ -56,7 +58,10 @@ fn packed_bytes_that_were_found_are_read_as_they_must_be() {
 fn what_the_seeds_are_made_of_is_read_as_it_must_be() {
     for (target, name, bytes) in fuzz::seeds() {
         println!("{target} {name}");
-        let (_, run) = fuzz::TARGETS.iter().find(|(t, _)| *t == target).expect("a target");
+        let (_, run) = fuzz::TARGETS
+            .iter()
+            .find(|(t, _)| *t == target)
+            .expect("a target");
         run(&bytes);
     }
 }

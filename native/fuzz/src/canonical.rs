@@ -20,12 +20,7 @@ pub fn equal(a: &Packed<Kept>, b: &Packed<Kept>) -> bool {
     a.bytes() == b.bytes() && a.links().ids().eq(b.links().ids())
 }
 
-fn write(
-    from: View<'_, Kept>,
-    at: &mut usize,
-    depth: usize,
-    to: &mut Writer<Kept>,
-) -> Option<()> {
+fn write(from: View<'_, Kept>, at: &mut usize, depth: usize, to: &mut Writer<Kept>) -> Option<()> {
     let below = depth.checked_sub(1);
     let follow = match item(from.bytes, at).ok()? {
         Item::Int(value) => {

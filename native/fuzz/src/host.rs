@@ -11,7 +11,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, LazyLock};
 
 /// The atoms that exist.
-pub const ATOMS: [&str; 24] = [
+pub const ATOMS: [&str; 27] = [
     "id",
     "phase",
     "transport",
@@ -36,6 +36,9 @@ pub const ATOMS: [&str; 24] = [
     "é",
     "a",
     "b",
+    "c",
+    "leaf",
+    "日本",
 ];
 
 /// The word of an atom: its place in the list.
@@ -111,7 +114,10 @@ impl Drop for Share {
 /// A share of this content: its id, and what keeps it.
 pub fn share(content: Packed<Kept>) -> (u64, Kept) {
     let content = STORE.with(|store| store.intern(content));
-    (Arc::as_ptr(&content) as u64, Kept::Share(Share(Some(content))))
+    (
+        Arc::as_ptr(&content) as u64,
+        Kept::Share(Share(Some(content))),
+    )
 }
 
 /// Writes a term that the host holds.

@@ -22,7 +22,10 @@ fn count(bytes: isize) {
     USAGE.set(Usage { used, limit });
     // A panic may take what it needs to say why.
     if used > limit && !std::thread::panicking() {
-        USAGE.set(Usage { used, limit: isize::MAX });
+        USAGE.set(Usage {
+            used,
+            limit: isize::MAX,
+        });
         eprintln!("{bytes} bytes more are {} over the limit", used - limit);
         std::process::abort();
     }
@@ -63,7 +66,10 @@ pub fn at_most<T>(bytes: usize, body: impl FnOnce() -> T) -> T {
     let limit = before.limit.min(before.used.saturating_add_unsigned(bytes));
     USAGE.set(Usage { limit, ..before });
     let result = body();
-    USAGE.set(Usage { limit: before.limit, ..USAGE.get() });
+    USAGE.set(Usage {
+        limit: before.limit,
+        ..USAGE.get()
+    });
     result
 }
 

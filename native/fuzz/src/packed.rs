@@ -131,9 +131,16 @@ fn a_map(value: Packed<Kept>) {
     };
     agree(&map, &model);
     let links = Links::default();
-    let changed: Vec<_> = model.iter().step_by(2).take(32).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let changed: Vec<_> = model
+        .iter()
+        .step_by(2)
+        .take(32)
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     for (key, _) in &changed {
-        map = map.remove(&[View::new(key, &links)]).expect("a key of the map");
+        map = map
+            .remove(&[View::new(key, &links)])
+            .expect("a key of the map");
         model.remove(key);
         assert!(map.get(&[key]).is_none());
     }
@@ -141,7 +148,9 @@ fn a_map(value: Packed<Kept>) {
     for (key, old) in changed {
         for value in [key.clone(), old] {
             let path = [View::new(&key, &links)];
-            map = map.put(&path, View::new(&value, &links), &[]).expect("a path of one key");
+            map = map
+                .put(&path, View::new(&value, &links), &[])
+                .expect("a path of one key");
             model.insert(key.clone(), value);
         }
     }

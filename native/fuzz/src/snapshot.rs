@@ -66,7 +66,9 @@ fn read(snapshot: &[u8]) -> Result<Snapshot<Fields>, SnapshotError> {
     let raw = claimed_bytes(snapshot);
     // A claim that is refused takes nothing.
     let raw = if raw > RAW_LIMIT { 0 } else { raw };
-    memory::at_most(FIXED + FACTOR * raw.max(snapshot.len()), || decode(snapshot, &mut Host))
+    memory::at_most(FIXED + FACTOR * raw.max(snapshot.len()), || {
+        decode(snapshot, &mut Host)
+    })
 }
 
 fn check(snapshot: &[u8]) {
@@ -117,7 +119,7 @@ fn v1_bytes(v1: &V1) -> Vec<u8> {
 /// A snapshot with this body, and a length and a checksum that fit it.
 fn sealed(flags: u8, body: &[u8]) -> Vec<u8> {
     /// The largest raw body that a compressed one is unfolded to here.
-    const MOST: usize = 1 << 20;
+    const MOST: usize = 64 << 10;
     let raw = if flags & FLAG_LZ4 == 0 {
         Ok(body.len())
     } else {
@@ -163,7 +165,11 @@ pub fn seeds(script: &[u8], number: u32) -> Vec<(&'static str, String, Vec<u8>)>
     let snapshot = encode(&portable, number % 2 == 1).expect("a state of a script");
     let mut seeds = vec![
         ("snapshot", format!("snapshot-{number}"), snapshot),
-        ("snapshot", format!("script-{number}"), [&[SCRIPT], script].concat()),
+        (
+            "snapshot",
+            format!("script-{number}"),
+            [&[SCRIPT], script].concat(),
+        ),
     ];
     // The words of the host are the numbers of the table.
     if fields.links().is_empty() {

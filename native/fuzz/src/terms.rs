@@ -66,8 +66,14 @@ pub fn fields(script: &mut Script<'_>) -> Packed<Kept> {
         let key = written(|to| atom(name, to));
         fields.insert(key.bytes().to_vec(), value);
     };
-    set("id", written(|to| to.binary(&[b'c'; 40][..script.count(41)])));
-    set("created_at", written(|to| to.int(script.number().cast_signed())));
+    set(
+        "id",
+        written(|to| to.binary(&[b'c'; 40][..script.count(41)])),
+    );
+    set(
+        "created_at",
+        written(|to| to.int(script.number().cast_signed())),
+    );
     for name in ["metadata", "pending_refs"] {
         let entries = script.count(20);
         set(name, written(|to| map(script, entries, ROOT, to)));
@@ -167,9 +173,9 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
             map(script, entries, place, to);
         }
         18 => {
-            let entries = (0..script.count(255) * 4).map(|number| {
+            let entries = (0..script.count(255)).map(|number| {
                 let key = written(|to| to.int(number as i64));
-                let value = written(|to| to.binary(&vec![kind; number % 300]));
+                let value = written(|to| to.binary(&vec![kind; number * 5 % 300]));
                 (key.bytes().to_vec(), value)
             });
             whole(entries.collect(), to);
