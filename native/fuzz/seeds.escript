@@ -4,6 +4,9 @@
 %%
 %%   escript native/fuzz/seeds.escript FOLDER
 
+%% Interpreted, a fun would take the whole of this file with it.
+-mode(compile).
+
 main([Folder]) ->
     Root = filename:dirname(filename:dirname(filename:dirname(filename:absname(escript:script_name())))),
     true = code:add_patha(filename:join(Root, "_build/default/lib/erlmcp_memory/ebin")),

@@ -144,7 +144,7 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
         4 => to.nil(),
         5 => to.byte_list((0..=script.byte()).rev()),
         6 => to.binary(&[kind; 40][..script.count(41)]),
-        7 => to.binary(&vec![kind; script.count(255) * 20]),
+        7 => to.binary(&vec![kind; script.count(255) * 3]),
         8 => big_integer(script, to),
         9 if !place.in_key => shared(script, place, to),
         10 if !place.in_key => foreign(&[131, 104, 1, 97, script.byte()], to),
@@ -175,7 +175,9 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
         18 => {
             let entries = (0..script.count(255)).map(|number| {
                 let key = written(|to| to.int(number as i64));
-                let value = written(|to| to.binary(&vec![kind; number * 5 % 300]));
+                let value = written(|to| {
+                    to.binary(&vec![kind; if number % 16 == 7 { 300 } else { number % 9 }])
+                });
                 (key.bytes().to_vec(), value)
             });
             whole(entries.collect(), to);
