@@ -48,7 +48,7 @@ if [ "$job" = corpus ]; then
         rm -rf "$out/merged"
         mkdir -p "$out/merged" "$out/corpus/$target" "$kept"
         # What fails must stay, whatever it covers.
-        FUZZ_TARGET=$target "$fuzzer" -set_cover_merge=1 -max_len=4096 \
+        FUZZ_TARGET=$target "$fuzzer" -set_cover_merge=1 -use_counters=0 -max_len=2048 \
             "$out/merged" "$kept" "$out/corpus/$target" 2>/dev/null
         find "$kept" -type f ! -name 'found-*' -delete
         cp "$out/merged"/* "$kept"

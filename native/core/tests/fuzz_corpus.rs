@@ -2,7 +2,7 @@
 //! looked for in each run of the tests. See `native/fuzz/README.md`.
 
 #[path = "../../fuzz/src/lib.rs"]
-#[allow(missing_docs, clippy::undocumented_unsafe_blocks)]
+#[allow(missing_docs)]
 mod fuzz;
 
 use std::path::Path;

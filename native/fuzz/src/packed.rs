@@ -9,7 +9,7 @@ use erlmcp_memory_core::packed::{Item, Links, Packed, Page, View, item, skip};
 use std::collections::BTreeMap;
 
 /// What a map may take, in bytes for one of its packed form.
-const FACTOR: usize = 160;
+const FACTOR: usize = 64;
 const FIXED: usize = 16 << 10;
 
 pub fn run(input: &[u8]) {

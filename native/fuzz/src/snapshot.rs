@@ -19,7 +19,7 @@ const SCRIPT: u8 = b'S';
 
 /// What reading may take: so many times as much as there are raw bytes, and what a few small things
 /// take in any case.
-const FACTOR: usize = 160;
+const FACTOR: usize = 64;
 const FIXED: usize = 64 << 10;
 
 /// The bytes as they are, and in the form that their first byte stands for.
