@@ -13,15 +13,28 @@ static ALLOCATOR: fuzz::Counting = fuzz::Counting;
 /// What the VM gives a dirty scheduler by default, where large snapshots are read: 40 kilowords.
 const STACK: usize = 40 << 13;
 
-fn replay(target: &str) {
-    let (name, run) = *fuzz::TARGETS
+/// Runs `body` on a thread with that stack.
+fn on_a_small_stack<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::Builder::new().stack_size(STACK).spawn(body);
+    match thread.expect("a thread").join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+fn run(target: &str, name: &str, input: Vec<u8>) {
+    let (_, run) = *fuzz::TARGETS
         .iter()
         .find(|(name, _)| *name == target)
         .expect("a target");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fuzz/corpus")
-        .join(name);
-    let mut inputs: Vec<_> = std::fs::read_dir(folder)
+    // The last one is that of a failure.
+    println!("{target} {name}");
+    on_a_small_stack(move || run(&input));
+}
+
+fn replay(target: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let mut inputs: Vec<_> = std::fs::read_dir(folder.join(target))
         .expect("the corpus of the target")
         .map(|entry| entry.expect("a file").path())
         .collect();
@@ -29,13 +42,7 @@ fn replay(target: &str) {
     inputs.sort();
     for path in inputs {
         let input = std::fs::read(&path).expect("a file");
-        println!("{}", path.display());
-        std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn(move || run(&input))
-            .expect("a thread")
-            .join()
-            .unwrap_or_else(|_| panic!("{}", path.display()));
+        run(target, &path.to_string_lossy(), input);
     }
 }
 
@@ -56,12 +63,7 @@ fn packed_bytes_that_were_found_are_read_as_they_must_be() {
 
 #[test]
 fn what_the_seeds_are_made_of_is_read_as_it_must_be() {
-    for (target, name, bytes) in fuzz::seeds() {
-        println!("{target} {name}");
-        let (_, run) = fuzz::TARGETS
-            .iter()
-            .find(|(t, _)| *t == target)
-            .expect("a target");
-        run(&bytes);
+    for (target, name, input) in on_a_small_stack(fuzz::seeds) {
+        run(target, &name, input);
     }
 }

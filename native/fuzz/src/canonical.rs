@@ -47,7 +47,7 @@ fn write(from: View<'_, Kept>, at: &mut usize, depth: usize, to: &mut Writer<Kep
             to.nil();
             0
         }
-        Item::ByteList(bytes) => {
+        Item::ByteList(bytes) if !bytes.is_empty() => {
             to.byte_list(bytes.iter().copied());
             0
         }
@@ -81,7 +81,7 @@ fn write(from: View<'_, Kept>, at: &mut usize, depth: usize, to: &mut Writer<Kep
             let Some(Target::Blob(blob)) = from.links.get(id) else {
                 return None;
             };
-            write(blob.view(), &mut 0, below?, to)?;
+            write(blob.view(), &mut 0, depth, to)?;
             0
         }
         Item::Trie(id) => {
@@ -106,16 +106,33 @@ fn write(from: View<'_, Kept>, at: &mut usize, depth: usize, to: &mut Writer<Kep
         }
         Item::List(n) => {
             to.list(n);
-            n
+            let mut only_bytes = true;
+            for _ in 0..n {
+                only_bytes &= matches!(item(from.bytes, &mut at.clone()), Ok(Item::Int(0..=255)));
+                write(from, at, below?, to)?;
+            }
+            // These have a form of their own, and so has the empty list.
+            return (!only_bytes).then_some(());
         }
-        Item::Improper(n) => {
+        Item::Improper(n) if n > 0 => {
             to.improper(n);
-            n + 1
+            for _ in 0..n {
+                write(from, at, below?, to)?;
+            }
+            let tail = item(from.bytes, &mut at.clone()).ok()?;
+            if matches!(
+                tail,
+                Item::Nil | Item::ByteList(_) | Item::List(_) | Item::Improper(_)
+            ) {
+                return None;
+            }
+            1
         }
         Item::Tuple(n) => {
             to.tuple(n);
             n
         }
+        Item::ByteList(_) | Item::Improper(_) => return None,
     };
     for _ in 0..follow {
         write(from, at, below?, to)?;

@@ -41,6 +41,9 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         seeds.extend(snapshot::seeds(&script, number));
         seeds.push(("packed", format!("{number}"), packed::seed(&script)));
     }
+    for (number, snapshot) in snapshot::deepest().into_iter().enumerate() {
+        seeds.push(("snapshot", format!("deepest-{number}"), snapshot));
+    }
     seeds
 }
 

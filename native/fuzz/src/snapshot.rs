@@ -158,6 +158,23 @@ fn body(fields: &[u8]) -> Vec<u8> {
     body
 }
 
+/// Snapshots that nest as deep as they may, and must be read.
+pub fn deepest() -> Vec<Vec<u8>> {
+    let mut snapshots = Vec::new();
+    for long in [false, true] {
+        for fields in (0..).map_while(|way| terms::deepest(way, long)) {
+            let portable = export(fields.view(), &mut Host).expect("the fields of a state");
+            let snapshot = encode(&portable, false).expect("the fields of a state");
+            assert!(
+                matches!(read(&snapshot), Ok(Snapshot::V2(_))),
+                "nesting that is allowed"
+            );
+            snapshots.push(snapshot);
+        }
+    }
+    snapshots
+}
+
 /// Snapshots in each of the forms, made as a script says.
 pub fn seeds(script: &[u8], number: u32) -> Vec<(&'static str, String, Vec<u8>)> {
     let fields = terms::fields(&mut Script(script));

@@ -1,11 +1,14 @@
 //! Values of every kind, made as a script of any bytes says.
 
 use super::host::{ATOMS, Kept, foreign, share, word};
-use erlmcp_memory_core::packed::{MAX_KEY_DEPTH, Packed, Writer};
+use erlmcp_memory_core::packed::{MAX_DEPTH, MAX_KEY_DEPTH, Packed, Writer};
 use std::collections::BTreeMap;
 
 /// The deepest nesting that is made: below what a snapshot may have.
 const DEPTH: usize = 200;
+
+/// Levels below the fields of a state.
+const DEEPEST: usize = 2 * MAX_DEPTH - 1;
 
 pub struct Script<'a>(pub &'a [u8]);
 
@@ -57,6 +60,55 @@ impl Place {
 /// Any value.
 pub fn value(script: &mut Script<'_>) -> Packed<Kept> {
     packed(script, ROOT)
+}
+
+/// The fields of a state in which a value nests as deep as a snapshot may, in one way of a few:
+/// `None` after the last. With long binaries beside it, the parts lie out of line.
+pub fn deepest(way: usize, long: bool) -> Option<Packed<Kept>> {
+    let wrap: fn(&Packed<Kept>, &mut Writer<Kept>) = match way {
+        0 => |inner, to| {
+            to.tuple(1);
+            to.packed(inner);
+        },
+        1 => |inner, to| {
+            to.list(1);
+            to.packed(inner);
+        },
+        2 => |inner, to| {
+            to.improper(1);
+            to.packed(inner);
+            to.binary(b"tail");
+        },
+        3 => |inner, to| {
+            whole(
+                BTreeMap::from([(vec![1], written(|to| to.packed(inner)))]),
+                to,
+            )
+        },
+        _ => return None,
+    };
+    let beside = written(|to| to.binary(&[b'x'; 300]));
+    // With something beside it, a level is two.
+    let levels = if long { DEEPEST / 2 } else { DEEPEST };
+    let mut value = written(|to| atom("ok", to));
+    for _ in 0..levels {
+        value = written(|to| wrap(&value, to));
+        if long {
+            let both = BTreeMap::from([
+                (vec![1], value),
+                (vec![2], written(|to| to.packed(&beside))),
+            ]);
+            value = written(|to| whole(both, to));
+        }
+    }
+    let mut fields = BTreeMap::new();
+    let mut set = |name: &str, value| {
+        fields.insert(written(|to| atom(name, to)).bytes().to_vec(), value);
+    };
+    set("id", written(|to| to.binary(b"deep")));
+    set("created_at", written(|to| to.int(1)));
+    set("a", value);
+    Some(written(|to| whole(fields, to)))
 }
 
 /// The fields of a state.
