@@ -41,8 +41,13 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         seeds.extend(snapshot::seeds(&script, number));
         seeds.push(("packed", format!("{number}"), packed::seed(&script)));
     }
-    for (number, snapshot) in snapshot::deepest().into_iter().enumerate() {
-        seeds.push(("snapshot", format!("deepest-{number}"), snapshot));
+    for (kind, snapshots) in [
+        ("deepest", snapshot::deepest()),
+        ("forged", snapshot::forged()),
+    ] {
+        for (number, snapshot) in snapshots.into_iter().enumerate() {
+            seeds.push(("snapshot", format!("{kind}-{number}"), snapshot));
+        }
     }
     seeds
 }

@@ -64,8 +64,9 @@ impl State {
 
 fn read(snapshot: &[u8]) -> Result<Snapshot<Fields>, SnapshotError> {
     let raw = claimed_bytes(snapshot);
-    // A claim that is refused takes nothing.
+    // A claim over the limit, or of more than LZ4 can unfold to, takes nothing.
     let raw = if raw > RAW_LIMIT { 0 } else { raw };
+    let raw = raw.min(255 * snapshot.len());
     memory::at_most(FIXED + FACTOR * raw.max(snapshot.len()), || {
         decode(snapshot, &mut Host)
     })
@@ -128,12 +129,16 @@ fn sealed(flags: u8, body: &[u8]) -> Vec<u8> {
     };
     let mut rest = (raw.unwrap_or(0) as u64).to_be_bytes().to_vec();
     rest.extend_from_slice(body);
+    checksummed(flags, &rest)
+}
+
+fn checksummed(flags: u8, rest: &[u8]) -> Vec<u8> {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&[flags]);
-    hasher.update(&rest);
+    hasher.update(rest);
     let mut snapshot = vec![2, flags];
     snapshot.extend_from_slice(&hasher.finalize().to_be_bytes());
-    snapshot.extend_from_slice(&rest);
+    snapshot.extend_from_slice(rest);
     snapshot
 }
 
@@ -173,6 +178,43 @@ pub fn deepest() -> Vec<Vec<u8>> {
         }
     }
     snapshots
+}
+
+/// Fields that follow the packed format, and that no writer writes.
+pub fn forged() -> Vec<Vec<u8>> {
+    const OK: [u8; 2] = [0x42, 14];
+    let values: [&[u8]; 16] = [
+        // Lists of bytes and of nothing under other names, and other forms that are not the only one.
+        &[0x45, 1, 5],
+        &[0x45, 2, 0x40, 0x80, 1, 0x40, 0xfe, 3],
+        &[0x45, 1, 0x4a, 3, 131, 97, 5],
+        &[0x45, 0],
+        &[0x44, 0],
+        &[0x46, 0, 5],
+        &[0x46, 1, 5, 0x43],
+        &[0x46, 1, 5, 0x44, 1, 5],
+        &[0x46, 1, 5, 0x4a, 2, 131, 106],
+        &[0x78, 1, 5],
+        &[0x40, 0x80, 0x80, 0x00],
+        // Not a number; the same key twice; links that only one node knows.
+        &[0x41, 0, 0, 0, 0, 0, 0, 0xf8, 0x7f],
+        &[0x79, 2, 4, 0, 2, 1, 1, 1, 2],
+        &[0x47, 1],
+        &[0x4d, 1],
+        &[0x4e, 1],
+    ];
+    let mut forged = Vec::new();
+    for value in values {
+        let entries: [&[u8]; 6] = [&[0x42, 0], &[0x50], &[0x42, 6], &[1], &OK, value];
+        let entries = entries.concat();
+        let head = [FIELDS, 0x79, 3, entries.len() as u8, 0, 3, 6];
+        forged.push([&head, &entries[..]].concat());
+    }
+    // A claim of much more than there is.
+    let mut rest = (RAW_LIMIT as u64).to_be_bytes().to_vec();
+    rest.extend([0x1f, 0, 1, 0]);
+    forged.push(checksummed(FLAG_LZ4, &rest));
+    forged
 }
 
 /// Snapshots in each of the forms, made as a script says.
