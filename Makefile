@@ -25,7 +25,7 @@ help:
 	@echo 'make stress random work of 16 processes against models (SECONDS=n)'
 	@echo 'make loom   the concurrent parts in every order of their threads'
 	@echo 'make memcheck  the tests of the Rust core under valgrind'
-	@echo 'make fuzz   what reads bytes from outside, on bytes that reach further and further (SECONDS=n)'
+	@echo 'make fuzz   fuzz the readers of snapshots, external terms and packed bytes (SECONDS=n each)'
 	@echo 'make docs   the pages of the Erlang modules and of the crates'
 	@echo 'make matrix     make test on Debian with OTP 25, 27 and 29, each in a chroot'
 	@echo 'make stranger   git clone and make demo on a new Debian, timed'
