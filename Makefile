@@ -13,7 +13,7 @@ say = @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test docs bench-memory bench-pool bench-schedulers soak stress loom \
-    memcheck miri matrix stranger fmt clean
+    memcheck miri fuzz matrix stranger fmt clean
 
 help:
 	@echo 'make demo   run 100,000 connections through their life and print what they take'
@@ -29,6 +29,7 @@ help:
 	@echo 'make stress random work of 16 processes against models (SECONDS=n)'
 	@echo 'make loom   the concurrent parts in every order of their threads'
 	@echo 'make memcheck  the tests of the Rust core under valgrind'
+	@echo 'make fuzz   fuzz the readers of snapshots, external terms and packed bytes (SECONDS=n each)'
 	@echo 'make docs   the pages of the Erlang modules and of the crates'
 	@echo 'make matrix     make test on Debian with OTP 25, 27 and 29, each in a chroot'
 	@echo 'make stranger   git clone and make demo on a new Debian, timed'
@@ -109,6 +110,10 @@ SLOW_IN_MIRI := a_byte_is_searched_once agrees_with_a_byte_vector an_idle_buffer
 miri:
 	@MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --locked --quiet \
 	    -p erlmcp-memory-core --lib --target-dir target/miri -- $(addprefix --skip ,$(SLOW_IN_MIRI))
+
+fuzz: SECONDS = 300
+fuzz:
+	@./scripts/fuzz.sh $(SECONDS)
 
 matrix:
 	@./scripts/matrix.sh
