@@ -5,15 +5,15 @@ use erlmcp_memory_core::samples::{Recording, Sample};
 use erlmcp_memory_core::trend::{Point, Trend, trend};
 use parking_lot::Mutex;
 use rustler::{
-    Atom, Encoder, Env, Error, ListIterator, LocalPid, Monitor, NifMap, NifRecord, NifResult,
-    Resource, ResourceArc, Term,
+    Atom, Encoder, Env, Error, ListIterator, LocalPid, NifMap, NifRecord, NifResult, Term,
 };
 
 use crate::alloc::live_bytes;
 use crate::histogram::Millis;
 use crate::lane::{Busy, Lane, NoResult};
-use crate::nif;
+use crate::resource::ResourceRef;
 use crate::tracer::{self, GC};
+use crate::{nif, resource};
 
 mod atoms {
     rustler::atoms! {
@@ -35,7 +35,7 @@ const FEW_POINTS: usize = 100;
 const STEP: usize = 1_024;
 
 /// The last session; its data stay readable until the next one begins.
-static LAST: Mutex<Option<ResourceArc<Session>>> = Mutex::new(None);
+static LAST: Mutex<Option<ResourceRef<Session>>> = Mutex::new(None);
 
 /// A profiling session. It watches the sampler and ends with it, however it ends.
 struct Session {
@@ -44,11 +44,11 @@ struct Session {
     gc: Option<u64>,
 }
 
-#[rustler::resource_impl]
-impl Resource for Session {
-    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        self.end();
-    }
+resource!(Session, c"erlmcp_memory_session", Session::end);
+
+/// Tells the VM of the type; called while the module is loaded.
+pub fn register(env: Env<'_>) -> bool {
+    resource::register::<Session>(env)
 }
 
 /// A panic in between would at worst lose a sample.
@@ -160,7 +160,7 @@ fn profiler_start(
     sampler: LocalPid,
     keep: u64,
     gc: bool,
-) -> NifResult<ResourceArc<Session>> {
+) -> NifResult<ResourceRef<Session>> {
     tracer::prepare();
     let number = if gc {
         Some(GC.activate())
@@ -168,11 +168,11 @@ fn profiler_start(
         GC.reset();
         None
     };
-    let session = ResourceArc::new(Session {
+    let session = ResourceRef::new(Session {
         recording: Mutex::new(Recording::new(usize::try_from(keep).unwrap_or(usize::MAX))),
         gc: number,
     });
-    if env.monitor(&session, &sampler).is_none() {
+    if !session.monitor(env, &sampler) {
         session.end();
         return Err(Error::BadArg);
     }
@@ -184,14 +184,14 @@ fn profiler_start(
 
 /// Ends a session; ending it again changes nothing.
 #[rustler::nif]
-fn profiler_stop(session: ResourceArc<Session>) -> Atom {
+fn profiler_stop(session: ResourceRef<Session>) -> Atom {
     session.end();
     atoms::ok()
 }
 
 /// Adds a snapshot; `false` when the session has ended.
 #[rustler::nif]
-fn profiler_push(session: ResourceArc<Session>, snapshot: Snapshot) -> bool {
+fn profiler_push(session: ResourceRef<Session>, snapshot: Snapshot) -> bool {
     session.recording.lock().push(snapshot.into())
 }
 
@@ -219,7 +219,7 @@ struct Status {
 
 /// How a session stands. `baseline` and `last` are `nil` before the first snapshot.
 #[rustler::nif]
-fn profiler_status(session: ResourceArc<Session>) -> Status {
+fn profiler_status(session: ResourceRef<Session>) -> Status {
     let recording = session.recording.lock();
     Status {
         running: recording.is_running(),
@@ -234,7 +234,7 @@ fn profiler_status(session: ResourceArc<Session>) -> Status {
 
 /// The snapshots of a session, oldest first.
 fn samples<'a>(env: Env<'a>, session: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
-    let session: ResourceArc<Session> = session.decode()?;
+    let session: ResourceRef<Session> = session.decode()?;
     session.at_most(FEW_SAMPLES, lane)?;
     let samples = session.samples().into_iter().rev();
     Ok(samples.fold(Term::list_new_empty(env), |list, sample| {
@@ -277,7 +277,7 @@ impl From<Trend> for TrendMap {
 
 /// The trend of a session's snapshots; `undefined` for fewer than two.
 fn session_trend<'a>(env: Env<'a>, session: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
-    let session: ResourceArc<Session> = session.decode()?;
+    let session: ResourceRef<Session> = session.decode()?;
     session.at_most(FEW_POINTS, lane)?;
     let points = session
         .samples()
