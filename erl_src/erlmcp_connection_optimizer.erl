@@ -25,9 +25,9 @@
 %%
 %% Two settings, in the environment of the application `erlmcp_memory' or else in that of `erlmcp':
 %% with `connection_state_compact' set to `false', new states are plain Erlang records with the same
-%% functions; with `compression_enabled' set to `false', snapshots are not compressed. Where one is no
-%% boolean, the functions that need it ({@link create_optimized_state/1}, {@link from_map/1} and
-%% {@link decompress_state/1}; {@link compress_state/1}) raise `{invalid_config, Key, Value}'.
+%% functions; with `compression_enabled' set to `false', snapshots are not compressed. Where one is
+%% not a boolean, the functions that need it ({@link create_optimized_state/1}, {@link from_map/1}
+%% and {@link decompress_state/1}; {@link compress_state/1}) raise `{invalid_config, Key, Value}'.
 %%
 %% Bad arguments raise `badarg' with an `error_info' text. So do terms of more than 512 MiB in
 %% their native form, and a state after its {@link cleanup_state/1}.
@@ -205,7 +205,8 @@ compress_state(State) ->
             {badarg, _, _} = BadArg ->
                 BadArg;
             Native ->
-                erlmcp_memory_nif:state_compress(Native, erlmcp_memory_settings:compression_enabled())
+                Compress = erlmcp_memory_settings:compression_enabled(),
+                erlmcp_memory_nif:state_compress(Native, Compress)
         end,
     case Compressed of
         {badarg, Position, Text} -> ?BADARG([State], Position, Text);

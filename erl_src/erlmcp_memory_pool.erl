@@ -9,7 +9,8 @@
 %% Who has the reference has the state. It goes back to the pool when it is released, or when the
 %% last reference to it is garbage-collected: a process that dies gives everything back without a
 %% monitor and without a call. A reference kept elsewhere, in an ETS table or by another process,
-%% keeps the state alive. A reference that was released answers `{error, released}' for ever: a
+%% keeps the state alive; its external format does not (a file, `term_to_binary/1', another node).
+%% A reference that was released answers `{error, released}' for ever: a
 %% state that goes to its next owner is found under that owner's new reference only.
 %%
 %% == The process ==
@@ -88,8 +89,11 @@
 %% Milliseconds between two warnings, at the least.
 -define(WARNING_INTERVAL, 60000).
 
--define(NOT_A_STATE, <<"not a connection state of this pool">>).
--define(NOT_A_BUFFER, <<"not a message buffer of this pool">>).
+-define(NOT_A_STATE, <<"not a connection state of this pool" ?TRAVELLED>>).
+-define(NOT_A_BUFFER, <<"not a message buffer of this pool" ?TRAVELLED>>).
+-define(TRAVELLED,
+    ", or a reference that went through term_to_binary/1, a file or another node"
+).
 -define(NOT_A_MAP, <<"not a map">>).
 -define(TOO_LARGE, <<"larger than a connection state may be">>).
 
@@ -438,7 +442,8 @@ tick(watch, #server{created = Before, pool_size = Size} = Server) ->
         {_, _, _, Created, _, _, _} when Created > Before ->
             case is_warning_due(Now, Server) of
                 true ->
-                    warn(Created - Before, min(Size + Created - Before, erlmcp_memory_settings:pool_size_limit()), Server),
+                    Enough = min(Size + Created - Before, erlmcp_memory_settings:pool_size_limit()),
+                    warn(Created - Before, Enough, Server),
                     Server#server{created = Created, warned = Now};
                 false ->
                     Server

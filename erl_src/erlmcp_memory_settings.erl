@@ -1,12 +1,12 @@
 %% @private
-%% @doc The settings: where they are read, what they are when nobody sets them, and what they may be.
+%% @doc The settings: where they are read, what they are when nobody sets them, what they may be.
 %%
 %% A setting in the environment of `erlmcp_memory' comes first, then one in that of `erlmcp'. Both
 %% are read at each use, so a change by `application:set_env/3' is in force at once.
 %%
 %% The VM fills the environment of an application when that is loaded, and a release may have none
-%% that is named `erlmcp'. So what configuration files and the command line say of the two is asked of
-%% the VM as well, once, and is in force where the application is not loaded.
+%% that is named `erlmcp'. So what configuration files and the command line say of the two is asked
+%% of the VM as well, once, and is in force where the application is not loaded.
 -module(erlmcp_memory_settings).
 
 -export([connection_state_compact/0, compression_enabled/0, pool_sizes/0]).

@@ -39,7 +39,10 @@ end_per_testcase(_Case, _Config) ->
 
 default() ->
     erlmcp_memory_pool_help:clear(),
-    [application:unset_env(App, Key) || App <- [erlmcp, erlmcp_memory], {Key, _} <- settings(?HOST)].
+    [
+        application:unset_env(App, Key)
+     || App <- [erlmcp, erlmcp_memory], {Key, _} <- settings(?HOST)
+    ].
 
 %%% Cases
 
@@ -126,7 +129,8 @@ a_configuration_file_counts_without_an_application(Config) ->
 the_command_line_counts_without_an_application(Config) ->
     Host = ["-erlmcp" | words(?HOST)],
     ?assertEqual(?HOST, in_force(Host)),
-    ?assertEqual({8, 80, true, true}, in_force(["-erlmcp_memory" | words({8, 80, true, true})] ++ Host)),
+    Own = ["-erlmcp_memory" | words({8, 80, true, true})],
+    ?assertEqual({8, 80, true, true}, in_force(Own ++ Host)),
     %% It outweighs the files, as with any application.
     File = file(Config, "other", [{erlmcp, settings({9, 90, false, true})}]),
     ?assertEqual(
@@ -153,7 +157,7 @@ what_is_loaded_is_not_read_from_files(Config) ->
         )
     ).
 
-%% A release that computes its configuration boots twice in one VM, the second time with another file.
+%% A release that computes its configuration boots twice in one VM, then with another file.
 a_second_boot_reads_anew(Config) ->
     File = file(Config, "twice", [{erlmcp, settings(?HOST)}]),
     Next = file(Config, "next", [{erlmcp, settings({8, 80, true, false})}]),
@@ -164,28 +168,12 @@ a_second_boot_reads_anew(Config) ->
         "case file:rename(~p, ~p) of ok -> init:restart(); _ -> halt() end",
         [Said, Next ++ ".config", File ++ ".config"]
     )),
-    {0, _} = erl(["-config", File, "-eval", Expression]),
+    {0, _} = ?HELP:erl(["-config", File, "-eval", Expression]),
     ?assertEqual({ok, [?HOST, {8, 80, true, false}]}, file:consult(Said)).
 
 a_release_of_another_name_has_its_settings(Config) ->
     Dir = filename:join(proplists:get_value(priv_dir, Config), "release"),
-    Ebin = filename:join(Dir, "another/ebin"),
-    ok = filelib:ensure_dir(filename:join(Ebin, "x")),
-    Version = fun(App) -> _ = application:load(App), element(2, application:get_key(App, vsn)) end,
-    write(filename:join(Ebin, "another.app"),
-        {application, another, [
-            {description, ""}, {vsn, "1"}, {modules, []}, {registered, []},
-            {applications, [kernel, stdlib, erlmcp_memory]}
-        ]}),
-    write(filename:join(Dir, "another.rel"),
-        {release, {"another", "1"}, {erts, erlang:system_info(version)}, [
-            {another, "1"} | [{App, Version(App)} || App <- [kernel, stdlib, erlmcp_memory]]
-        ]}),
-    Path = [Ebin, filename:dirname(code:which(erlmcp_memory_nif))],
-    {ok, _, _} = systools:make_script("another", [
-        {path, [filename:join(Dir, ".") | Path]}, {outdir, Dir}, local, silent, no_module_tests
-    ]),
-    Boot = ["-mode", "embedded", "-boot", filename:join(Dir, "another")],
+    Boot = ?HELP:boot_script(Dir, "another"),
     Own = file(Config, "sys", [
         {erlmcp_memory, settings({8, 80, true, false})}, {erlmcp, settings(?HOST)}
     ]),
@@ -235,7 +223,8 @@ mix_release(Dir) ->
         "defmodule MixHost do",
         "  def in_force do",
         "    {:ok, pool} = :erlmcp_memory_pool.start_link()",
-        "    %{connection_pool: %{pool_size: size, max_size: max}} = :erlmcp_memory_pool.pool_info()",
+        "    %{connection_pool: pool_info} = :erlmcp_memory_pool.pool_info()",
+        "    %{pool_size: size, max_size: max} = pool_info",
         "    :ok = :gen_server.stop(pool)",
         "    state = :erlmcp_connection_optimizer.from_map(%{id: :binary.copy(\"id\", 1000)})",
         "    <<2, compressed, _::binary>> = :erlmcp_connection_optimizer.compress_state(state)",
@@ -269,7 +258,10 @@ set(App, Settings) ->
     [application:set_env(App, Key, Value) || {Key, Value} <- settings(Settings)].
 
 words(Settings) ->
-    lists:append([[atom_to_list(K), lists:flatten(io_lib:format("~w", [V]))] || {K, V} <- settings(Settings)]).
+    [
+        lists:flatten(io_lib:format("~w", [Word]))
+     || {Key, Value} <- settings(Settings), Word <- [Key, Value]
+    ].
 
 %% The settings as what they do shows them, or the error that one of them is.
 in_force() ->
@@ -293,7 +285,7 @@ in_force(Args) ->
     evaluated(Args, "erlmcp_memory_settings_SUITE:in_force()").
 
 evaluated(Args, Expression) ->
-    {0, Said} = erl(Args ++ [
+    {0, Said} = ?HELP:erl(Args ++ [
         "-eval",
         "{module, _} = code:load_file(erlmcp_memory_settings_SUITE),"
         "io:format(\"~0p.\", [begin " ++ Expression ++ " end]), halt()."
@@ -301,10 +293,6 @@ evaluated(Args, Expression) ->
     {ok, Tokens, _} = erl_scan:string(Said),
     {ok, Term} = erl_parse:parse_term(Tokens),
     Term.
-
-erl(Args) ->
-    Path = lists:usort([filename:dirname(code:which(M)) || M <- [?MODULE, erlmcp_memory_nif]]),
-    ?HELP:run("/", ["erl", "-noshell", "-pa" | Path] ++ Args, ?HELP:clean()).
 
 %% The name of a configuration file without its ending.
 file(Config, Name, Content) ->

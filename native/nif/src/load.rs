@@ -40,7 +40,7 @@ extern "C" fn nif_init() -> *const ErlNifEntry {
 }
 
 /// What tells this library from others that this process has loaded: it is never unloaded, see
-/// [`crate::resource::register`].
+/// `resource::register`.
 fn identity() -> usize {
     (&raw const ENTRY).addr()
 }
