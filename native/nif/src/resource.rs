@@ -1,8 +1,8 @@
 //! Resource objects: native values behind references.
 //!
 //! The same as rustler's `ResourceArc`, but that a type is taken over by a module that is loaded
-//! again; and rustler looks a type up in a hash map on each use and aligns each object by hand, here
-//! a type knows its class, and an object is as large as its value.
+//! again; and rustler looks a type up in a hash map on each use and aligns each object by hand,
+//! here a type knows its class, and an object is as large as its value.
 
 use crate::alloc::{SPECIMEN, SPECIMENS};
 use erlmcp_memory_core::heap;
@@ -139,7 +139,7 @@ unsafe extern "C" fn down<T: Resource>(
     _process: *const ErlNifPid,
     _monitor: *const ErlNifMonitor,
 ) {
-    // SAFETY: the VM calls this for an object that lives, into which `ResourceRef::new` put a value.
+    // SAFETY: the VM calls this for an object that lives; `ResourceRef::new` put a value into it.
     let value = unsafe { object.cast::<T>().as_ref() };
     if let (Some(value), Some(down)) = (value, T::DOWN) {
         // A panic must not go on into the VM; there is nobody to be told.
