@@ -23,9 +23,11 @@
 %% term: a server's tools and their schemas, its prompts, an encoded reply. It is freed with its
 %% last reference, wherever that was: in a process, in a state, in another share.
 %%
-%% Where the environment of the application `erlmcp' sets `connection_state_compact' to `false',
-%% new states are plain Erlang records with the same functions; `compression_enabled', set to
-%% `false', leaves snapshots uncompressed.
+%% Two settings, in the environment of the application `erlmcp_memory' or else in that of `erlmcp':
+%% with `connection_state_compact' set to `false', new states are plain Erlang records with the same
+%% functions; with `compression_enabled' set to `false', snapshots are not compressed. Where one is
+%% not a boolean, the functions that need it ({@link create_optimized_state/1}, {@link from_map/1}
+%% and {@link decompress_state/1}; {@link compress_state/1}) raise `{invalid_config, Key, Value}'.
 %%
 %% Bad arguments raise `badarg' with an `error_info' text. So do terms of more than 512 MiB in
 %% their native form, and a state after its {@link cleanup_state/1}.
@@ -98,7 +100,7 @@
 -spec create_optimized_state(ConnId :: binary()) -> state().
 create_optimized_state(ConnId) ->
     Created =
-        case is_compact() of
+        case erlmcp_memory_settings:connection_state_compact() of
             true -> erlmcp_memory_nif:state_new(ConnId, bytes(ConnId));
             false -> erlmcp_memory_plain_state:new(ConnId)
         end,
@@ -191,7 +193,7 @@ from_map(Map) when is_map(Map) ->
     New = #{phase => initialization, created_at => erlang:system_time(millisecond)},
     Fields = maps:filter(fun(_Field, Value) -> Value =/= undefined end, maps:merge(New, Map)),
     Created =
-        case is_compact() of
+        case erlmcp_memory_settings:connection_state_compact() of
             true -> from_fields(Fields);
             false -> erlmcp_memory_plain_state:from_fields(Fields)
         end,
@@ -215,7 +217,8 @@ compress_state(State) ->
             {badarg, _, _} = BadArg ->
                 BadArg;
             Native ->
-                erlmcp_memory_nif:state_compress(Native, setting(compression_enabled))
+                Compress = erlmcp_memory_settings:compression_enabled(),
+                erlmcp_memory_nif:state_compress(Native, Compress)
         end,
     case Compressed of
         {badarg, Position, Text} -> ?BADARG([State], Position, Text);
@@ -236,7 +239,7 @@ compress_state(State) ->
 -spec decompress_state(binary()) -> state() | {error, decompress_error()}.
 decompress_state(Binary) ->
     Read = erlmcp_memory_nif:state_decompress(Binary, bytes(Binary)),
-    case is_reference(Read) andalso not is_compact() of
+    case is_reference(Read) andalso not erlmcp_memory_settings:connection_state_compact() of
         true -> erlmcp_memory_plain_state:from_fields(fields(Read));
         false -> Read
     end.
@@ -343,9 +346,3 @@ sizes(State) when is_reference(State) ->
     erlmcp_memory_nif:state_sizes(State);
 sizes(State) ->
     erlmcp_memory_plain_state:sizes(State).
-
-is_compact() ->
-    setting(connection_state_compact).
-
-setting(Key) ->
-    application:get_env(erlmcp, Key, true) =/= false.

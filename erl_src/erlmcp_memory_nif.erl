@@ -47,6 +47,8 @@
 %% --- terms that the NIF interface cannot look into ---
 -export([terms_closed/2, term_size/2]).
 
+%% --- the library ---
+-export([library/0]).
 %% --- profiler ---
 -export([
     native_bytes/0,
@@ -92,15 +94,28 @@
     buffer_held/1
 ]).
 
+-define(NOT_LOADED, erlang:nif_error({not_loaded, ?ANOTHER})).
+-define(ANOTHER,
+    "the native library of erlmcp_memory is another one than the node has: it cannot be replaced "
+    "in a running node; restart the node to load the other one"
+).
+
+%% Where the module was deleted, it takes over the library that the node has, and all that is in it;
+%% another library does not load, and then every call says so.
 -spec load() -> ok | {error, term()}.
 load() ->
-    case erlang:load_nif(filename:join(priv_dir(), ?MODULE_STRING), 0) of
-        {error, {upgrade, _}} ->
+    case erlang:function_exported(?MODULE, library, 0) of
+        true ->
             {error,
-                "the native library of erlmcp_memory is loaded and stays in use: it cannot be "
-                "replaced in a running node; restart the node to load another one"};
-        Loaded ->
-            Loaded
+                "erlmcp_memory_nif is loaded and stays in use: it cannot be replaced in a running "
+                "node; restart the node to load another native library"};
+        false ->
+            Known = persistent_term:get(?MODULE, 0),
+            case erlang:load_nif(filename:join(priv_dir(), ?MODULE_STRING), Known) of
+                ok -> persistent_term:put(?MODULE, library());
+                {error, {Refused, _}} when Known =/= 0, Refused =/= load_failed -> ok;
+                {error, _} = Error -> Error
+            end
     end.
 
 %% In a release and under rebar3 the code server knows the application; a shell started with
@@ -116,57 +131,64 @@ priv_dir() ->
 %% --- terms that the NIF interface cannot look into ---
 
 -spec terms_closed(New :: opened(), All :: opened()) -> closed() | badarg().
-terms_closed(_New, _All) -> erlang:nif_error(nif_not_loaded).
+terms_closed(_New, _All) -> ?NOT_LOADED.
 
 %% @doc Bytes that a term takes on a heap, written out in full, and in binaries off it; and bytes of
 %% what it shares.
 -spec term_size(term(), opened()) ->
     {non_neg_integer(), non_neg_integer()} | badarg() | closed().
-term_size(_Term, _Opened) -> erlang:nif_error(nif_not_loaded).
+term_size(_Term, _Opened) -> ?NOT_LOADED.
 
 %% --- shared content ---
 
 -spec share_new(term(), opened(), bytes()) -> reference() | badarg() | closed().
-share_new(_Term, _Opened, _Bytes) -> erlang:nif_error(nif_not_loaded).
+share_new(_Term, _Opened, _Bytes) -> ?NOT_LOADED.
 
 -spec share_get(term()) -> {ok, term()} | badarg().
-share_get(_Ref) -> erlang:nif_error(nif_not_loaded).
+share_get(_Ref) -> ?NOT_LOADED.
 
 -spec share_find(term(), term(), opened()) -> {ok, term()} | none | badarg() | closed().
-share_find(_Ref, _Path, _Opened) -> erlang:nif_error(nif_not_loaded).
+share_find(_Ref, _Path, _Opened) -> ?NOT_LOADED.
 
 %% --- connection states ---
 
 -spec state_new(term(), bytes()) -> reference() | badarg().
-state_new(_Id, _Bytes) -> erlang:nif_error(nif_not_loaded).
+state_new(_Id, _Bytes) -> ?NOT_LOADED.
 
 -spec state_update(term(), term(), term(), opened(), bytes()) ->
     reference() | badarg() | closed().
-state_update(_State, _Field, _Value, _Opened, _Bytes) -> erlang:nif_error(nif_not_loaded).
+state_update(_State, _Field, _Value, _Opened, _Bytes) -> ?NOT_LOADED.
 
 -spec state_get(term(), term(), opened()) -> {ok, term()} | none | badarg() | closed().
-state_get(_State, _Field, _Opened) -> erlang:nif_error(nif_not_loaded).
+state_get(_State, _Field, _Opened) -> ?NOT_LOADED.
 
 -spec state_remove(term(), term(), opened()) -> reference() | badarg() | closed().
-state_remove(_State, _Field, _Opened) -> erlang:nif_error(nif_not_loaded).
+state_remove(_State, _Field, _Opened) -> ?NOT_LOADED.
 
 -spec state_fields(term()) -> #{atom() => term()} | badarg().
-state_fields(_State) -> erlang:nif_error(nif_not_loaded).
+state_fields(_State) -> ?NOT_LOADED.
 
 -spec state_from_fields(term(), opened()) -> reference() | badarg() | closed().
-state_from_fields(_Fields, _Opened) -> erlang:nif_error(nif_not_loaded).
+state_from_fields(_Fields, _Opened) -> ?NOT_LOADED.
 
 -spec state_sizes(term()) -> #{atom() => non_neg_integer()} | badarg().
-state_sizes(_State) -> erlang:nif_error(nif_not_loaded).
+state_sizes(_State) -> ?NOT_LOADED.
 
 -spec state_cleanup(term()) -> ok | badarg().
-state_cleanup(_State) -> erlang:nif_error(nif_not_loaded).
+state_cleanup(_State) -> ?NOT_LOADED.
 
 -spec state_compress(term(), boolean()) -> binary() | badarg().
-state_compress(_State, _Compressed) -> erlang:nif_error(nif_not_loaded).
+state_compress(_State, _Compressed) -> ?NOT_LOADED.
 
 -spec state_decompress(term(), bytes()) -> reference() | {error, term()}.
-state_decompress(_Snapshot, _Bytes) -> erlang:nif_error(nif_not_loaded).
+state_decompress(_Snapshot, _Bytes) -> ?NOT_LOADED.
+
+%% --- the library ---
+
+%% @doc What tells the library from others that the node may have loaded.
+-spec library() -> non_neg_integer().
+library() ->
+    ?NOT_LOADED.
 
 %% --- profiler ---
 
@@ -175,85 +197,85 @@ state_decompress(_Snapshot, _Bytes) -> erlang:nif_error(nif_not_loaded).
 %% headers of resources (about 90 bytes each). `erlang:memory(total)' includes all of these.
 -spec native_bytes() -> non_neg_integer().
 native_bytes() ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc Begins a session in place of the last one; it ends when the process dies.
 -spec profiler_start(Sampler :: pid(), Keep :: pos_integer(), Gc :: boolean()) -> reference().
 profiler_start(_Sampler, _Keep, _Gc) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc Ends a session; once more is no error.
 -spec profiler_stop(reference()) -> ok.
 profiler_stop(_Session) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc Says that trace flags of the session were taken away: from now on it measures no collections.
 -spec profiler_gc_lost(reference()) -> ok.
 profiler_gc_lost(_Session) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc Adds a snapshot, which may be of an older header; `false' when the session has ended.
 -spec profiler_push(reference(), #memory_snapshot{}) -> boolean().
 profiler_push(_Session, _Snapshot) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc The last session, running or not.
 -spec profiler_session() -> reference() | undefined.
 profiler_session() ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc `running', `gc_measured', `gc_lost_ms' (after how many milliseconds {@link
 %% profiler_gc_lost/1} was called, or `nil'), `baseline' and `last' (a snapshot or `nil'), `held' and
 %% `taken' (counts), `duration_ms'.
 -spec profiler_status(reference()) -> #{atom() => term()}.
 profiler_status(_Session) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc The snapshots, oldest first.
 -spec profiler_samples(reference()) -> [#memory_snapshot{}].
 profiler_samples(_Session) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc The trend of a session; `undefined' for fewer than two snapshots.
 -spec profiler_trend(reference()) -> #{atom() => term()} | undefined.
 profiler_trend(_Session) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc The garbage collections of the last session.
 -spec profiler_gc() -> #{atom() => term()}.
 profiler_gc() ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc `{NativeBytes, ResidentBytes, LongestPauseMs}'; the pause since this consumer asked last.
 -spec profiler_probe(sampler | caller) -> {non_neg_integer(), non_neg_integer(), float()}.
 profiler_probe(_Consumer) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc The trend of samples `{Milliseconds, Bytes}'.
 -spec memory_trend([{number(), non_neg_integer()}]) -> #{atom() => term()} | invalid_input.
 memory_trend(_Points) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc An empty latency histogram, for any number of processes to record into at once.
 -spec histogram_new() -> reference().
 histogram_new() ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc Counts one duration.
 -spec histogram_record(reference(), Nanoseconds :: non_neg_integer()) -> ok.
 histogram_record(_Histogram, _Nanoseconds) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc `count', and in nanoseconds `min', `mean', `p50', `p90', `p99', `p999', `max'. Percentiles
 %% are at most 1 % too high, the rest is exact; all are 0 when nothing was recorded.
 -spec histogram_read(reference()) -> #{atom() => number()}.
 histogram_read(_Histogram) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc The duration in nanoseconds that so many percent of the recorded ones do not exceed.
 -spec histogram_percentile(reference(), Percent :: float()) -> non_neg_integer().
 histogram_percentile(_Histogram, _Percent) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% --- the tracer ---
 
@@ -261,97 +283,97 @@ histogram_percentile(_Histogram, _Percent) ->
 %% `remove', so flags that a killed sampler left behind dissolve by themselves.
 -spec enabled(atom(), term(), pid() | port()) -> trace | remove.
 enabled(_Tag, _State, _Tracee) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% @doc Called by the VM: counts one start or end of a garbage collection.
 -spec trace(atom(), term(), pid() | port(), term(), map()) -> ok.
 trace(_Tag, _State, _Tracee, _Info, _Options) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 %% --- pool ---
 
 -spec pool_start(pos_integer(), pos_integer()) ->
     ok.
 pool_start(_, _) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec pool_stop() ->
     ok.
 pool_stop() ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec pool_prepare(pos_integer()) ->
     non_neg_integer().
 pool_prepare(_) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec pool_shed(pos_integer()) ->
     non_neg_integer().
 pool_shed(_) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec pool_trim() ->
     non_neg_integer().
 pool_trim() ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec pool_stats() ->
     {non_neg_integer(), non_neg_integer(), non_neg_integer(), non_neg_integer(), float(),
     non_neg_integer(), non_neg_integer()}.
 pool_stats() ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec pool_acquire(term(), opened()) ->
     {ok, reference()} | {error, not_started} | not_a_map | badarg() | closed().
 pool_acquire(_, _Opened) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec pool_release(term()) ->
     ok | badarg.
 pool_release(_) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec pool_read(term()) ->
     {ok, map()} | {error, released} | badarg.
 pool_read(_) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec pool_update(term(), term(), opened()) ->
     ok | {error, released} | not_a_map | badarg | badarg() | closed().
 pool_update(_, _, _Opened) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec buffer_stats() ->
     {non_neg_integer(), non_neg_integer(), non_neg_integer()}.
 buffer_stats() ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec buffer_zeros(non_neg_integer()) -> binary().
 buffer_zeros(_) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec buffer_acquire(non_neg_integer()) ->
     reference() | {error, not_started | {message_too_large, pos_integer()}}.
 buffer_acquire(_) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec buffer_release(term()) ->
     ok | badarg.
 buffer_release(_) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec buffer_append(term(), term(), bytes()) ->
     {ok, non_neg_integer()} | {error, released | {message_too_large, pos_integer()}}
     | not_iodata | badarg.
 buffer_append(_, _, _) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec buffer_next(term()) ->
     {ok, binary()} | more | {error, released} | badarg.
 buffer_next(_) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.
 
 -spec buffer_held(term()) ->
     {ok, binary()} | {error, released} | badarg.
 buffer_held(_) ->
-    erlang:nif_error(nif_not_loaded).
+    ?NOT_LOADED.

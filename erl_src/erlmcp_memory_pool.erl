@@ -9,7 +9,8 @@
 %% Who has the reference has the state. It goes back to the pool when it is released, or when the
 %% last reference to it is garbage-collected: a process that dies gives everything back without a
 %% monitor and without a call. A reference kept elsewhere, in an ETS table or by another process,
-%% keeps the state alive. A reference that was released answers `{error, released}' for ever: a
+%% keeps the state alive; its external format does not (a file, `term_to_binary/1', another node).
+%% A reference that was released answers `{error, released}' for ever: a
 %% state that goes to its next owner is found under that owner's new reference only.
 %%
 %% == The process ==
@@ -24,7 +25,8 @@
 %%
 %% == Settings ==
 %%
-%% Read from the environment of the application `erlmcp' at the start:
+%% Read at the start from the environment of the application `erlmcp_memory', and what is not set
+%% there from that of `erlmcp':
 %%
 %% <ul>
 %% <li>`memory_pool_size' (default 1000): idle states that are made ahead of need and that are
@@ -79,11 +81,6 @@
 
 -export_type([stats/0, info/0, state_ref/0, buffer_ref/0]).
 
--define(DEFAULT_POOL_SIZE, 1000).
--define(DEFAULT_MAX_POOL_SIZE, 10000).
-%% Nobody gets to ask for terabytes of idle states.
--define(SIZE_LIMIT, 10000000).
-
 %% States made or freed in one native call.
 -define(STEP, 10000).
 -define(BUFFER_SIZE, 65536).
@@ -101,8 +98,11 @@
 %% Milliseconds between two warnings, at the least.
 -define(WARNING_INTERVAL, 60000).
 
--define(NOT_A_STATE, <<"not a connection state of this pool">>).
--define(NOT_A_BUFFER, <<"not a message buffer of this pool">>).
+-define(NOT_A_STATE, <<"not a connection state of this pool" ?TRAVELLED>>).
+-define(NOT_A_BUFFER, <<"not a message buffer of this pool" ?TRAVELLED>>).
+-define(TRAVELLED,
+    ", or a reference that went through term_to_binary/1, a file or another node"
+).
 -define(NOT_A_MAP, <<"not a map">>).
 
 -type state_ref() :: reference().
@@ -158,21 +158,15 @@
 
 %% @doc Starts the pool.
 %%
-%% `{error, {invalid_config, Key, Value}}' names the setting of the application `erlmcp' that is
-%% wrong; no process was started then, so the caller gets no exit signal.
+%% `{error, {invalid_config, Key, Value}}' names the setting that is wrong; no process was started
+%% then, so the caller gets no exit signal.
 -spec start_link() ->
     {ok, pid()}
     | {error, {already_started, pid()} | {invalid_config, atom(), term()} | term()}.
 start_link() ->
-    Size = application:get_env(erlmcp, memory_pool_size, ?DEFAULT_POOL_SIZE),
-    Max = application:get_env(erlmcp, memory_pool_max_size, ?DEFAULT_MAX_POOL_SIZE),
-    case {is_size(Size), is_size(Max)} of
-        {false, _} ->
-            {error, {invalid_config, memory_pool_size, Size}};
-        {true, true} when Max >= Size ->
-            gen_server:start_link({local, ?MODULE}, ?MODULE, {Size, Max}, []);
-        {true, _} ->
-            {error, {invalid_config, memory_pool_max_size, Max}}
+    case erlmcp_memory_settings:pool_sizes() of
+        {ok, Size, Max} -> gen_server:start_link({local, ?MODULE}, ?MODULE, {Size, Max}, []);
+        {error, _} = Error -> Error
     end.
 
 %% @doc The pool as a child of a supervisor.
@@ -452,11 +446,8 @@ terminate(_Failure, _Server) ->
 
 %%% Inside
 
-is_size(Value) ->
-    is_integer(Value) andalso Value >= 1 andalso Value =< ?SIZE_LIMIT.
-
 configured(Key, Value, Server) ->
-    case is_size(Value) andalso Key of
+    case erlmcp_memory_settings:is_pool_size(Value) andalso Key of
         pool_size when Value =< Server#server.max_pool_size ->
             {ok, Server#server{pool_size = Value}};
         max_pool_size when Value >= Server#server.pool_size ->
@@ -498,7 +489,8 @@ tick(watch, #server{created = Before, pool_size = Size} = Server) ->
         {_, _, _, Created, _, _, _} when Created > Before ->
             case is_warning_due(Now, Server) of
                 true ->
-                    warn(Created - Before, min(Size + Created - Before, ?SIZE_LIMIT), Server),
+                    Enough = min(Size + Created - Before, erlmcp_memory_settings:pool_size_limit()),
+                    warn(Created - Before, Enough, Server),
                     Server#server{created = Created, warned = Now};
                 false ->
                     Server

@@ -14,6 +14,7 @@
     release_buffers/1,
     start/0,
     start/2,
+    start_alone/0,
     stop/0,
     tick/1,
     wait/1
@@ -35,6 +36,10 @@ start() ->
     {ok, Pid} = ?POOL:start_link(),
     unlink(Pid),
     Pid.
+
+%% By a process that may end.
+start_alone() ->
+    {ok, start()}.
 
 start(Size, Max) ->
     stop(),

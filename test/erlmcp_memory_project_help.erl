@@ -1,7 +1,8 @@
 %% For suites that build something of the project: where it lies, a copy of it, programs that run.
 -module(erlmcp_memory_project_help).
 
--export([root/0, copy/1, copy_built/1, run/3, rebar3/2, sh/2, evaluated/2, clean/0, edit/3]).
+-export([root/0, copy/1, copy_built/1, run/3, rebar3/2, sh/2, erl/1, evaluated/2, clean/0, edit/3]).
+-export([boot_script/2]).
 
 %% The folder of the project: suites are compiled in _build, below it.
 root() ->
@@ -52,6 +53,36 @@ rebar3(Dir, Args) ->
 %% Commands; the first that fails ends them.
 sh(Dir, Commands) ->
     run(Dir, ["sh", "-e", "-c", Commands], clean()).
+
+%% Runs a VM that knows the modules of the project and of its tests.
+erl(Args) ->
+    Path = lists:usort([filename:dirname(code:which(M)) || M <- [?MODULE, erlmcp_memory_nif]]),
+    run("/", ["erl", "-noshell", "-pa" | Path] ++ Args, clean()).
+
+%% The arguments that boot a VM in embedded mode, with the project and an application of this name.
+boot_script(Dir, Name) ->
+    Ebin = filename:join(Dir, "ebin"),
+    ok = filelib:ensure_dir(filename:join(Ebin, "x")),
+    Version = fun(App) ->
+        _ = application:load(App),
+        element(2, application:get_key(App, vsn))
+    end,
+    Write = fun(File, Term) -> ok = file:write_file(File, io_lib:format("~p.~n", [Term])) end,
+    Write(filename:join(Ebin, Name ++ ".app"),
+        {application, list_to_atom(Name), [
+            {description, ""}, {vsn, "1"}, {modules, []}, {registered, []},
+            {applications, [kernel, stdlib, erlmcp_memory]}
+        ]}),
+    Write(filename:join(Dir, Name ++ ".rel"),
+        {release, {Name, "1"}, {erts, erlang:system_info(version)}, [
+            {list_to_atom(Name), "1"}
+            | [{App, Version(App)} || App <- [kernel, stdlib, erlmcp_memory]]
+        ]}),
+    Path = [Dir, Ebin, filename:dirname(code:which(erlmcp_memory_nif))],
+    {ok, _, _} = systools:make_script(Name, [
+        {path, Path}, {outdir, Dir}, local, silent, no_module_tests
+    ]),
+    ["-mode", "embedded", "-boot", filename:join(Dir, Name)].
 
 %% What an expression prints in a VM that knows of nothing but OTP and one folder of modules.
 evaluated(Ebin, Expression) ->

@@ -1,8 +1,10 @@
 //! Latency histograms as resources: any number of processes record into one without waiting for
 //! each other.
 
+use crate::resource;
+use crate::resource::ResourceRef;
 use erlmcp_memory_core::histogram::{Distribution, LatencyHistogram};
-use rustler::{Atom, NifMap, Resource, ResourceArc};
+use rustler::{Atom, Env, NifMap};
 
 mod atoms {
     rustler::atoms! { ok }
@@ -10,8 +12,12 @@ mod atoms {
 
 struct HistogramResource(LatencyHistogram);
 
-#[rustler::resource_impl]
-impl Resource for HistogramResource {}
+resource!(HistogramResource, c"erlmcp_memory_histogram");
+
+/// Tells the VM of the type; called while the module is loaded.
+pub fn register(env: Env<'_>) -> bool {
+    resource::register::<HistogramResource>(env)
+}
 
 /// A panic in between would leave counts that are off by one, nothing worse.
 impl std::panic::RefUnwindSafe for HistogramResource {}
@@ -60,20 +66,20 @@ struct Nanos {
 
 /// An empty histogram.
 #[rustler::nif]
-fn histogram_new() -> ResourceArc<HistogramResource> {
-    ResourceArc::new(HistogramResource(LatencyHistogram::new()))
+fn histogram_new() -> ResourceRef<HistogramResource> {
+    ResourceRef::new(HistogramResource(LatencyHistogram::new()))
 }
 
 /// Counts one duration in nanoseconds.
 #[rustler::nif]
-fn histogram_record(histogram: ResourceArc<HistogramResource>, nanos: u64) -> Atom {
+fn histogram_record(histogram: ResourceRef<HistogramResource>, nanos: u64) -> Atom {
     histogram.0.record(nanos);
     atoms::ok()
 }
 
 /// What was recorded so far.
 #[rustler::nif]
-fn histogram_read(histogram: ResourceArc<HistogramResource>) -> Nanos {
+fn histogram_read(histogram: ResourceRef<HistogramResource>) -> Nanos {
     let read = histogram.0.read();
     Nanos {
         count: read.count(),
@@ -89,6 +95,6 @@ fn histogram_read(histogram: ResourceArc<HistogramResource>) -> Nanos {
 
 /// The duration in nanoseconds that `percent` of 100 of the recorded ones do not exceed.
 #[rustler::nif]
-fn histogram_percentile(histogram: ResourceArc<HistogramResource>, percent: f64) -> u64 {
+fn histogram_percentile(histogram: ResourceRef<HistogramResource>, percent: f64) -> u64 {
     histogram.0.read().percentile(percent)
 }

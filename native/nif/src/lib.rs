@@ -8,6 +8,7 @@ mod cycles;
 mod histogram;
 mod iodata;
 mod lane;
+mod load;
 mod opened;
 mod pool;
 mod profiler;
@@ -20,25 +21,6 @@ mod state;
 mod terms;
 mod tracer;
 
-use rustler::{Env, Term};
-
 /// Rust's heap is the VM's heap: native bytes appear in `erlang:memory/0`.
 #[global_allocator]
 static ALLOCATOR: alloc::CountingAllocator = alloc::CountingAllocator;
-
-fn load(env: Env, _info: Term) -> bool {
-    alloc::learn_overhead();
-    let registered = buffer::register(env)
-        && pool::register(env)
-        && share::register(env)
-        && state::register(env);
-    if !registered {
-        return false;
-    }
-    state::learn_overhead();
-    state::load_names(env);
-    terms::learn_magic_bit(env, share::Share::example);
-    true
-}
-
-rustler::init!("erlmcp_memory_nif", load = load);

@@ -8,15 +8,15 @@ use erlmcp_memory_core::trend::{Point, Trend, trend};
 use parking_lot::Mutex;
 use rustler::types::tuple::{get_tuple, make_tuple};
 use rustler::{
-    Atom, Decoder, Encoder, Env, Error, ListIterator, LocalPid, Monitor, NifMap, NifResult,
-    Resource, ResourceArc, Term,
+    Atom, Decoder, Encoder, Env, Error, ListIterator, LocalPid, NifMap, NifResult, Term,
 };
 
 use crate::alloc::live_bytes;
 use crate::histogram::Millis;
 use crate::lane::{Busy, Lane, NoResult};
-use crate::nif;
+use crate::resource::ResourceRef;
 use crate::tracer::{self, GC};
+use crate::{nif, resource};
 
 mod atoms {
     rustler::atoms! {
@@ -39,7 +39,7 @@ const FEW_POINTS: usize = 100;
 const STEP: usize = 1_024;
 
 /// The last session; its data stay readable until the next one begins.
-static LAST: Mutex<Option<ResourceArc<Session>>> = Mutex::new(None);
+static LAST: Mutex<Option<ResourceRef<Session>>> = Mutex::new(None);
 
 /// A profiling session. It watches the sampler and ends with it, however it ends.
 struct Session {
@@ -50,11 +50,11 @@ struct Session {
     gc_lost: OnceLock<u64>,
 }
 
-#[rustler::resource_impl]
-impl Resource for Session {
-    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        self.end();
-    }
+resource!(Session, c"erlmcp_memory_session", Session::end);
+
+/// Tells the VM of the type; called while the module is loaded.
+pub fn register(env: Env<'_>) -> bool {
+    resource::register::<Session>(env)
 }
 
 /// A panic in between would at worst lose a sample.
@@ -147,7 +147,7 @@ fn profiler_start(
     sampler: LocalPid,
     keep: u64,
     gc: bool,
-) -> NifResult<ResourceArc<Session>> {
+) -> NifResult<ResourceRef<Session>> {
     tracer::prepare();
     let number = if gc {
         Some(GC.activate())
@@ -155,12 +155,12 @@ fn profiler_start(
         GC.reset();
         None
     };
-    let session = ResourceArc::new(Session {
+    let session = ResourceRef::new(Session {
         recording: Mutex::new(Recording::new(usize::try_from(keep).unwrap_or(usize::MAX))),
         gc: number,
         gc_lost: OnceLock::new(),
     });
-    if env.monitor(&session, &sampler).is_none() {
+    if !session.monitor(env, &sampler) {
         session.end();
         return Err(Error::BadArg);
     }
@@ -172,7 +172,7 @@ fn profiler_start(
 
 /// Ends a session; ending it again changes nothing.
 #[rustler::nif]
-fn profiler_stop(session: ResourceArc<Session>) -> Atom {
+fn profiler_stop(session: ResourceRef<Session>) -> Atom {
     session.end();
     atoms::ok()
 }
@@ -180,7 +180,7 @@ fn profiler_stop(session: ResourceArc<Session>) -> Atom {
 /// Somebody took trace flags of the session away: from now on it counts no collections, and the
 /// flags that are left dissolve.
 #[rustler::nif]
-fn profiler_gc_lost(session: ResourceArc<Session>) -> Atom {
+fn profiler_gc_lost(session: ResourceRef<Session>) -> Atom {
     if let Some(number) = session.gc {
         GC.deactivate(number);
         let after = session.recording.lock().duration().as_millis() as u64;
@@ -191,7 +191,7 @@ fn profiler_gc_lost(session: ResourceArc<Session>) -> Atom {
 
 /// Adds a snapshot; `false` when the session has ended.
 #[rustler::nif]
-fn profiler_push(session: ResourceArc<Session>, snapshot: Snapshot) -> bool {
+fn profiler_push(session: ResourceRef<Session>, snapshot: Snapshot) -> bool {
     session.recording.lock().push(snapshot.0)
 }
 
@@ -221,7 +221,7 @@ struct Status {
 /// How a session stands. `baseline` and `last` are `nil` before the first snapshot, `gc_lost_ms`
 /// unless [`profiler_gc_lost`] was called.
 #[rustler::nif]
-fn profiler_status(session: ResourceArc<Session>) -> Status {
+fn profiler_status(session: ResourceRef<Session>) -> Status {
     let recording = session.recording.lock();
     Status {
         running: recording.is_running(),
@@ -237,7 +237,7 @@ fn profiler_status(session: ResourceArc<Session>) -> Status {
 
 /// The snapshots of a session, oldest first.
 fn samples<'a>(env: Env<'a>, session: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
-    let session: ResourceArc<Session> = session.decode()?;
+    let session: ResourceRef<Session> = session.decode()?;
     session.at_most(FEW_SAMPLES, lane)?;
     let samples = session.samples().into_iter().rev();
     Ok(samples.fold(Term::list_new_empty(env), |list, sample| {
@@ -280,7 +280,7 @@ impl From<Trend> for TrendMap {
 
 /// The trend of a session's snapshots; `undefined` for fewer than two.
 fn session_trend<'a>(env: Env<'a>, session: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
-    let session: ResourceArc<Session> = session.decode()?;
+    let session: ResourceRef<Session> = session.decode()?;
     session.at_most(FEW_POINTS, lane)?;
     let points = session
         .samples()

@@ -1,25 +1,26 @@
 //! Resource objects: native values behind references.
 //!
-//! The same as rustler's `ResourceArc`, for the types on the way of every connection and message:
-//! rustler looks a type up in a hash map on each use and aligns each object by hand, here a type
-//! knows its class, and an object is as large as its value.
+//! The same as rustler's `ResourceArc`, but that a type is taken over by a module that is loaded
+//! again; and rustler looks a type up in a hash map on each use and aligns each object by hand,
+//! here a type knows its class, and an object is as large as its value.
 
 use crate::alloc::{SPECIMEN, SPECIMENS};
 use erlmcp_memory_core::heap;
 use rustler::sys::{
-    ErlNifEnv, ErlNifResourceDtor, ErlNifResourceFlags, ErlNifResourceType, ErlNifResourceTypeInit,
-    c_void, enif_alloc_resource, enif_get_resource, enif_init_resource_type, enif_keep_resource,
-    enif_make_resource, enif_make_resource_binary, enif_release_resource,
+    ErlNifEnv, ErlNifMonitor, ErlNifPid, ErlNifResourceDown, ErlNifResourceDtor,
+    ErlNifResourceFlags, ErlNifResourceType, ErlNifResourceTypeInit, c_void, enif_alloc_resource,
+    enif_get_resource, enif_init_resource_type, enif_keep_resource, enif_make_resource,
+    enif_make_resource_binary, enif_monitor_process, enif_release_resource,
 };
-use rustler::{Env, Term};
+use rustler::{Decoder, Encoder, Env, Error, LocalPid, NifResult, Term};
 use std::ffi::CStr;
 use std::ops::Deref;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// A type whose values live in resource objects. It is registered once, when the library is
-/// loaded, and the VM may use and drop its values on any thread.
+/// A type whose values live in resource objects. It is registered whenever the module is loaded,
+/// and the VM may use and drop its values on any thread.
 ///
 /// # Safety
 ///
@@ -29,34 +30,70 @@ pub unsafe trait Resource: Send + Sync + Sized + 'static {
     /// What the VM calls the type.
     const NAME: &'static CStr;
 
+    /// What is done when a process ends that an object monitors.
+    const DOWN: Option<fn(&Self)>;
+
     /// Where the type keeps what the VM knows it by.
     fn class() -> &'static Class;
 }
 
 /// What the VM knows a type by; null before it is registered.
-pub struct Class(AtomicPtr<ErlNifResourceType>);
+pub struct Class {
+    current: AtomicPtr<ErlNifResourceType>,
+    /// What it knew the type by before the module was purged: what objects of then still have.
+    former: AtomicPtr<Class>,
+}
 
 impl Class {
     /// Of a type that is not registered yet.
     pub const fn new() -> Self {
-        Class(AtomicPtr::new(ptr::null_mut()))
+        Class {
+            current: AtomicPtr::new(ptr::null_mut()),
+            former: AtomicPtr::new(ptr::null_mut()),
+        }
     }
 
     fn get(&self) -> *const ErlNifResourceType {
-        // Written before any other thread can know the library.
-        let class = self.0.load(Ordering::Relaxed);
+        // Written before any other thread can know the module.
+        let class = self.current.load(Ordering::Relaxed);
         assert!(!class.is_null(), "a type that is not registered");
         class
     }
+
+    fn former(&self) -> Option<&'static Class> {
+        // SAFETY: it is null or was leaked by `replace`.
+        unsafe { self.former.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// To be called while the module is loaded, which is done by one process at a time.
+    fn replace(&self, class: *const ErlNifResourceType) {
+        let current = self.current.load(Ordering::Relaxed);
+        if !current.is_null() {
+            let former = Class {
+                current: AtomicPtr::new(current),
+                former: AtomicPtr::new(self.former.load(Ordering::Relaxed)),
+            };
+            self.former
+                .store(Box::leak(Box::new(former)), Ordering::Release);
+        }
+        self.current.store(class.cast_mut(), Ordering::Relaxed);
+    }
 }
 
-/// Makes `impl Resource` for a type.
+/// Makes `impl Resource` for a type, if need be with what is done when a monitored process ends.
 #[macro_export]
 macro_rules! resource {
     ($type:ty, $name:literal) => {
+        $crate::resource!(@impl $type, $name, None);
+    };
+    ($type:ty, $name:literal, $down:expr) => {
+        $crate::resource!(@impl $type, $name, Some($down));
+    };
+    (@impl $type:ty, $name:literal, $down:expr) => {
         // SAFETY: the class is a static of this function alone.
         unsafe impl $crate::resource::Resource for $type {
             const NAME: &'static std::ffi::CStr = $name;
+            const DOWN: Option<fn(&Self)> = $down;
 
             fn class() -> &'static $crate::resource::Class {
                 static CLASS: $crate::resource::Class = $crate::resource::Class::new();
@@ -66,31 +103,57 @@ macro_rules! resource {
     };
 }
 
-/// Tells the VM of a type. To be called while the library is loaded; `false` where the VM refuses.
+/// Tells the VM of a type. To be called while the module is loaded; `false` where the VM refuses.
+///
+/// The type of an old version of the module is taken over, with its objects. Once that version was
+/// purged there is none to be taken over, and a new one is made; objects of the former are found
+/// under that.
 pub fn register<T: Resource>(env: Env<'_>) -> bool {
     // The VM's objects are aligned for a word.
     const { assert!(align_of::<T>() <= align_of::<usize>()) };
+    let down = match T::DOWN {
+        Some(_) => down::<T> as *const ErlNifResourceDown,
+        None => ptr::null(),
+    };
     let init = ErlNifResourceTypeInit {
         dtor: destructor::<T> as *const ErlNifResourceDtor,
         stop: ptr::null(),
-        down: ptr::null(),
-        members: 1,
+        down,
+        members: 3,
         dyncall: ptr::null(),
     };
-    let mut tried = ErlNifResourceFlags::ERL_NIF_RT_CREATE;
-    // SAFETY: this is the library's load callback, the name ends with a zero byte, and the VM
-    // copies both.
-    let class = unsafe {
-        enif_init_resource_type(
-            env.as_c_arg(),
-            T::NAME.as_ptr(),
-            &init,
-            ErlNifResourceFlags::ERL_NIF_RT_CREATE,
-            &mut tried,
-        )
+    let open = |how| {
+        let mut tried = how;
+        // SAFETY: this is the module's load callback, the name ends with a zero byte, and the VM
+        // copies both.
+        unsafe { enif_init_resource_type(env.as_c_arg(), T::NAME.as_ptr(), &init, how, &mut tried) }
     };
-    T::class().0.store(class.cast_mut(), Ordering::Relaxed);
+    let mut class = open(ErlNifResourceFlags::ERL_NIF_RT_TAKEOVER);
+    if class.is_null() {
+        class = open(ErlNifResourceFlags::ERL_NIF_RT_CREATE);
+    }
+    if !class.is_null() && class != T::class().get() {
+        T::class().replace(class);
+        // An object that is never freed: the VM keeps the type, so that no other one is taken for
+        // it, and the library, whose threads and statics nothing may take away.
+        // SAFETY: the class is registered; nobody gets to know the object.
+        unsafe { enif_alloc_resource(class, 0) };
+    }
     !class.is_null()
+}
+
+unsafe extern "C" fn down<T: Resource>(
+    _env: *mut ErlNifEnv,
+    object: *mut c_void,
+    _process: *const ErlNifPid,
+    _monitor: *const ErlNifMonitor,
+) {
+    // SAFETY: the VM calls this for an object that lives; `ResourceRef::new` put a value into it.
+    let value = unsafe { object.cast::<T>().as_ref() };
+    if let (Some(value), Some(down)) = (value, T::DOWN) {
+        // A panic must not go on into the VM; there is nobody to be told.
+        let _ = catch_unwind(AssertUnwindSafe(|| down(value)));
+    }
 }
 
 unsafe extern "C" fn destructor<T: Resource>(_env: *mut ErlNifEnv, object: *mut c_void) {
@@ -107,13 +170,20 @@ pub fn get<'a, T: Resource>(term: Term<'a>) -> Option<&'a T> {
 }
 
 fn pointer<T: Resource>(term: Term<'_>) -> Option<NonNull<T>> {
-    let mut object = ptr::null();
-    // SAFETY: the class is registered; the call writes `object` when it succeeds.
-    let found = unsafe {
-        let env = term.get_env().as_c_arg();
-        enif_get_resource(env, term.as_c_arg(), T::class().get(), &mut object)
-    };
-    (found != 0).then(|| NonNull::new(object.cast_mut().cast()))?
+    let mut class = Some(T::class());
+    while let Some(registered) = class {
+        let mut object = ptr::null();
+        // SAFETY: the class is registered; the call writes `object` when it succeeds.
+        let found = unsafe {
+            let env = term.get_env().as_c_arg();
+            enif_get_resource(env, term.as_c_arg(), registered.get(), &mut object)
+        };
+        if found != 0 {
+            return NonNull::new(object.cast_mut().cast());
+        }
+        class = registered.former();
+    }
+    None
 }
 
 /// An owner of a resource object.
@@ -150,6 +220,16 @@ impl<T: Resource> ResourceRef<T> {
             unsafe { enif_keep_resource(object.as_ptr().cast()) };
             ResourceRef(object)
         })
+    }
+
+    /// Lets the object know when a process ends; `false` where it has ended. For types with
+    /// [`Resource::DOWN`].
+    pub fn monitor(&self, env: Env<'_>, process: &LocalPid) -> bool {
+        // SAFETY: `self` keeps the object alive meanwhile; nobody wants to know the monitor.
+        unsafe {
+            let (env, object) = (env.as_c_arg(), self.address());
+            enif_monitor_process(env, object, process.as_c_arg(), ptr::null_mut()) == 0
+        }
     }
 
     /// A reference to the object.
@@ -200,6 +280,18 @@ impl<T: Resource> Drop for ResourceRef<T> {
     fn drop(&mut self) {
         // SAFETY: `self` was an owner, and is none from here on.
         unsafe { enif_release_resource(self.address()) };
+    }
+}
+
+impl<T: Resource> Encoder for ResourceRef<T> {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        self.to_term(env)
+    }
+}
+
+impl<'a, T: Resource> Decoder<'a> for ResourceRef<T> {
+    fn decode(term: Term<'a>) -> NifResult<Self> {
+        Self::from_term(term).ok_or(Error::BadArg)
     }
 }
 

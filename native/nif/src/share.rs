@@ -363,7 +363,8 @@ fn share<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resu
     }
 }
 
-const NO_SHARE: &str = "not a reference to shared content";
+const NO_SHARE: &str = "not a reference to shared content, or one that went through \
+    term_to_binary/1, a file or another node";
 
 fn read<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let none = Term::list_new_empty(env);

@@ -208,7 +208,8 @@ pub fn learn_overhead() {
     }
 }
 
-const NO_STATE: &str = "not a connection state, or one that was cleaned up";
+const NO_STATE: &str = "not a connection state, or one that was cleaned up, or a reference that \
+    went through term_to_binary/1, a file or another node";
 
 static NAMES: OnceLock<Names<Anchor>> = OnceLock::new();
 

@@ -1,0 +1,129 @@
+%% @private
+%% @doc The settings: where they are read, what they are when nobody sets them, what they may be.
+%%
+%% A setting in the environment of `erlmcp_memory' comes first, then one in that of `erlmcp'. Both
+%% are read at each use, so a change by `application:set_env/3' is in force at once.
+%%
+%% The VM fills the environment of an application when that is loaded, and a release may have none
+%% that is named `erlmcp'. So what configuration files and the command line say of the two is asked
+%% of the VM as well, once, and is in force where the application is not loaded.
+-module(erlmcp_memory_settings).
+
+-export([connection_state_compact/0, compression_enabled/0, pool_sizes/0]).
+-export([is_pool_size/1, pool_size_limit/0]).
+
+-export_type([invalid/0]).
+
+-type invalid() :: {invalid_config, Key :: atom(), Value :: term()}.
+%% A setting that is wrong.
+
+%% @doc Whether new states are compact. Raises {@link invalid()}.
+-spec connection_state_compact() -> boolean().
+connection_state_compact() ->
+    boolean(connection_state_compact).
+
+%% @doc Whether snapshots are compressed. Raises {@link invalid()}.
+-spec compression_enabled() -> boolean().
+compression_enabled() ->
+    boolean(compression_enabled).
+
+%% @doc How many states are made ahead of need, and how many are kept idle.
+-spec pool_sizes() -> {ok, pos_integer(), pos_integer()} | {error, invalid()}.
+pool_sizes() ->
+    Size = value(memory_pool_size, 1000),
+    Max = value(memory_pool_max_size, 10000),
+    case {is_pool_size(Size), is_pool_size(Max)} of
+        {false, _} -> {error, {invalid_config, memory_pool_size, Size}};
+        {true, true} when Size =< Max -> {ok, Size, Max};
+        {true, _} -> {error, {invalid_config, memory_pool_max_size, Max}}
+    end.
+
+%% @doc Whether a number of idle states is one that may be asked for.
+-spec is_pool_size(term()) -> boolean().
+is_pool_size(Value) ->
+    is_integer(Value) andalso Value >= 1 andalso Value =< pool_size_limit().
+
+%% @doc The largest one: nobody gets to ask for terabytes of idle states.
+-spec pool_size_limit() -> pos_integer().
+pool_size_limit() ->
+    10000000.
+
+boolean(Key) ->
+    case value(Key, true) of
+        Value when is_boolean(Value) -> Value;
+        Value -> error({invalid_config, Key, Value})
+    end.
+
+value(Key, Default) ->
+    Node = of_this_node(),
+    case find(erlmcp_memory, Key, Node) of
+        {ok, Value} ->
+            Value;
+        undefined ->
+            case find(erlmcp, Key, Node) of
+                {ok, Value} -> Value;
+                undefined -> Default
+            end
+    end.
+
+%% As application:get_env/2, whose two calls for one setting would be a quarter of the time that
+%% create_optimized_state/1 takes: its table is asked directly.
+find(Application, Key, {Environments, Booted}) ->
+    case ets:lookup(Environments, {env, Application, Key}) of
+        [{_, Value}] ->
+            {ok, Value};
+        [] when is_map_key({Application, Key}, Booted) ->
+            case application:get_key(Application, vsn) of
+                undefined -> {ok, map_get({Application, Key}, Booted)};
+                %% It was in the environment, and somebody took it out.
+                {ok, _} -> undefined
+            end;
+        [] ->
+            undefined
+    end.
+
+%% The table of all environments, and what the node was told of the two when it was booted. A second
+%% boot in the same VM forgets both, as it does every persistent term.
+of_this_node() ->
+    case persistent_term:get(?MODULE, undefined) of
+        undefined ->
+            Booted = maps:from_list([
+                {{Application, Key}, Value}
+             || Application <- [erlmcp, erlmcp_memory],
+                {Key, Value} <- in_files(Application) ++ in_command_line(Application)
+            ]),
+            Node = {ets:whereis(ac_tab), Booted},
+            persistent_term:put(?MODULE, Node),
+            Node;
+        Node ->
+            Node
+    end.
+
+%% The application controller has read the files and keeps them as the last element of its state.
+%% No function of OTP tells what they say of an application that is not loaded.
+in_files(Application) ->
+    State = sys:get_state(application_controller),
+    proplists:get_value(Application, element(tuple_size(State), State), []).
+
+%% `-Application Key Value ...', which outweighs the files. The first of several for one key counts,
+%% as in the VM.
+in_command_line(Application) ->
+    case init:get_argument(Application) of
+        {ok, Given} -> lists:reverse(lists:flatmap(fun pairs/1, Given));
+        error -> []
+    end.
+
+pairs([Key, Value | Rest]) -> [{term(Key), term(Value)} | pairs(Rest)];
+pairs(_) -> [].
+
+%% What is not a term stays as it is, for the checks to find it.
+term(Text) ->
+    case erl_scan:string(Text ++ ".") of
+        {ok, Tokens, _} ->
+            case erl_parse:parse_term(Tokens) of
+                {ok, Term} -> Term;
+                {error, _} -> Text
+            end;
+        {error, _, _} ->
+            Text
+    end.
