@@ -55,9 +55,13 @@ impl Class {
 
     fn get(&self) -> *const ErlNifResourceType {
         // Written before any other thread can know the module.
-        let class = self.current.load(Ordering::Relaxed);
+        let class = self.registered();
         assert!(!class.is_null(), "a type that is not registered");
         class
+    }
+
+    fn registered(&self) -> *mut ErlNifResourceType {
+        self.current.load(Ordering::Relaxed)
     }
 
     fn former(&self) -> Option<&'static Class> {
@@ -67,7 +71,7 @@ impl Class {
 
     /// To be called while the module is loaded, which is done by one process at a time.
     fn replace(&self, class: *const ErlNifResourceType) {
-        let current = self.current.load(Ordering::Relaxed);
+        let current = self.registered();
         if !current.is_null() {
             let former = Class {
                 current: AtomicPtr::new(current),
@@ -132,7 +136,7 @@ pub fn register<T: Resource>(env: Env<'_>) -> bool {
     if class.is_null() {
         class = open(ErlNifResourceFlags::ERL_NIF_RT_CREATE);
     }
-    if !class.is_null() && class != T::class().get() {
+    if !class.is_null() && !ptr::eq(class, T::class().registered()) {
         T::class().replace(class);
         // An object that is never freed: the VM keeps the type, so that no other one is taken for
         // it, and the library, whose threads and statics nothing may take away.
