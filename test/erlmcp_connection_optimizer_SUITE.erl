@@ -266,8 +266,7 @@ large_jobs_are_left_to_dirty_schedulers(_Config) ->
         maps:from_list([{I, I} || I <- lists:seq(1, 2_000)]),
         lists:seq(1, 10_000),
         binary:copy(<<"x">>, 100_000),
-        nested(200, fun(T) -> {T} end),
-        fun() -> Small end
+        nested(3_000, fun(T) -> {T} end)
     ],
     [
         begin

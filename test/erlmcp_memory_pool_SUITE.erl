@@ -210,7 +210,7 @@ large_states_go_through_the_dirty_lane(_Config) ->
 large_updates_of_large_states_go_through_the_dirty_lane(_Config) ->
     Update = fun(Ref, Keys) ->
         Map = maps:from_list([{Key, new} || Key <- Keys]),
-        erlmcp_memory_lane_help:call(pool_update, [Ref, Map])
+        erlmcp_memory_lane_help:call(pool_update, [Ref, Map, []])
     end,
     {ok, Ref} = ?POOL:acquire_connection_state(
         maps:from_list([{N, old} || N <- lists:seq(1, 20_000)])

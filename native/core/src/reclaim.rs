@@ -52,7 +52,7 @@ impl<A: Anchor> Reclaim<A> {
         match packed.into_parts().1 {
             Links::None => {}
             Links::One((_, target)) => self.parts.push(Part::Target(target)),
-            Links::Many(links) => {
+            Links::Many(links, _) => {
                 let left = links.len();
                 self.parts.push(Part::Links(links, left));
             }

@@ -64,7 +64,7 @@ fn free(links: Links<Anchor>) {
     let is_short = match &links {
         Links::None => true,
         Links::One((_, target)) => matches!(target, Target::Anchor(_)),
-        Links::Many(_) => false,
+        Links::Many(..) => false,
     };
     if !is_short {
         reaper::free_value(Packed::new(Box::default(), links));

@@ -9,7 +9,7 @@
 //! give up what they hold, and the rest follows by itself.
 //!
 //! While owners are counted, the pooled states on the way are locked, so that nobody comes by one of
-//! them. What lies between them never changes, and who has a part of it can come by what that part
+//! them, and nobody is given a new reference to one. What lies between them never changes, and who has a part of it can come by what that part
 //! reaches and nothing else. So the parts are counted from above to below, and an owner that moves
 //! down meanwhile is met below.
 
@@ -269,7 +269,7 @@ fn each_owned(links: &Links<Anchor>, owned: &mut Vec<Node>) {
     match links {
         Links::None => {}
         Links::One((_, only)) => owned.extend(target(only)),
-        Links::Many(links) => owned.push(Node::Links(Arc::clone(links))),
+        Links::Many(links, _) => owned.push(Node::Links(Arc::clone(links))),
     }
 }
 

@@ -57,6 +57,8 @@ enum Holding {
 /// A state that values refer to.
 pub struct Cell {
     leased: Arc<Mutex<Leased>>,
+    /// Locked while a reference to it is made.
+    referring: Arc<Mutex<()>>,
     /// The one reference that stands for it.
     known: Known,
 }
@@ -76,24 +78,31 @@ impl Cell {
             .is_some_and(|state| !state.links().is_empty())
     }
 
-    /// Keeps others from using the state, unless one uses it now.
+    /// Keeps others from using the state and from being given a reference to it, unless one uses
+    /// it or is given one now.
     pub fn try_lock(&self) -> Option<Held> {
-        self.leased.try_lock_arc().map(Held)
+        Some(Held {
+            leased: self.leased.try_lock_arc()?,
+            _referring: self.referring.try_lock_arc()?,
+        })
     }
 }
 
 /// A state that nobody else can use meanwhile.
-pub struct Held(ArcMutexGuard<RawMutex, Leased>);
+pub struct Held {
+    leased: ArcMutexGuard<RawMutex, Leased>,
+    _referring: ArcMutexGuard<RawMutex, ()>,
+}
 
 impl Held {
     /// What the state refers to.
     pub fn links(&self) -> Option<&Links<Anchor>> {
-        self.0.as_ref().map(|state| state.links())
+        self.leased.as_ref().map(|state| state.links())
     }
 
     /// Empties the state.
     pub fn take_content(&mut self) -> Option<ConnectionState> {
-        let state = self.0.as_mut()?;
+        let state = self.leased.as_mut()?;
         Some(state.modify(std::mem::take))
     }
 }
@@ -142,9 +151,10 @@ impl PooledLink {
         &self.0
     }
 
-    /// A reference to the state. Waits while somebody else uses it, unless on the fast lane.
+    /// A reference to the state. Waits while the reaper looks at it, unless on the fast lane. (Who
+    /// reads a state that refers to itself has locked what it holds.)
     pub fn to_term<'a>(&self, env: Env<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
-        let _held = lane.lock(&self.0.leased)?;
+        let _referring = lane.lock(&self.0.referring)?;
         let new = || StateHandle(Mutex::new(Holding::Linked(Arc::clone(&self.0))));
         Ok(self.0.known.find_or(env, new).to_term(env))
     }
@@ -163,6 +173,7 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<PooledLin
             known.set(env, term);
             let cell = Arc::new(Cell {
                 leased: Arc::new(Mutex::new(leased.take())),
+                referring: Arc::default(),
                 known,
             });
             cycles::note(&cell);

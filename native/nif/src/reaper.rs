@@ -8,6 +8,7 @@ use crate::cycles::{self, Suspect};
 use crate::terms::Anchor;
 use erlmcp_memory_core::packed::Packed;
 use erlmcp_memory_core::reclaim::Reclaim;
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -63,14 +64,28 @@ const SLICE: Duration = Duration::from_micros(400);
 /// Steps between two looks at the clock: some microseconds.
 const STEPS: u32 = 32;
 
+/// Objects of the VM that are let go before the thread rests: the VM has a scheduler destroy them.
+const OBJECTS: u32 = 128;
+
+thread_local! {
+    static LET_GO: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Says that the thread, if it is this one, let an object of the VM go.
+pub fn count_object() {
+    LET_GO.set(LET_GO.get().wrapping_add(1));
+}
+
 fn reap(work: Receiver<Work>) {
-    let (mut steps, mut began) = (0, Instant::now());
+    let (mut steps, mut began) = (0u32, Instant::now());
     for work in work {
         do_now(work, &mut || {
-            steps += 1;
-            if steps % STEPS == 0 && began.elapsed() >= SLICE {
+            steps = steps.wrapping_add(1);
+            let is_over = steps % STEPS == 0 && began.elapsed() >= SLICE;
+            if is_over || LET_GO.get() >= OBJECTS {
                 thread::sleep(SLICE);
                 began = Instant::now();
+                LET_GO.set(0);
             }
         });
     }

@@ -59,6 +59,9 @@ impl Host for Slot {
         };
         // Let go after the lock: it may be the last owner of the content, and of this slot.
         drop(kept);
+        if object.is_some() {
+            reaper::count_object();
+        }
         drop(object);
     }
 

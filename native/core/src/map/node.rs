@@ -389,14 +389,30 @@ fn with_entry<A: Anchor>(
         // The links of the whole are those it had.
         return Packed::new(bytes, scope.links(map));
     }
-    let mut links = map.own_links();
-    if let Some(old) = old {
-        cut(&mut links, View::new(old, map.links));
-    } else {
-        links.extend(key.own_links());
+    // Without those of the value that goes.
+    let kept = match map.links {
+        Links::One(_) if old_has_links => Links::None,
+        _ if !old_has_links => scope.links(map),
+        _ => {
+            let mut links = map.own_links();
+            if let Some(old) = old {
+                cut(&mut links, View::new(old, map.links));
+            }
+            Links::from_unsorted(links)
+        }
+    };
+    let of = |part: View<'_, A>| match part.links {
+        Links::One(_) => part.links.clone(),
+        _ => Links::from_unsorted(part.own_links()),
+    };
+    let mut links = kept;
+    if new_key_has_links {
+        links = links.and(of(key));
     }
-    links.extend(value.own_links());
-    Packed::new(bytes, Links::from_unsorted(links))
+    if value.has_links() {
+        links = links.and(of(value));
+    }
+    Packed::new(bytes, links)
 }
 
 /// So many entries are put into a page in less time one by one than by going through all of it.

@@ -51,8 +51,9 @@ pub enum Links<A> {
     None,
     /// One link.
     One(Link<A>),
-    /// Two or more.
-    Many(Arc<[Link<A>]>),
+    /// Two or more, and the bytes of memory behind them: they may be many thousands, and their sum
+    /// is asked for whenever a value that has them is freed.
+    Many(Arc<[Link<A>]>, usize),
 }
 
 impl<A> Default for Links<A> {
@@ -66,7 +67,7 @@ impl<A: Anchor> Clone for Links<A> {
         match self {
             Links::None => Links::None,
             Links::One((id, target)) => Links::One((*id, target.clone())),
-            Links::Many(links) => Links::Many(Arc::clone(links)),
+            Links::Many(links, heap) => Links::Many(Arc::clone(links), *heap),
         }
     }
 }
@@ -79,7 +80,21 @@ impl<A: Anchor> Links<A> {
             1 => links.pop().map_or(Links::None, Links::One),
             _ => {
                 links.sort_by_key(|(id, _)| *id);
-                Links::Many(links.into())
+                let block = 2 * size_of::<usize>() + size_of_val(&*links);
+                let behind = links.iter().map(|(_, target)| target.heap_bytes());
+                let heap = heap::block(block) + behind.sum::<usize>();
+                Links::Many(links.into(), heap)
+            }
+        }
+    }
+
+    /// These links and others.
+    pub(crate) fn and(self, others: Self) -> Self {
+        match (self, others) {
+            (Links::None, links) | (links, Links::None) => links,
+            (own, others) => {
+                let links = own.iter().chain(others.iter()).cloned();
+                Self::from_unsorted(links.collect())
             }
         }
     }
@@ -101,7 +116,7 @@ impl<A: Anchor> Links<A> {
         match self {
             Links::None => &[],
             Links::One(link) => std::slice::from_ref(link),
-            Links::Many(links) => links,
+            Links::Many(links, _) => links,
         }
     }
 
@@ -140,10 +155,10 @@ impl<A: Anchor> Links<A> {
 
     /// Bytes of memory behind the links, out-of-line parts included.
     pub fn heap_bytes(&self) -> usize {
-        let own = match self {
-            Links::Many(links) => heap::block(2 * size_of::<usize>() + size_of_val(&**links)),
-            _ => 0,
-        };
-        own + self.iter().map(|(_, t)| t.heap_bytes()).sum::<usize>()
+        match self {
+            Links::None => 0,
+            Links::One((_, target)) => target.heap_bytes(),
+            Links::Many(_, heap) => *heap,
+        }
     }
 }
