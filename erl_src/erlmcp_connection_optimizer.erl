@@ -238,7 +238,11 @@ compress_state(State) ->
 %% </ul>
 -spec decompress_state(binary()) -> state() | {error, decompress_error()}.
 decompress_state(Binary) ->
-    Read = erlmcp_memory_nif:state_decompress(Binary, bytes(Binary)),
+    Read =
+        case erlmcp_memory_nif:state_decompress(Binary, bytes(Binary)) of
+            {collect, Ref} -> erlmcp_memory_opened:collect(Ref);
+            Other -> Other
+        end,
     case is_reference(Read) andalso not erlmcp_memory_settings:connection_state_compact() of
         true -> erlmcp_memory_plain_state:from_fields(fields(Read));
         false -> Read

@@ -36,13 +36,16 @@
 -type closed() :: {closed, [term()]}.
 %% These terms must be opened first: see `erlmcp_memory_opened'.
 
+-type collect(Result) :: {collect, Result}.
+%% The result, and the caller's garbage is to be collected: see `garbage.rs' in the library.
+
 -type opened() :: [tuple()].
 %% What was opened; `[]' in the first call.
 
 -type bytes() :: non_neg_integer().
 %% The size of what is given where that is a binary, else 0: see `Lane::admit' in the library.
 
--export_type([badarg/0, closed/0, opened/0, bytes/0]).
+-export_type([badarg/0, closed/0, collect/1, opened/0, bytes/0]).
 
 %% --- terms that the NIF interface cannot look into ---
 -export([terms_closed/2, term_size/2]).
@@ -141,7 +144,8 @@ term_size(_Term, _Opened) -> ?NOT_LOADED.
 
 %% --- shared content ---
 
--spec share_new(term(), opened(), bytes()) -> reference() | badarg() | closed().
+-spec share_new(term(), opened(), bytes()) ->
+    reference() | collect(reference()) | badarg() | closed().
 share_new(_Term, _Opened, _Bytes) -> ?NOT_LOADED.
 
 -spec share_get(term()) -> {ok, term()} | badarg().
@@ -156,7 +160,7 @@ share_find(_Ref, _Path, _Opened) -> ?NOT_LOADED.
 state_new(_Id, _Bytes) -> ?NOT_LOADED.
 
 -spec state_update(term(), term(), term(), opened(), bytes()) ->
-    reference() | badarg() | closed().
+    reference() | collect(reference()) | badarg() | closed().
 state_update(_State, _Field, _Value, _Opened, _Bytes) -> ?NOT_LOADED.
 
 -spec state_get(term(), term(), opened()) -> {ok, term()} | none | badarg() | closed().
@@ -168,7 +172,8 @@ state_remove(_State, _Field, _Opened) -> ?NOT_LOADED.
 -spec state_fields(term()) -> #{atom() => term()} | badarg().
 state_fields(_State) -> ?NOT_LOADED.
 
--spec state_from_fields(term(), opened()) -> reference() | badarg() | closed().
+-spec state_from_fields(term(), opened()) ->
+    reference() | collect(reference()) | badarg() | closed().
 state_from_fields(_Fields, _Opened) -> ?NOT_LOADED.
 
 -spec state_sizes(term()) -> #{atom() => non_neg_integer()} | badarg().
@@ -180,7 +185,8 @@ state_cleanup(_State) -> ?NOT_LOADED.
 -spec state_compress(term(), boolean()) -> binary() | badarg().
 state_compress(_State, _Compressed) -> ?NOT_LOADED.
 
--spec state_decompress(term(), bytes()) -> reference() | {error, term()}.
+-spec state_decompress(term(), bytes()) ->
+    reference() | collect(reference()) | {error, term()}.
 state_decompress(_Snapshot, _Bytes) -> ?NOT_LOADED.
 
 %% --- the library ---
@@ -324,7 +330,8 @@ pool_stats() ->
     ?NOT_LOADED.
 
 -spec pool_acquire(term(), opened()) ->
-    {ok, reference()} | {error, not_started} | not_a_map | badarg() | closed().
+    {ok, reference()} | collect({ok, reference()}) | {error, not_started} | not_a_map
+    | badarg() | closed().
 pool_acquire(_, _Opened) ->
     ?NOT_LOADED.
 

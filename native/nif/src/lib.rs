@@ -5,6 +5,7 @@ mod alloc;
 mod buffer;
 mod connection;
 mod cycles;
+mod garbage;
 mod histogram;
 mod iodata;
 mod lane;

@@ -9,6 +9,7 @@ mod atoms {
     rustler::atoms! {
         badarg,
         closed,
+        collect,
         none,
         ok,
         too_large,
@@ -45,6 +46,11 @@ pub fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
 /// `{closed, Terms}`: the call is to be made again when what is in these terms is known.
 pub fn closed<'a>(env: Env<'a>, terms: Vec<Term<'a>>) -> Term<'a> {
     (atoms::closed(), terms).encode(env)
+}
+
+/// `{collect, Result}`: the caller's garbage is to be collected.
+pub fn collect<'a>(env: Env<'a>, result: Term<'a>) -> Term<'a> {
+    (atoms::collect(), result).encode(env)
 }
 
 /// The answer to a term that could not be packed, given as this argument.

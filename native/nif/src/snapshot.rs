@@ -7,7 +7,7 @@ use crate::terms::{
     Anchor, Keeper, LocalReferences, atom_name, existing_atom, float_key, from_external,
     from_external_safe, from_word, pack, pack_flat, to_external, unknown_node, word,
 };
-use crate::{nif, reply};
+use crate::{garbage, nif, reply};
 use erlmcp_memory_core::etf;
 use erlmcp_memory_core::packed::{Item, Packed, View, Writer};
 use erlmcp_memory_core::snapshot::{
@@ -94,7 +94,7 @@ fn decompress<'a>(env: Env<'a>, term: Term<'a>, lane: Lane) -> Result<Term<'a>, 
     }
     match snapshot::decode(&bytes, &mut Host::new(env, lane)) {
         Ok(Snapshot::V1(v1)) => from_v1(env, &v1),
-        Ok(Snapshot::V2(state)) => Ok(to_term(env, state)),
+        Ok(Snapshot::V2(state)) => Ok(garbage::made(env, to_term(env, state), read)),
         Err(error) => failed(env, error),
     }
 }

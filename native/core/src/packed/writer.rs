@@ -1,14 +1,14 @@
 //! Writing packed bytes.
 
 use super::page::{map_tag, width_for};
-use super::{Anchor, Item, Link, Links, Packed, ReadError, Target, tag};
+use super::{Anchor, Item, LinkVec, Links, Packed, ReadError, Target, tag};
 
 /// Writes one value, item after item, in the order of [`super::Item`]: the head of a list or a
 /// tuple, then its elements. Maps go through [`Writer::begin_map`].
 #[derive(Debug)]
 pub struct Writer<A> {
     scratch: Scratch,
-    links: Vec<Link<A>>,
+    links: LinkVec<A>,
 }
 
 /// The memory that a [`Writer`] works in, to be used by one after the other.
@@ -113,7 +113,7 @@ impl<A> Default for Writer<A> {
     fn default() -> Self {
         Writer {
             scratch: Scratch::default(),
-            links: Vec::new(),
+            links: LinkVec::new(),
         }
     }
 }
@@ -134,7 +134,7 @@ impl<A: Anchor> Writer<A> {
         scratch.entries.clear();
         Writer {
             scratch,
-            links: Vec::new(),
+            links: LinkVec::new(),
         }
     }
 
