@@ -1,4 +1,4 @@
-//! What every NIF answers with besides its result.
+//! What NIFs return besides their results.
 
 use crate::lane::Busy;
 use crate::terms::PackError;
@@ -47,7 +47,7 @@ pub fn closed<'a>(env: Env<'a>, terms: Vec<Term<'a>>) -> Term<'a> {
     (atoms::closed(), terms).encode(env)
 }
 
-/// The answer to a term that could not be packed, given as this argument.
+/// What is returned for a term that could not be packed, given as this argument.
 pub fn not_packed<'a>(env: Env<'a>, position: u32, error: PackError<'a>) -> Result<Term<'a>, Busy> {
     Ok(match error {
         PackError::Closed(terms) => closed(env, terms),
