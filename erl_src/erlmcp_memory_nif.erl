@@ -1,8 +1,10 @@
 %% @private
 %% @doc The bridge to the native library: stubs, and the load of the library itself.
 %%
-%% Internal. A NIF library cannot be loaded twice into one VM, so this module holds nothing that
-%% ever changes at run time; what users call is in the modules that stand before it.
+%% Internal. The states of the node lie in the library, so a node has one library from its first
+%% load on. Where this module was deleted and is loaded again, it takes that library over; another
+%% library refuses, and then every call raises `not_loaded'. What users call is in the modules that
+%% stand before it, which can be replaced at any time.
 %%
 %% Where the work depends on the size of what is given, a function does a small piece of it on the
 %% scheduler of its caller; for more, the VM calls it again on a dirty CPU scheduler.
@@ -215,7 +217,8 @@ profiler_start(_Sampler, _Keep, _Gc) ->
 profiler_stop(_Session) ->
     ?NOT_LOADED.
 
-%% @doc Says that trace flags of the session were taken away: from now on it measures no collections.
+%% @doc Says that trace flags of the session were taken away: from now on it measures no
+%% collections.
 -spec profiler_gc_lost(reference()) -> ok.
 profiler_gc_lost(_Session) ->
     ?NOT_LOADED.
@@ -231,8 +234,8 @@ profiler_session() ->
     ?NOT_LOADED.
 
 %% @doc `running', `gc_measured', `gc_lost_ms' (after how many milliseconds {@link
-%% profiler_gc_lost/1} was called, or `nil'), `baseline' and `last' (a snapshot or `nil'), `held' and
-%% `taken' (counts), `duration_ms'.
+%% profiler_gc_lost/1} was called, or `nil'), `baseline' and `last' (a snapshot or `nil'), `held'
+%% and `taken' (counts), `duration_ms'.
 -spec profiler_status(reference()) -> #{atom() => term()}.
 profiler_status(_Session) ->
     ?NOT_LOADED.
@@ -285,7 +288,7 @@ histogram_percentile(_Histogram, _Percent) ->
 
 %% --- the tracer ---
 
-%% @doc Called by the VM: whether to go on tracing. Without an active session it answers
+%% @doc Called by the VM: whether to go on tracing. Without an active session it returns
 %% `remove', so flags that a killed sampler left behind dissolve by themselves.
 -spec enabled(atom(), term(), pid() | port()) -> trace | remove.
 enabled(_Tag, _State, _Tracee) ->

@@ -2,8 +2,10 @@
 %% @doc What the NIF interface cannot do for a call: open funs, native records and bit strings, and
 %% collect garbage.
 %%
-%% A call that meets such terms returns them, `{closed, Terms}'; the wrapper makes it again with what
-%% is in them. Funs in what a fun closes over are opened as well.
+%% No function of the NIF interface tells what a fun closes over, how much a copy of it would be, or
+%% how large a bit string is. So a call that meets such terms returns them, `{closed, Terms}', and
+%% the wrapper makes it again with what is in them. Funs in what a fun closes over are opened as
+%% well.
 -module(erlmcp_memory_opened).
 
 -export([call/4, collect/1]).

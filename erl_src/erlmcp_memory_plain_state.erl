@@ -1,6 +1,6 @@
 %% @private
 %% @doc Connection states as plain Erlang records, for hosts that set `connection_state_compact'
-%% to `false'. Answers as the NIF does: `{badarg, Position, Text}' for an argument that is wrong.
+%% to `false'. Returns what the NIF does: `{badarg, Position, Text}' for an argument that is wrong.
 -module(erlmcp_memory_plain_state).
 
 -include("erlmcp_memory_opened.hrl").

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Samples a ring keeps at the most, whatever it is asked for: a million of them are 104 MB, and
+/// Samples a ring keeps at most, whatever it is asked for: a million of them are 104 MB, and
 /// at the default interval eight weeks.
 pub const MAX_KEEP: usize = 1_000_000;
 

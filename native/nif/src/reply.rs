@@ -1,4 +1,4 @@
-//! What every NIF answers with besides its result.
+//! What NIFs return besides their results.
 
 use crate::lane::Busy;
 use crate::terms::PackError;
@@ -53,7 +53,7 @@ pub fn collect<'a>(env: Env<'a>, result: Term<'a>) -> Term<'a> {
     (atoms::collect(), result).encode(env)
 }
 
-/// The answer to a term that could not be packed, given as this argument.
+/// What is returned for a term that could not be packed, given as this argument.
 pub fn not_packed<'a>(env: Env<'a>, position: u32, error: PackError<'a>) -> Result<Term<'a>, Busy> {
     Ok(match error {
         PackError::Closed(terms) => closed(env, terms),

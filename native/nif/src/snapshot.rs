@@ -180,8 +180,8 @@ impl<'a> Host<'a> {
 const SHARE_COST: usize = 2_000;
 const EXTERNAL_COST: usize = 1_000;
 
-/// Functions that snapshots may name and that no code of the node has named before. The VM keeps
-/// an entry for each as long as it runs, in a table that has an end.
+/// Functions that snapshots may name and that the node has not loaded. The VM keeps an entry for
+/// each as long as it runs, in a table that has an end.
 const UNKNOWN_FUNCTIONS: usize = 1 << 14;
 
 static FUNCTIONS: AtomicUsize = AtomicUsize::new(0);

@@ -288,7 +288,7 @@ impl<A: Anchor> Node<A> {
         }
     }
 
-    /// This node without a key; nothing if it has no such key.
+    /// This node without a key; `None` if it has no such key.
     pub(super) fn without(&self, key: &[u8]) -> Option<Arc<Self>> {
         self.without_at(hash(key), 0, key)
     }

@@ -2,7 +2,9 @@
 //! format is a [`ReadError`], never a panic.
 
 use super::writer::{Scalar, write_varint};
-use super::{Anchor, EXPORT_VALUES, FUN_HEAD, LinkVec, Links, Packed, Page, RECORD_HEAD, Target, tag};
+use super::{
+    Anchor, EXPORT_VALUES, FUN_HEAD, LinkVec, Links, Packed, Page, RECORD_HEAD, Target, tag,
+};
 
 /// The bytes do not follow the packed format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
