@@ -26,7 +26,7 @@
 
 -define(O, erlmcp_connection_optimizer).
 -define(P, erlmcp_memory_pool).
--define(DROPPED, 200_000).
+-define(DROPPED, 60_000).
 
 suite() ->
     [{timetrap, {minutes, 10}}].
