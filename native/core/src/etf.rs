@@ -63,8 +63,9 @@ pub fn flat(external: &[u8]) -> Option<Flat<'_>> {
     let words = || Some(4 * usize::from(u16::from_be_bytes(*rest.first_chunk()?)));
     match tag {
         // A sign, or the number of bits in the last byte, stands between the length and the rest.
-        tag::SMALL_BIG => exactly(length(1)).map(|()| Flat::Number),
-        tag::LARGE_BIG | tag::BIT_BINARY => exactly(length(4)).map(|()| Flat::Number),
+        tag::SMALL_BIG => exactly(length(1)).and_then(|()| big(&rest[2..])),
+        tag::LARGE_BIG => exactly(length(4)).and_then(|()| big(&rest[5..])),
+        tag::BIT_BINARY => exactly(length(4)).map(|()| Flat::Number),
         tag::PID => of_node(0, 9),
         tag::NEW_PID | tag::V4_PORT => of_node(0, 12),
         tag::PORT | tag::REFERENCE => of_node(0, 5),
@@ -73,6 +74,13 @@ pub fn flat(external: &[u8]) -> Option<Flat<'_>> {
         tag::NEWER_REFERENCE => of_node(2, 4 + words()?),
         _ => None,
     }
+}
+
+/// An integer of these digits to the base 256, the lowest first, if it needs so many: a smaller one
+/// has another form, and would be a byte in a list that is none of bytes.
+fn big(digits: &[u8]) -> Option<Flat<'static>> {
+    const INTEGER: usize = size_of::<i64>();
+    (digits.len() >= INTEGER && digits.last() != Some(&0)).then_some(Flat::Number)
 }
 
 /// Where the atom at `at` ends, if one stands there.
@@ -244,8 +252,8 @@ mod tests {
             example(90, &[0, 3], 16),
         ];
         let numbers = [
-            vec![131, 110, 2, 0, 1, 1],
-            vec![131, 111, 0, 0, 0, 1, 1, 9],
+            vec![131, 110, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0x80],
+            [&[131, 111, 0, 0, 1, 0, 1][..], &[9; 256]].concat(),
             vec![131, 77, 0, 0, 0, 1, 3, 0xe0],
         ];
         for bytes in &named {
@@ -269,6 +277,19 @@ mod tests {
             80, 121, 82, 117, 68, 0, 255, 97, 104, 108, 109, 112, 113, 116, 67,
         ] {
             assert_eq!(flat(&[131, tag, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+        }
+    }
+
+    #[test]
+    fn a_small_integer_in_the_form_of_a_big_one_is_refused() {
+        for bytes in [
+            &[131, 110, 0, 0][..],
+            &[131, 110, 1, 0, 5],
+            &[131, 110, 7, 1, 1, 1, 1, 1, 1, 1, 1],
+            &[131, 110, 9, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[131, 111, 0, 0, 0, 1, 0, 5],
+        ] {
+            assert_eq!(flat(bytes), None, "{bytes:?}");
         }
     }
 

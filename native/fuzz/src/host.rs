@@ -3,11 +3,13 @@
 
 use super::external;
 use erlmcp_memory_core::packed::{self, Item, Packed, View, Writer};
-use erlmcp_memory_core::shared::{Content, Store};
+use erlmcp_memory_core::reclaim::Reclaim;
+use erlmcp_memory_core::shared::{self, Holder, Store};
 use erlmcp_memory_core::snapshot::{Export, Import, SnapshotError};
 use erlmcp_memory_core::state::{Names, State};
 use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hasher};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, LazyLock};
 
 /// The atoms that exist.
@@ -50,47 +52,22 @@ pub fn word(name: &str) -> Option<u64> {
 /// Keeps something for a packed value.
 #[derive(Debug, Clone)]
 pub enum Kept {
-    Share(Share),
-    /// A term in the external format.
-    Foreign(Arc<[u8]>),
+    Share(Holder<Kept, Nothing>),
+    /// What a reference refers to; its numbers.
+    Object(Arc<[u8]>),
 }
 
 impl packed::Anchor for Kept {
     fn kept_bytes(&self) -> usize {
         match self {
             Kept::Share(_) => 0,
-            Kept::Foreign(external) => external.len(),
+            Kept::Object(numbers) => numbers.len(),
         }
     }
-}
 
-type Shared = Arc<Content<Kept, ()>>;
-
-thread_local! {
-    static STORE: Store<Kept, ()> = Store::default();
-    /// What this thread gives back next, while it gives back something.
-    static PENDING: RefCell<Option<Vec<Shared>>> = const { RefCell::new(None) };
-}
-
-/// How many shared contents there are.
-pub fn contents() -> usize {
-    STORE.with(Store::len)
-}
-
-/// An owner of a shared content.
-#[derive(Debug, Clone)]
-pub struct Share(Option<Shared>);
-
-impl Share {
-    fn content(&self) -> &Shared {
-        self.0.as_ref().expect("taken by the destructor only")
-    }
-}
-
-impl Drop for Share {
     /// Flat, as in the NIF: a chain of shares may be longer than the stack.
-    fn drop(&mut self) {
-        let mut next = self.0.take();
+    fn free(garbage: Packed<Self>) {
+        let mut next = Some(garbage);
         let outermost = PENDING.with_borrow_mut(|pending| match pending {
             Some(pending) => {
                 pending.extend(next.take());
@@ -101,8 +78,9 @@ impl Drop for Share {
                 true
             }
         });
-        while let Some(content) = next {
-            STORE.with(|store| store.release(content));
+        while let Some(garbage) = next {
+            let mut freeing = Reclaim::new(garbage);
+            while freeing.step() {}
             next = PENDING.with_borrow_mut(|pending| pending.as_mut()?.pop());
         }
         if outermost {
@@ -111,22 +89,51 @@ impl Drop for Share {
     }
 }
 
-/// A share of this content: its id, and what keeps it.
-pub fn share(content: Packed<Kept>) -> (u64, Kept) {
-    let content = STORE.with(|store| store.intern(content));
-    (
-        Arc::as_ptr(&content) as u64,
-        Kept::Share(Share(Some(content))),
-    )
+/// This host keeps nothing beside a content.
+#[derive(Debug, Default)]
+pub struct Nothing;
+
+impl shared::Host for Nothing {
+    fn unheld(&self, _holders: &AtomicUsize) {}
+
+    fn is_counted(&self) -> bool {
+        false
+    }
+
+    fn heap_bytes(&self) -> usize {
+        0
+    }
 }
 
-/// Writes a term that the host holds.
-pub fn foreign(term: &[u8], to: &mut Writer<Kept>) {
-    // Equal terms get equal ids.
+thread_local! {
+    static STORE: RefCell<Store<Kept, Nothing>> = RefCell::default();
+    /// What this thread frees next, while it frees something.
+    static PENDING: RefCell<Option<Vec<Packed<Kept>>>> = const { RefCell::new(None) };
+}
+
+/// How many shared contents are left at the end of a run. The next one begins with a new store:
+/// tables keep a little memory for contents to come.
+pub fn contents_left() -> usize {
+    STORE.take().len()
+}
+
+/// A share of this content: its id, and what keeps it.
+pub fn share(content: Packed<Kept>) -> (u64, Kept) {
+    let shared = STORE.with_borrow(|store| store.intern(content));
+    (Arc::as_ptr(&shared) as u64, Kept::Share(shared.holder()))
+}
+
+/// Writes the reference of this node with these numbers: a plain one, or one to something that is
+/// kept. Equal ones get equal ids.
+pub fn reference(numbers: &[u8], to: &mut Writer<Kept>) {
     let mut hasher = DefaultHasher::new();
-    hasher.write(term);
+    hasher.write(numbers);
     let id = hasher.finish();
-    to.foreign(id, term, Kept::Foreign(term.into()));
+    match numbers.last() {
+        Some(1) => to.foreign(id, numbers, Kept::Object(numbers.into())),
+        Some(2) => to.handle(id, Kept::Object(numbers.into())),
+        _ => to.reference(numbers),
+    }
 }
 
 pub static NAMES: LazyLock<Names<Kept>> = LazyLock::new(|| {
@@ -166,15 +173,26 @@ impl Import for Host {
         word(name).ok_or_else(|| SnapshotError::UnknownAtom(name.into()))
     }
 
+    fn float_key(&mut self, float: f64) -> f64 {
+        // Both zeros are one key, as before OTP 27.
+        float + 0.0
+    }
+
     fn external(
         &mut self,
-        term: &[u8],
-        compound: bool,
+        external: &[u8],
         writer: &mut Writer<Kept>,
     ) -> Result<(), SnapshotError> {
-        external::read(term, compound, writer)
-            .then_some(())
-            .ok_or(SnapshotError::Corrupt)
+        external::read(external, writer)
+    }
+
+    fn export(&mut self, module: u64, function: u64, arity: u8) -> Result<(), SnapshotError> {
+        let names = [module, function].map(|word| ATOMS[word as usize]);
+        // As if no code named a function of this arity.
+        match arity {
+            200.. => Err(SnapshotError::UnknownAtom(names.concat().into())),
+            _ => Ok(()),
+        }
     }
 
     fn share(&mut self, content: Packed<Kept>) -> Result<(u64, Kept), SnapshotError> {
@@ -195,21 +213,14 @@ impl Export for Host {
         ATOMS[word as usize].into()
     }
 
-    fn external(&mut self, local: Item<'_>) -> Vec<u8> {
-        unreachable!("nothing here makes a {local:?}")
-    }
-
-    fn foreign(&mut self, anchor: &Kept) -> Vec<u8> {
-        match anchor {
-            Kept::Foreign(external) => external.to_vec(),
-            Kept::Share(share) => unreachable!("{share:?} as a foreign term"),
-        }
+    fn external(&mut self, local: Item<'_>, anchor: Option<&Kept>) -> Vec<u8> {
+        external::write(local, anchor)
     }
 
     fn content<'a>(&mut self, anchor: &'a Kept) -> Option<View<'a, Kept>> {
         match anchor {
-            Kept::Share(share) => Some(share.content().packed().view()),
-            Kept::Foreign(_) => None,
+            Kept::Share(share) => Some(share.shared().packed().view()),
+            Kept::Object(_) => None,
         }
     }
 }

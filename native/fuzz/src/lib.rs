@@ -41,23 +41,45 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         seeds.extend(snapshot::seeds(&script, number));
         seeds.push(("packed", format!("{number}"), packed::seed(&script)));
     }
-    for (kind, snapshots) in [
-        ("deepest", snapshot::deepest()),
-        ("forged", snapshot::forged()),
-    ] {
-        for (number, snapshot) in snapshots.into_iter().enumerate() {
-            seeds.push(("snapshot", format!("{kind}-{number}"), snapshot));
-        }
+    for (number, fields) in snapshot::forged().into_iter().enumerate() {
+        seeds.push(("snapshot", format!("forged-{number}"), fields));
+    }
+    for way in 0..terms::WAYS {
+        seeds.push(("snapshot", format!("deep-{way}"), snapshot::deep(100, way)));
     }
     seeds
 }
 
+/// Values that nest in each way, so many levels deep at most, through snapshots.
+pub fn deep(levels: usize) {
+    for way in 0..terms::WAYS {
+        let levels = match way {
+            // Two levels of the reader's each, and three. Keys within keys are copied once a level.
+            7 => levels / 2,
+            8 => levels.min(2_000),
+            _ => levels,
+        };
+        leak_free(|| snapshot::run(&snapshot::deep(levels, way)));
+    }
+}
+
+/// As many entries as fit into a snapshot, all of one key.
+pub fn equal_keys() {
+    leak_free(|| snapshot::equal_keys(11_000_000));
+}
+
 /// Runs a target, which must give all memory back: its own, and every shared content.
 fn leak_free(target: impl Fn()) {
+    let run = || {
+        target();
+        assert_eq!(
+            host::contents_left(),
+            0,
+            "shared contents that nobody holds"
+        );
+    };
     // What is made once for the whole program is made by the first run.
-    if memory::growth(&target) != 0 {
-        let growth = memory::growth(&target);
-        assert_eq!(growth, 0, "bytes that were not given back");
+    if memory::growth(run) != 0 {
+        assert_eq!(memory::growth(run), 0, "bytes that were not given back");
     }
-    assert_eq!(host::contents(), 0, "shared contents that nobody holds");
 }

@@ -1,6 +1,6 @@
 //! The reader of the packed form, and maps of packed values.
 
-use super::canonical::{DEPTH, canonical, equal};
+use super::canonical::{canonical, equal};
 use super::host::Kept;
 use super::memory;
 use super::terms::{self, Script};
@@ -45,7 +45,7 @@ fn any_bytes(input: &[u8]) {
     // Links of many ids, so that bytes with links are looked through.
     let mut writer = erlmcp_memory_core::packed::Writer::new();
     for id in 0..8 {
-        writer.share(id, Kept::Foreign([].into()));
+        writer.share(id, Kept::Object([].into()));
     }
     let with_links = writer.finish();
     let view = View::new(input, with_links.links());
@@ -64,18 +64,14 @@ fn any_bytes(input: &[u8]) {
         }
     }
     let _ = view.find(&[input]);
-    if let Some(depth) = nesting(input)
-        && depth <= DEPTH
-    {
-        memory::at_most(FIXED + FACTOR * input.len(), || {
-            if let Some(map) = Map::<Kept>::from_packed(Packed::from_bytes(input)) {
-                let mut entries = 0;
-                map.for_each(|_, _| entries += 1);
-                assert!(entries <= input.len());
-                let _ = (map.len(), map.heap_bytes());
-            }
-        });
-    }
+    memory::at_most(FIXED + FACTOR * input.len(), || {
+        if let Some(map) = Map::<Kept>::from_packed(Packed::from_bytes(input)) {
+            let mut entries = 0;
+            map.for_each(|_, _| entries += 1);
+            assert!(entries <= input.len());
+            let _ = (map.len(), map.heap_bytes());
+        }
+    });
 }
 
 fn a_page(page: Page<'_>, input: &[u8]) {
@@ -87,22 +83,6 @@ fn a_page(page: Page<'_>, input: &[u8]) {
     assert!(bytes <= page.body().len());
     let _ = page.find(input);
     let _ = page.find(&[]);
-}
-
-/// How deep the maps among these bytes nest at most, by how many of them hold one place.
-fn nesting(bytes: &[u8]) -> Option<usize> {
-    let mut ends: Vec<usize> = Vec::new();
-    let mut deepest = 0;
-    let mut at = 0;
-    while at < bytes.len() {
-        ends.retain(|end| *end > at);
-        if let Item::Map(page) = item(bytes, &mut at).ok()? {
-            ends.push(at);
-            deepest = deepest.max(ends.len());
-            at -= page.body().len();
-        }
-    }
-    Some(deepest)
 }
 
 /// Every entry of a map is found by its key.

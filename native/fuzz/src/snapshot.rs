@@ -52,13 +52,18 @@ impl State {
 
     /// A snapshot of this state is read as an equal state.
     fn written_and_read(&self, compress: bool) {
-        let Fields { state, packed } = &self.0;
-        let portable = export(state.fields().view(), &mut Host).expect("what is read is written");
-        let bytes = encode(&portable, compress).expect("what is read is written");
-        match read(&bytes) {
-            Ok(Snapshot::V2(again)) => assert!(equal(&again.packed, packed), "another state"),
-            other => panic!("what is written is read: {other:?}"),
+        match read(&self.snapshot(compress)) {
+            Ok(Snapshot::V2(again)) => {
+                assert!(equal(&again.packed, &self.0.packed), "another state");
+            }
+            other => panic!("what is written is read: {:?}", other.err()),
         }
+    }
+
+    fn snapshot(&self, compress: bool) -> Vec<u8> {
+        let fields = self.0.state.fields().view();
+        let portable = export(fields, &mut Host).expect("what is read is written");
+        encode(&portable, compress).expect("what is read is written")
     }
 }
 
@@ -142,10 +147,14 @@ fn checksummed(flags: u8, rest: &[u8]) -> Vec<u8> {
     snapshot
 }
 
-/// The body of a snapshot with all atoms, two shared contents and these fields.
+/// The body of a snapshot with all atoms, three shared contents and these fields.
 fn body(fields: &[u8]) -> Vec<u8> {
-    /// An empty map; a tuple of the share before it and a binary.
-    const SHARES: [&[u8]; 2] = [&[0x79, 0, 0], &[0x72, 0x4c, 0, 0x51, b'x']];
+    /// An empty map; a tuple of the share before it and a binary; a fun that closes over both.
+    const SHARES: [&[u8]; 3] = [
+        &[0x79, 0, 0],
+        &[0x72, 0x4c, 0, 0x51, b'x'],
+        b"\x7c\x02\x42\x12\x01\x60uniq-of-the-code\x03\x04\x05\x4c\x00\x4c\x01",
+    ];
     let mut body = vec![ATOMS.len() as u8];
     for name in ATOMS {
         body.push(name.len() as u8);
@@ -163,30 +172,40 @@ fn body(fields: &[u8]) -> Vec<u8> {
     body
 }
 
-/// Snapshots that nest as deep as they may, and must be read.
-pub fn deepest() -> Vec<Vec<u8>> {
-    let mut snapshots = Vec::new();
-    for long in [false, true] {
-        for fields in (0..).map_while(|way| terms::deepest(way, long)) {
-            let portable = export(fields.view(), &mut Host).expect("the fields of a state");
-            let snapshot = encode(&portable, false).expect("the fields of a state");
-            assert!(
-                matches!(read(&snapshot), Ok(Snapshot::V2(_))),
-                "nesting that is allowed"
-            );
-            snapshots.push(snapshot);
-        }
+/// A snapshot of a state with a value that nests so deep, which must be read.
+pub fn deep(levels: usize, way: usize) -> Vec<u8> {
+    let snapshot = State::of(terms::deep(levels, way)).snapshot(false);
+    assert!(
+        matches!(read(&snapshot), Ok(Snapshot::V2(_))),
+        "nesting that is allowed"
+    );
+    snapshot
+}
+
+/// A snapshot that is not read: a map of so many entries that all have one key. What reading it
+/// takes must not depend on how many there are.
+pub fn equal_keys(entries: usize) {
+    let mut fields = vec![0x7b];
+    fields.extend_from_slice(&(entries as u32).to_le_bytes());
+    fields.extend_from_slice(&(2 * entries as u32).to_le_bytes());
+    for entry in 0..entries {
+        fields.extend_from_slice(&(2 * entry as u32).to_le_bytes());
     }
-    snapshots
+    fields.resize(fields.len() + 2 * entries, 1);
+    let snapshot = sealed(0, &body(&fields));
+    drop(fields);
+    let outcome = memory::at_most(FIXED, || decode(&snapshot, &mut Host));
+    assert!(matches!(outcome, Err(SnapshotError::Corrupt)));
 }
 
 /// Fields that follow the packed format, and that no writer writes.
 pub fn forged() -> Vec<Vec<u8>> {
     const OK: [u8; 2] = [0x42, 14];
-    let values: [&[u8]; 16] = [
+    let values: &[&[u8]] = &[
         // Lists of bytes and of nothing under other names, and other forms that are not the only one.
         &[0x45, 1, 5],
         &[0x45, 2, 0x40, 0x80, 1, 0x40, 0xfe, 3],
+        &[0x45, 1, 0x4a, 5, 131, 110, 1, 0, 5],
         &[0x45, 1, 0x4a, 3, 131, 97, 5],
         &[0x45, 0],
         &[0x44, 0],
@@ -202,6 +221,19 @@ pub fn forged() -> Vec<Vec<u8>> {
         &[0x47, 1],
         &[0x4d, 1],
         &[0x4e, 1],
+        &[0x7f, 1],
+        &[0x4b, 1, 1, 1],
+        // Funs, exports and records whose parts are something else.
+        &[0x7c, 0, 5, 5, 5, 5, 5, 5],
+        b"\x7c\x00\x42\x12\x01\x5funiq-of-the-cod\x03\x04\x05",
+        b"\x7c\x00\x42\x12\x43\x60uniq-of-the-code\x03\x04\x05",
+        &[0x7d, 0x42, 17, 0x42, 17, 0x40, 0x80, 4],
+        &[0x7d, 0x42, 17, 5, 2],
+        &[0x7e, 0, 5, 0x42, 1, 0x42, 1],
+        &[0x7e, 2, 0x42, 1, 0x42, 1, 0x42, 12, 0x42, 3, 0x42, 3, 5, 5],
+        // Terms with parts in the external format.
+        &[0x4a, 4, 131, 104, 1, 106],
+        &[0x4a, 3, 131, 80, 0],
     ];
     let mut forged = Vec::new();
     for value in values {

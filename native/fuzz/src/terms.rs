@@ -1,14 +1,11 @@
 //! Values of every kind, made as a script of any bytes says.
 
-use super::host::{ATOMS, Kept, foreign, share, word};
-use erlmcp_memory_core::packed::{MAX_DEPTH, MAX_KEY_DEPTH, Packed, Writer};
-use std::collections::BTreeMap;
+use super::host::{ATOMS, Kept, reference, share, word};
+use erlmcp_memory_core::packed::{Packed, Writer};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// The deepest nesting that is made: below what a snapshot may have.
-const DEPTH: usize = 200;
-
-/// Levels below the fields of a state.
-const DEEPEST: usize = 2 * MAX_DEPTH - 1;
+/// Levels at which a script says what there is; each may be many levels of one kind.
+const DEPTH: usize = 100;
 
 pub struct Script<'a>(pub &'a [u8]);
 
@@ -51,8 +48,8 @@ impl Place {
 
     fn key(self) -> Self {
         Place {
-            depth: self.below().depth.min(MAX_KEY_DEPTH),
             in_key: true,
+            ..self.below()
         }
     }
 }
@@ -62,53 +59,70 @@ pub fn value(script: &mut Script<'_>) -> Packed<Kept> {
     packed(script, ROOT)
 }
 
-/// The fields of a state in which a value nests as deep as a snapshot may, in one way of a few:
-/// `None` after the last. With long binaries beside it, the parts lie out of line.
-pub fn deepest(way: usize, long: bool) -> Option<Packed<Kept>> {
-    let wrap: fn(&Packed<Kept>, &mut Writer<Kept>) = match way {
-        0 => |inner, to| {
-            to.tuple(1);
-            to.packed(inner);
-        },
-        1 => |inner, to| {
-            to.list(1);
-            to.packed(inner);
-        },
-        2 => |inner, to| {
-            to.improper(1);
-            to.packed(inner);
-            to.binary(b"tail");
-        },
-        3 => |inner, to| {
-            whole(
-                BTreeMap::from([(vec![1], written(|to| to.packed(inner)))]),
-                to,
-            )
-        },
-        _ => return None,
-    };
-    let beside = written(|to| to.binary(&[b'x'; 300]));
-    // With something beside it, a level is two.
-    let levels = if long { DEEPEST / 2 } else { DEEPEST };
-    let mut value = written(|to| atom("ok", to));
+/// In how many ways a value is nested.
+pub const WAYS: usize = 9;
+
+/// Writes a value so many levels deep, in one of a few ways.
+fn nested(levels: usize, way: usize, to: &mut Writer<Kept>, inner: impl FnOnce(&mut Writer<Kept>)) {
+    let mut maps = Vec::new();
     for _ in 0..levels {
-        value = written(|to| wrap(&value, to));
-        if long {
-            let both = BTreeMap::from([
-                (vec![1], value),
-                (vec![2], written(|to| to.packed(&beside))),
-            ]);
-            value = written(|to| whole(both, to));
+        match way {
+            0 => to.tuple(1),
+            1 => to.tuple(2),
+            2 => to.list(2),
+            3 => to.improper(1),
+            // In the tail.
+            4 => {
+                to.improper(1);
+                to.nil();
+                to.tuple(1);
+            }
+            5 => fun_head(1, to),
+            6 => record_head(&["a"], to),
+            // In the value of a map; in its key.
+            7 => {
+                let mut map = to.begin_map();
+                to.int(1);
+                to.end_key(&map);
+                assert!(to.end_keys(&map), "one key");
+                assert_eq!(to.next_value(&mut map), Some(0));
+                maps.push(map);
+            }
+            _ => maps.push(to.begin_map()),
         }
     }
+    inner(to);
+    for _ in 0..levels {
+        match way {
+            1 | 3 => to.int(1),
+            2 => atom("ok", to),
+            _ => {}
+        }
+    }
+    while let Some(mut map) = maps.pop() {
+        if way != 7 {
+            to.end_key(&map);
+            assert!(to.end_keys(&map), "one key");
+            assert_eq!(to.next_value(&mut map), Some(0));
+            to.int(1);
+        }
+        assert_eq!(to.next_value(&mut map), None);
+    }
+}
+
+/// The fields of a state in which a value nests so deep.
+pub fn deep(levels: usize, way: usize) -> Packed<Kept> {
     let mut fields = BTreeMap::new();
     let mut set = |name: &str, value| {
         fields.insert(written(|to| atom(name, to)).bytes().to_vec(), value);
     };
     set("id", written(|to| to.binary(b"deep")));
     set("created_at", written(|to| to.int(1)));
-    set("a", value);
-    Some(written(|to| whole(fields, to)))
+    set(
+        "a",
+        written(|to| nested(levels, way, to, |to| atom("ok", to))),
+    );
+    written(|to| whole(fields, to))
 }
 
 /// The fields of a state.
@@ -155,42 +169,43 @@ fn packed(script: &mut Script<'_>, place: Place) -> Packed<Kept> {
 
 /// A map of keys in the packed form, and values.
 fn whole(entries: BTreeMap<Vec<u8>, Packed<Kept>>, to: &mut Writer<Kept>) {
-    let map = to.begin_map();
+    let mut map = to.begin_map();
     // The other way round: the writer sorts.
-    for (key, value) in entries.iter().rev() {
-        let key_start = to.len();
+    let entries: Vec<_> = entries.into_iter().rev().collect();
+    for (key, _) in &entries {
         to.packed(&Packed::from_bytes(key));
-        let value_start = to.len();
-        to.packed(value);
-        to.entry(key_start, value_start);
+        to.end_key(&map);
     }
-    assert!(to.end_map(map), "keys that differ");
+    assert!(to.end_keys(&map), "keys that differ");
+    while let Some(index) = to.next_value(&mut map) {
+        to.packed(&entries[index].1);
+    }
 }
 
 fn map(script: &mut Script<'_>, entries: usize, place: Place, to: &mut Writer<Kept>) {
-    let map = to.begin_map();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut map = to.begin_map();
+    let mut seen = BTreeSet::new();
     for _ in 0..entries {
         let key = packed(script, place.key());
         if seen.insert(key.bytes().to_vec()) {
-            let key_start = to.len();
             to.packed(&key);
-            let value_start = to.len();
-            write(script, place.below(), to);
-            to.entry(key_start, value_start);
+            to.end_key(&map);
         }
     }
-    assert!(to.end_map(map), "keys that differ");
+    assert!(to.end_keys(&map), "keys that differ");
+    while to.next_value(&mut map).is_some() {
+        write(script, place.below(), to);
+    }
 }
 
 fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
     let kind = script.byte();
-    match kind % 20 {
+    match kind % 25 {
         0 => to.int(i64::from(script.byte().cast_signed())),
         1 => to.int(script.number().cast_signed()),
         2 => match f64::from_bits(script.number()) {
-            float if float.is_finite() => to.float(float),
-            _ => to.float(-0.0),
+            float if float.is_finite() && !(float == 0.0 && place.in_key) => to.float(float),
+            _ => to.float(0.0),
         },
         3 => atom(ATOMS[script.count(ATOMS.len() as u8)], to),
         4 => to.nil(),
@@ -198,10 +213,24 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
         6 => to.binary(&[kind; 40][..script.count(41)]),
         7 => to.binary(&vec![kind; script.count(255) * 3]),
         8 => big_integer(script, to),
-        9 if !place.in_key => shared(script, place, to),
-        10 if !place.in_key => foreign(&[131, 104, 1, 97, script.byte()], to),
+        // Plain references, and those to what is kept.
+        9 => reference(&[script.byte(), 0, 0, script.byte() % 3], to),
+        10 => match script.byte() % 2 {
+            0 => to.pid(script.number()),
+            _ => to.port(u64::from(script.byte())),
+        },
+        11 => {
+            to.export();
+            atom("lists", to);
+            atom(ATOMS[script.count(ATOMS.len() as u8)], to);
+            to.int(script.count(200) as i64);
+        }
         _ if place.depth == 0 => to.nil(),
-        11 | 12 => {
+        12 => {
+            let (id, kept) = share(packed(script, place.below()));
+            to.share(id, kept);
+        }
+        13 | 14 => {
             let len = script.count(16) + 1;
             let elements: Vec<_> = (0..len).map(|_| packed(script, place.below())).collect();
             to.list(len + 1);
@@ -209,22 +238,22 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
             // No list of bytes.
             atom("ok", to);
         }
-        13 => {
+        15 => {
             let len = script.count(16) + 1;
             to.improper(len);
             (0..len).for_each(|_| write(script, place.below(), to));
             to.binary(b"tail");
         }
-        14 | 15 => {
+        16 | 17 => {
             let arity = script.count(16);
             to.tuple(arity);
             (0..arity).for_each(|_| write(script, place.below(), to));
         }
-        16 | 17 => {
+        18 | 19 => {
             let entries = script.count(16);
             map(script, entries, place, to);
         }
-        18 => {
+        20 => {
             let entries = (0..script.count(255)).map(|number| {
                 let key = written(|to| to.int(number as i64));
                 let value = written(|to| {
@@ -234,21 +263,44 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
             });
             whole(entries.collect(), to);
         }
+        21 => {
+            let free = script.count(6);
+            fun_head(free, to);
+            (0..free).for_each(|_| write(script, place.below(), to));
+        }
+        22 => {
+            let names = &ATOMS[..script.count(ATOMS.len() as u8)];
+            record_head(names, to);
+            names.iter().for_each(|_| write(script, place.below(), to));
+        }
         _ => {
-            let depth = script.count(255).min(place.depth);
-            (0..depth).for_each(|_| to.tuple(1));
-            let depth = place.depth - depth;
-            write(script, Place { depth, ..place }, to);
+            let levels = script.count(255) * (1 + script.count(8));
+            let way = script.count(WAYS as u8);
+            nested(levels, way, to, |to| {
+                // Neither a tail nor the end of a list of bytes.
+                to.tuple(1);
+                write(script, place.below(), to);
+            });
         }
     }
 }
 
-fn shared(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
-    if place.depth == 0 {
-        return to.nil();
+fn fun_head(free: usize, to: &mut Writer<Kept>) {
+    to.fun(free);
+    atom("erl_eval", to);
+    to.int(2);
+    to.binary(&[7; 16]);
+    to.int(3);
+    to.int(4);
+    to.int(5);
+}
+
+/// Everything of a record but the values of its fields.
+fn record_head(names: &[&str], to: &mut Writer<Kept>) {
+    to.record(names.len());
+    for name in ["lists", "tools", "true"].iter().chain(names) {
+        atom(name, to);
     }
-    let (id, kept) = share(packed(script, place.below()));
-    to.share(id, kept);
 }
 
 fn big_integer(script: &mut Script<'_>, to: &mut Writer<Kept>) {
