@@ -225,7 +225,7 @@ impl Graph {
         }
         let mut alive = vec![false; self.entries.len()];
         let mut rest = Vec::new();
-        for index in self.from_above() {
+        for index in self.top_down() {
             let entry = &self.entries[index];
             if entry.node.owners() > entry.found {
                 rest.push(index);
@@ -244,7 +244,7 @@ impl Graph {
     }
 
     /// All entries, each after those that own it, but for what pooled states own.
-    fn from_above(&self) -> Vec<usize> {
+    fn top_down(&self) -> Vec<usize> {
         let mut order = Vec::with_capacity(self.entries.len());
         let mut visited = vec![false; self.entries.len()];
         for root in 0..self.entries.len() {
