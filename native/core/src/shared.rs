@@ -14,7 +14,7 @@
 //!
 //! A hundred thousand states may hold the same content, and each update of a state makes a further
 //! owner. One count for all of them would be the limit of every scheduler that moves it. A
-//! [`Holder`] is therefore counted in the [`Home`] of the thread that made it, and cloned into that
+//! [`Holder`] is therefore counted in the `Home` of the thread that made it, and cloned into that
 //! of the thread that clones it.
 
 use crate::packed::{Anchor, Packed};

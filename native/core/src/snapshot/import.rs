@@ -174,7 +174,12 @@ impl<I: Import> Rewrite for Importer<'_, I> {
             Item::Int(_) | Item::Nil | Item::Binary(_) => to.plain(leaf)?,
             Item::Atom(number) => to.atom(self.atom(number)?),
             Item::Opaque(external) => {
-                etf::flat(external).ok_or(SnapshotError::Corrupt)?;
+                etf::flat(external).ok_or(if etf::has_parts(external) {
+                    // As the first writers of this version wrote funs and what nested deep.
+                    SnapshotError::UnsupportedVersion
+                } else {
+                    SnapshotError::Corrupt
+                })?;
                 self.host.external(external, to)?;
             }
             Item::Share(number) => {
