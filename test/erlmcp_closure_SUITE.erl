@@ -335,8 +335,8 @@ parts_that_unfold_are_refused_before_they_do(_Config) ->
         fun() -> fun() -> Unfolding end end,
         #{fun() -> Unfolding end => 1},
         nested(28, fun(T) -> {T, T} end),
-        nested(28, fun(T) -> fun() -> {T, T} end end),
-        nested(100, fun(T) -> fun() -> {T, T} end end),
+        nested(28, fun(T) -> Pair = {T, T}, fun() -> Pair end end),
+        nested(100, fun(T) -> Pair = {T, T}, fun() -> Pair end end),
         nested(28, fun(T) -> #{a => T, b => T} end),
         nested(140, fun(leaf) -> Unfolding; (T) -> [T] end)
     ],

@@ -282,16 +282,6 @@ most(Figures) ->
 call(Function, Args) ->
     erlmcp_memory_lane_help:call(Function, Args).
 
-small_calls() ->
-    S1 = ?O:update_state_field(?O:create_optimized_state(<<"small">>), metadata, #{a => 1}),
-    S2 = ?O:update_state_field(S1, [metadata, b], make_ref()),
-    1 = ?O:get_state_field(S2, [metadata, a]),
-    Ref = ?O:share({small, erlang:unique_integer()}),
-    {small, _} = ?O:shared(Ref),
-    S3 = ?O:decompress_state(?O:compress_state(S2)),
-    2 = maps:get(metadata_map_size, ?O:state_size_info(S3)),
-    small_calls().
-
 %%% The node
 
 a_name_that_comes_later(_Config) ->

@@ -21,15 +21,12 @@ mod tag {
     pub const PID: u8 = 103;
     pub const SMALL_TUPLE: u8 = 104;
     pub const LARGE_TUPLE: u8 = 105;
-    pub const STRING: u8 = 107;
-    pub const LIST: u8 = 108;
     pub const SMALL_BIG: u8 = 110;
     pub const LARGE_BIG: u8 = 111;
     pub const NEW_FUN: u8 = 112;
     pub const EXPORT: u8 = 113;
     pub const NEW_REFERENCE: u8 = 114;
     pub const SMALL_ATOM: u8 = 115;
-    pub const MAP: u8 = 116;
     pub const ATOM_UTF8: u8 = 118;
     pub const SMALL_ATOM_UTF8: u8 = 119;
     pub const V4_PORT: u8 = 120;
@@ -84,24 +81,6 @@ pub fn flat(external: &[u8]) -> Option<Flat<'_>> {
 fn big(digits: &[u8]) -> Option<Flat<'static>> {
     const INTEGER: usize = size_of::<i64>();
     (digits.len() >= INTEGER && digits.last() != Some(&0)).then_some(Flat::Number)
-}
-
-/// Whether these bytes begin as a list, a tuple, a map or a fun does.
-pub fn has_parts(external: &[u8]) -> bool {
-    matches!(
-        external,
-        [
-            VERSION,
-            tag::SMALL_TUPLE
-                | tag::LARGE_TUPLE
-                | tag::STRING
-                | tag::LIST
-                | tag::NEW_FUN
-                | tag::EXPORT
-                | tag::MAP,
-            ..
-        ]
-    )
 }
 
 /// Where the atom at `at` ends, if one stands there.

@@ -10,7 +10,7 @@
 use crate::cycles::{self, Suspect};
 use crate::lane::{Busy, Lane};
 use crate::resource::ResourceRef;
-use crate::terms::{Anchor, Copied, Known, PackError, Path, Search, Source, pack, unpack};
+use crate::terms::{Anchor, Copied, Known, PackError, Path, Search, Source, pack_content, unpack};
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::packed::{Links, Packed};
 use erlmcp_memory_core::shared::{self, Content, Host, Store};
@@ -364,7 +364,7 @@ nif!(find => share_find(reference, path, opened));
 const SHARED_AT_ONCE: usize = 8 << 10;
 
 fn share<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
-    match pack(term, opened, lane) {
+    match pack_content(term, opened, lane) {
         Ok(packed) if lane == Lane::Fast && packed.bytes().len() > SHARED_AT_ONCE => Err(Busy),
         Ok(packed) => {
             let bytes = packed.bytes().len();
