@@ -8,6 +8,7 @@
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
+    an_update_drops_a_link_to_the_state_itself/1,
     a_state_with_its_own_handle_is_freed/1,
     states_that_hold_each_other_are_freed/1,
     cycles_through_other_values_are_freed/1,
@@ -22,6 +23,7 @@
 
 all() ->
     [
+        an_update_drops_a_link_to_the_state_itself,
         a_state_with_its_own_handle_is_freed,
         states_that_hold_each_other_are_freed,
         cycles_through_other_values_are_freed,
@@ -95,6 +97,18 @@ a_state_with_its_own_handle_is_freed(_Config) ->
         end)
      || N <- lists:seq(1, 100)
     ],
+    all_back().
+
+%% It waited for itself, on a normal scheduler.
+an_update_drops_a_link_to_the_state_itself(_Config) ->
+    alone(fun() ->
+        {Ref, Other} = {acquire(#{}), acquire(#{})},
+        update(Ref, #{a => Ref}),
+        update(Ref, #{b => Other}),
+        update(Ref, #{a => 1, b => Ref}),
+        ?assertEqual(#{a => 1, b => Ref}, read(Ref)),
+        ok
+    end),
     all_back().
 
 states_that_hold_each_other_are_freed(_Config) ->

@@ -96,7 +96,7 @@ fn free_if_garbage(cell: &Weak<Cell>) {
     let mut graph = Graph::default();
     match cell.upgrade() {
         // Without links it keeps nothing alive, least of all itself.
-        Some(cell) if cell.has_links() => graph.reach(Node::Cell(cell)),
+        Some(cell) if cell.may_have_links() => graph.reach(Node::Cell(cell)),
         _ => return,
     }
     graph.walk(true);

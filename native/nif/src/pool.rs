@@ -68,12 +68,14 @@ impl std::fmt::Debug for Cell {
 }
 
 impl Cell {
-    /// Whether the state refers to anything.
-    pub fn has_links(&self) -> bool {
-        let leased = self.leased.lock();
-        leased
-            .as_ref()
-            .is_some_and(|state| !state.links().is_empty())
+    /// Whether the state may refer to anything. Does not wait for who uses it: that may be the
+    /// caller, an update of the state that drops a link to it.
+    pub fn may_have_links(&self) -> bool {
+        self.leased.try_lock().is_none_or(|leased| {
+            leased
+                .as_ref()
+                .is_some_and(|state| !state.links().is_empty())
+        })
     }
 
     /// Keeps others from using the state, unless one uses it now.
@@ -117,7 +119,7 @@ impl Drop for PooledLink {
 
 /// Drops an owner. Where others stay, they may be a cycle.
 fn unlink(cell: Arc<Cell>) {
-    if Arc::strong_count(&cell) > 1 && cell.has_links() {
+    if Arc::strong_count(&cell) > 1 && cell.may_have_links() {
         cycles::suspect(Suspect::Pooled(cell));
     }
 }
