@@ -144,9 +144,9 @@ impl PooledLink {
         &self.0
     }
 
-    /// A reference to the state. Waits while somebody else uses it, unless on the fast lane.
-    pub fn to_term<'a>(&self, env: Env<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
-        let _held = lane.lock(&self.0.leased)?;
+    /// A reference to the state. Does not wait for who uses it: that may be the caller, who reads
+    /// a state that holds its own handle. What the caller reads from keeps the state alive.
+    pub fn to_term<'a>(&self, env: Env<'a>, _lane: Lane) -> Result<Term<'a>, Busy> {
         let new = || StateHandle(Mutex::new(Holding::Linked(Arc::clone(&self.0))));
         Ok(self.0.known.find_or(env, new).to_term(env))
     }
