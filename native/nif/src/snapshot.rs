@@ -155,7 +155,6 @@ fn from_v1<'a>(env: Env<'a>, v1: &V1) -> Result<Term<'a>, Busy> {
 
 struct Host<'a> {
     env: Env<'a>,
-    lane: Lane,
     budget: Budget,
     /// Keeps the references of what is read.
     keeper: Keeper,
@@ -165,7 +164,6 @@ impl<'a> Host<'a> {
     fn new(env: Env<'a>, lane: Lane) -> Self {
         Host {
             env,
-            lane,
             budget: Budget::new(lane),
             keeper: Keeper::default(),
         }
@@ -210,7 +208,7 @@ impl Export for Host<'_> {
                 return LocalReferences::new(self.env).external(numbers);
             }
             (Item::Pid(word) | Item::Port(word), _) => Some(from_word(self.env, word)),
-            (_, Some(anchor)) => anchor.to_term(self.env, self.lane).ok(),
+            (_, Some(anchor)) => Some(anchor.to_term(self.env)),
             _ => None,
         };
         term.map(|term| to_external(term).to_vec())
