@@ -269,6 +269,8 @@ with_handlers() ->
 
 %% Runs on a peer.
 call_handlers(Snapshot) ->
+    %% The atoms of what is read must be there.
+    {module, _} = code:ensure_loaded(erlmcp_state_help),
     State = ?O:decompress_state(Snapshot),
     {inner, 1} = (?O:get_state_field(State, f))(1),
     [Outer] = ?O:get_state_field(State, g),

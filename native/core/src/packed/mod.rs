@@ -53,6 +53,13 @@ impl<T: Debug + Send + Sync + ?Sized + 'static> Anchor for std::sync::Arc<T> {}
 /// thread's, and this bounds that stack.
 pub const MAX_DEPTH: usize = 1 << 20;
 
+/// The deepest nesting of maps in keys of maps. A key is moved once for each key that it is in.
+pub const MAX_KEYS: usize = 256;
+
+/// The deepest nesting of funs in what funs close over. A host that makes a fun of its parts writes
+/// these out, once for each fun that they are in.
+pub const MAX_FUNS: usize = 1_000;
+
 /// Values that stand before those that a fun closes over.
 pub const FUN_HEAD: usize = 6;
 

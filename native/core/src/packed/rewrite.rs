@@ -1,7 +1,8 @@
 //! Writing a value anew, item by item: the walk that writers of other formats have in common.
 
 use super::{
-    Anchor, Item, MAX_DEPTH, MapBuilder, Page, ReadError, Target, View, Writer, item, skip,
+    Anchor, Item, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Page, ReadError, Target, View, Writer,
+    item, skip,
 };
 
 /// What a [`rewrite`] makes of the items that it meets.
@@ -36,6 +37,8 @@ enum Frame<'a, A> {
     Values(usize),
     /// The tail of an improper list stands there.
     Tail,
+    /// All that a fun closes over was written.
+    EndFun,
     /// At other bytes.
     Resume(View<'a, A>, usize),
     /// The keys of a map, from the one of this number on. Its entries are the topmost ones.
@@ -55,6 +58,8 @@ pub fn rewrite<R: Rewrite>(
     let mut open = OpenMaps::default();
     // Maps of which a key is being written.
     let mut keys = 0;
+    // Funs of which what they close over is being written.
+    let mut funs = 0;
     while let Some(frame) = frames.pop() {
         match frame {
             Frame::Values(left) => match left {
@@ -62,6 +67,10 @@ pub fn rewrite<R: Rewrite>(
                 1 => {}
                 _ => frames.push(Frame::Values(left - 1)),
             },
+            Frame::EndFun => {
+                funs -= 1;
+                continue;
+            }
             Frame::Tail => host.tail(item(here.bytes, &mut { at })?)?,
             Frame::Resume(view, from) => {
                 (here, at) = (view, from);
@@ -99,7 +108,7 @@ pub fn rewrite<R: Rewrite>(
                 }
             },
         }
-        if frames.len() > MAX_DEPTH {
+        if frames.len() > MAX_DEPTH || funs > MAX_FUNS || keys > MAX_KEYS {
             return Err(ReadError.into());
         }
         let next = item(here.bytes, &mut at)?;
@@ -148,6 +157,10 @@ pub fn rewrite<R: Rewrite>(
                 if let Item::Improper(_) = next {
                     frames.push(Frame::Tail);
                     following -= 1;
+                }
+                if let Item::Fun(_) = next {
+                    funs += 1;
+                    frames.push(Frame::EndFun);
                 }
                 frames.push(Frame::Values(following));
             }
