@@ -212,7 +212,8 @@ impl<'a> Unpacker<'a, '_> {
         Ok(match leaf {
             Item::Int(value) => value.encode(env).as_c_arg(),
             Item::Float(value) => value.encode(env).as_c_arg(),
-            Item::Atom(word) | Item::Pid(word) | Item::Port(word) => raw(word),
+            // SAFETY: the packer wrote the word of an atom, a process or a port.
+            Item::Atom(word) | Item::Pid(word) | Item::Port(word) => unsafe { raw(word) },
             Item::Nil => Term::list_new_empty(env).as_c_arg(),
             Item::ByteList(bytes) => {
                 self.budget.spend(bytes.len() * 8)?;
