@@ -177,6 +177,8 @@ const UNMEASURED: usize = 32 << 20;
 
 /// Where the packer goes on. Nesting takes no stack of the thread.
 enum Frame<'a> {
+    /// A term that has parts.
+    Compound(Term<'a>),
     /// The rest of a list.
     Rest(Term<'a>),
     /// The rest of a tuple.
@@ -262,6 +264,7 @@ impl<'a> Packer<'a> {
     /// Goes on until something with parts was begun, or this one is done.
     fn resume(&mut self, frame: Frame<'a>) -> Result<(), PackError<'a>> {
         match frame {
+            Frame::Compound(term) => return self.compound(term),
             Frame::Rest(mut rest) => {
                 while let Some((head, tail)) = list_cell(rest) {
                     rest = tail;
@@ -290,24 +293,9 @@ impl<'a> Packer<'a> {
                     }
                 }
             }
-            Frame::Keys(mut keys) => {
-                if self.values.len() > keys.first {
-                    self.writer.end_key(&keys.map);
-                }
-                while let Some((key, value)) = keys.entries.next() {
-                    self.values.push(value);
-                    if !self.leaf(key)? {
-                        self.frames.push(Frame::Keys(keys));
-                        return self.compound(key);
-                    }
-                    self.writer.end_key(&keys.map);
-                }
-                self.open_keys -= 1;
-                // The keys of a map differ, and so do their packed forms, unless one of them is
-                // still closed.
-                let distinct = self.writer.end_keys(&keys.map);
-                debug_assert!(distinct || !self.closed.is_empty());
-                self.frames.push(Frame::Values(keys.map, keys.first));
+            Frame::Keys(keys) => {
+                self.writer.end_key(&keys.map);
+                return self.keys(*keys);
             }
             Frame::Values(mut map, first) => {
                 while let Some(index) = self.writer.next_value(&mut map) {
@@ -373,15 +361,34 @@ impl<'a> Packer<'a> {
                 if self.open_keys > MAX_KEYS {
                     return Err(PackError::TooManyKeys);
                 }
-                self.frames.push(Frame::Keys(Box::new(Keys {
+                self.keys(Keys {
                     map: self.writer.begin_map(),
                     entries,
                     first: self.values.len(),
-                })));
-                Ok(())
+                })
             }
             _ => self.opened(term),
         }
+    }
+
+    /// Goes on with the keys of a map, which nearly always have no parts.
+    fn keys(&mut self, mut keys: Keys<'a>) -> Result<(), PackError<'a>> {
+        while let Some((key, value)) = keys.entries.next() {
+            self.values.push(value);
+            if !self.leaf(key)? {
+                self.frames.push(Frame::Keys(Box::new(keys)));
+                self.frames.push(Frame::Compound(key));
+                return Ok(());
+            }
+            self.writer.end_key(&keys.map);
+        }
+        self.open_keys -= 1;
+        // The keys of a map differ, and so do their packed forms, unless one of them is still
+        // closed.
+        let distinct = self.writer.end_keys(&keys.map);
+        debug_assert!(distinct || !self.closed.is_empty());
+        self.frames.push(Frame::Values(keys.map, keys.first));
+        Ok(())
     }
 
     /// Makes sure that so many bytes may be copied.

@@ -18,6 +18,7 @@ use rustler::sys::{
 };
 use rustler::types::atom;
 use rustler::{Binary, Encoder, Env, NewBinary, Term};
+use smallvec::SmallVec;
 use std::cell::Cell;
 
 /// Whose bytes are read: binaries inside shared content need not be copied.
@@ -120,7 +121,7 @@ struct Unpacker<'a, 's> {
 impl<'a> Unpacker<'a, '_> {
     fn value(&mut self, whole: View<'_, Anchor>) -> Result<ErlNifTerm, Busy> {
         let (mut here, mut at) = (whole, 0);
-        let mut frames: Vec<Frame<'_>> = Vec::new();
+        let mut frames: SmallVec<[Frame<'_>; 6]> = SmallVec::new();
         // A value without parts needs no frames.
         let (mut left, mut made, mut start) = (1, Made::Same, 0);
         loop {
