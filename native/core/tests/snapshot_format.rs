@@ -381,6 +381,44 @@ fn a_deep_key_is_a_key() {
     assert!(value.ends_with(&(-0.0f64).to_le_bytes()));
 }
 
+/// A map whose key is a map whose key is one, and so on, in a snapshot.
+fn maps_in_keys(levels: usize) -> Vec<u8> {
+    let mut value = vec![0];
+    // The heads from the innermost one on, each backwards.
+    for level in 0..levels {
+        let body = value.len() + level + 1;
+        value.extend_from_slice(&[0; 4]);
+        match body {
+            0..=0xff => {
+                value.truncate(value.len() - 3);
+                value.extend([body as u8, 1, 0x79]);
+            }
+            0x100..=0xffff => {
+                value.truncate(value.len() - 2);
+                value.extend((body as u16).to_be_bytes());
+                value.extend([0, 1, 0x7a]);
+            }
+            _ => {
+                value.extend((body as u32).to_be_bytes());
+                value.extend([0, 0, 0, 1, 0x7b]);
+            }
+        }
+    }
+    value.reverse();
+    value.extend(std::iter::repeat_n(1, levels));
+    let mut body = vec![0, 0, 252];
+    body.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    body.extend_from_slice(&value);
+    sealed(&body)
+}
+
+#[test]
+fn maps_in_keys_of_maps_in_keys_are_refused_before_they_take_minutes() {
+    assert!(restore(&maps_in_keys(10_000)).is_ok());
+    let refused = restore(&maps_in_keys(60_000));
+    assert_eq!(refused.map(|_| ()), Err(SnapshotError::Corrupt));
+}
+
 /// A fun of atom 1's module that closes over two values.
 fn fun(uniq: &[u8], arity: i64, index: i64) -> Packed<Kept> {
     written(|to| {

@@ -274,7 +274,11 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
             names.iter().for_each(|_| write(script, place.below(), to));
         }
         _ => {
-            let levels = script.count(255) * (1 + script.count(8));
+            // Thousands at the root alone: a script may say this hundreds of times.
+            let levels = match script.count(64) {
+                many if place.depth == DEPTH => many * 64,
+                few => few,
+            };
             let way = script.count(WAYS as u8);
             nested(levels, way, to, |to| {
                 // Neither a tail nor the end of a list of bytes.

@@ -1,7 +1,8 @@
 //! Writing a value anew, item by item: the walk that writers of other formats have in common.
 
 use super::{
-    Anchor, Item, MAX_DEPTH, MapBuilder, Page, ReadError, Target, View, Writer, item, skip,
+    Anchor, Item, MAX_DEPTH, MAX_MOVED, MapBuilder, Page, ReadError, Target, View, Writer, item,
+    skip,
 };
 
 /// What a [`rewrite`] makes of the items that it meets.
@@ -99,7 +100,7 @@ pub fn rewrite<R: Rewrite>(
                 }
             },
         }
-        if frames.len() > MAX_DEPTH {
+        if frames.len() > MAX_DEPTH || to.moved() > MAX_MOVED {
             return Err(ReadError.into());
         }
         let next = item(here.bytes, &mut at)?;
