@@ -70,7 +70,7 @@ fn what_the_seeds_are_made_of_is_read_as_it_must_be() {
 
 #[test]
 fn values_as_deep_as_they_may_be_are_read_on_a_small_stack() {
-    on_a_small_stack(|| fuzz::deep(erlmcp_memory_core::packed::MAX_DEPTH - 8));
+    on_a_small_stack(|| fuzz::deep(erlmcp_memory_core::packed::MAX_DEPTH));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! - a part of a snapshot is refused, and so is what nests too deep or is too many;
 //! - no bytes make the reader panic.
 
+use erlmcp_memory_core::map::MAX_PATH;
 use erlmcp_memory_core::packed::{
     Item, MAX_ARITY, MAX_DEPTH, Packed, Target, View, Writer, item, skip,
 };
@@ -353,7 +354,7 @@ fn deep_values_are_followed_without_the_stack_of_the_thread_and_bounded() {
     ] {
         assert_eq!(again(&value).unwrap().bytes(), value.bytes());
     }
-    let deeper = nested(MAX_DEPTH + 1, |to| to.tuple(2));
+    let deeper = nested(MAX_DEPTH + MAX_PATH + 1, |to| to.tuple(2));
     assert_eq!(
         export(deeper.view(), &mut Host).map(|_| ()),
         Err(SnapshotError::Corrupt)

@@ -67,8 +67,8 @@ pub const MAX_ARITY: usize = (1 << 24) - 1;
 /// The bytes that one packed value may have. The four-byte numbers of a map hold any length below.
 pub const MAX_BYTES: usize = 512 << 20;
 
-/// Bytes of keys that may be moved while one value is written. Only maps in the keys of maps in
-/// keys, thousands deep, come near it; without a bound, a value of a few megabytes would take minutes.
+/// Bytes of keys that may be moved while one value is written. Only maps in keys of maps in keys,
+/// thousands deep, have more; without a bound, a value of a few megabytes would take minutes.
 pub const MAX_MOVED: usize = 8 * MAX_BYTES;
 
 /// The first byte of a value.

@@ -10,7 +10,8 @@ use super::words::word;
 use crate::lane::{Budget, Busy, Lane};
 use crate::{pool, share, state};
 use erlmcp_memory_core::packed::{
-    Links, MAX_BYTES, MAX_DEPTH, MapBuilder, Packed, Scalar, Scratch, View, Writer, pack_atom,
+    Links, MAX_BYTES, MAX_DEPTH, MAX_MOVED, MapBuilder, Packed, Scalar, Scratch, View, Writer,
+    pack_atom,
 };
 use rustler::sys::ErlNifTerm;
 use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, Term};
@@ -28,6 +29,8 @@ pub enum PackError<'a> {
     TooLarge,
     /// It nests deeper than [`MAX_DEPTH`].
     TooDeep,
+    /// Maps in keys of maps in keys nest so deep that their keys are moved more than [`MAX_MOVED`].
+    TooDeepKeys,
     /// A path is no list of keys that begins with a field, or is too long.
     NotAPath,
     /// These terms in it must be opened first.
@@ -283,8 +286,15 @@ impl<'a> Packer<'a> {
                 self.open_keys -= 1;
                 // The keys of a map differ, and so do their packed forms, unless one of them is
                 // still closed.
+                let moved = self.writer.moved();
                 let distinct = self.writer.end_keys(&keys.map);
                 debug_assert!(distinct || !self.closed.is_empty());
+                if self.open_keys > 0 {
+                    self.budget.spend(self.writer.moved() - moved)?;
+                }
+                if self.writer.moved() > MAX_MOVED {
+                    return Err(PackError::TooDeepKeys);
+                }
                 self.frames.push(Frame::Values(keys.map, keys.first));
             }
             Frame::Values(mut map, first) => {
