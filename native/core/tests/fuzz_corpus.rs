@@ -77,3 +77,8 @@ fn values_as_deep_as_they_may_be_are_read_on_a_small_stack() {
 fn millions_of_equal_keys_are_refused_before_they_take_memory() {
     on_a_small_stack(fuzz::equal_keys);
 }
+
+#[test]
+fn as_many_shares_and_references_as_may_be_are_read() {
+    on_a_small_stack(fuzz::many);
+}

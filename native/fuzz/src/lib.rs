@@ -64,6 +64,12 @@ pub fn equal_keys() {
     leak_free(|| snapshot::equal_keys(11_000_000));
 }
 
+/// As many shared contents, and as many references, as a snapshot may have.
+pub fn many() {
+    leak_free(|| snapshot::many(1 << 17, 1 << 17));
+    leak_free(|| snapshot::many(1, 1 << 20));
+}
+
 /// Runs a target, which must give all memory back: its own, and every shared content.
 fn leak_free(target: impl Fn()) {
     let run = || {
