@@ -30,7 +30,12 @@
 %% and {@link decompress_state/1}; {@link compress_state/1}) raise `{invalid_config, Key, Value}'.
 %%
 %% Bad arguments raise `badarg' with an `error_info' text. So do terms of more than 512 MiB in
-%% their native form, and a state after its {@link cleanup_state/1}.
+%% their native form, terms that nest deeper than 1,048,576 levels, and a state after its {@link
+%% cleanup_state/1}. The state that was given is as it was then.
+%%
+%% A fun is kept by what it is made of: its module, index and checksum, and what it closes over. It
+%% comes back as the same fun, whoever made it. Calling it needs the version of the module that made
+%% it, as with any other fun: when the module was replaced twice, it raises `badfun'.
 -module(erlmcp_connection_optimizer).
 
 -include("erlmcp_memory_error.hrl").
@@ -113,7 +118,7 @@ create_optimized_state(ConnId) ->
 %%
 %% A map given for `metadata' is merged into what is there. `pending_refs' must be a map as well,
 %% `id' a binary, `created_at' an integer of 64 bits. Maps that are missing on a path are made; a
-%% path through a value that is no map is a `badarg'.
+%% path through a value that is not a map is a `badarg'.
 -spec update_state_field(state(), field() | path(), term()) -> state().
 update_state_field(State, Field, Value) ->
     Updated =
@@ -209,7 +214,11 @@ from_map(Map) ->
 %% is a `badarg'.
 %%
 %% Processes, ports and references are written as they are; on another node they are those of this
-%% one. A fun is written as `term_to_binary/1' writes it.
+%% one. References to other states, to pooled states and to what other libraries made are written as
+%% plain references, which keep nothing alive.
+%%
+%% A fun is written by its module, index and checksum, and what it closes over; who made it is no
+%% part of it. It is read wherever the atoms in it are known, whether its module is loaded or not.
 -spec compress_state(state()) -> binary().
 compress_state(State) ->
     Compressed =
@@ -230,15 +239,22 @@ compress_state(State) ->
 %% Safe on any bytes: no atom is made, and memory is taken for 64 MiB at most, before compression.
 %%
 %% <ul>
-%% <li>`invalid_format': no binary, or an empty one;</li>
+%% <li>`invalid_format': not a binary, or an empty one;</li>
 %% <li>`unsupported_version': a version that this release does not read;</li>
 %% <li>`corrupt_data': not what a writer of that version writes;</li>
-%% <li>`{unknown_atom, Name}': the snapshot holds an atom that this node does not have;</li>
-%% <li>`{too_large, Bytes}': so many bytes before compression, more than 64 MiB.</li>
+%% <li>`{unknown_atom, Name}': the snapshot holds an atom that this node does not have, which may be
+%%   the name of the node of a process, a port or a reference. Or it holds a `fun M:F/A' that this
+%%   node has not loaded, named as `<<"m:f/1">>': snapshots may name 16,384 of these in the life
+%%   of a node, because the VM keeps an entry for each;</li>
+%% <li>`{too_large, Bytes}': this size before compression, more than 64 MiB.</li>
 %% </ul>
 -spec decompress_state(binary()) -> state() | {error, decompress_error()}.
 decompress_state(Binary) ->
-    Read = erlmcp_memory_nif:state_decompress(Binary, bytes(Binary)),
+    Read =
+        case erlmcp_memory_nif:state_decompress(Binary, bytes(Binary)) of
+            {collect, Ref} -> erlmcp_memory_opened:collect(Ref);
+            Other -> Other
+        end,
     case is_reference(Read) andalso not erlmcp_memory_settings:connection_state_compact() of
         true -> erlmcp_memory_plain_state:from_fields(fields(Read));
         false -> Read
@@ -256,9 +272,15 @@ estimate_memory(State) ->
 %%
 %% `total_bytes' is the sum of `base' (the handle, phase, time of creation, and what no single
 %% field takes), `id', `transport', `capabilities_ref', `metadata', `pending_refs' and `extra' (all
-%% other fields). `shared_bytes' is what the shares take to which the state refers; they are kept
-%% once for all, and not part of the total. `metadata_map_size' and `pending_count' are numbers of
-%% entries. What two versions of a state have in common counts in both.
+%% other fields). `shared_bytes' is what the shares take to which the state refers, also through
+%% other values; they are kept once for all, and not part of the total. Another state that the state
+%% refers to is part of it, a pooled state is not. A value with references to what other libraries
+%% made takes an environment of the VM for them, 2.5 KB, and some 150 bytes for each.
+%% `metadata_map_size' and `pending_count' are numbers of entries. What two versions of a state have
+%% in common counts in both.
+%%
+%% A plain record (see above) takes its words on a heap, written out in full, and the binaries that
+%% lie off the heap.
 -spec state_size_info(state()) -> size_info().
 state_size_info(State) ->
     case sizes(State) of
@@ -284,9 +306,13 @@ cleanup_state(State) ->
 %% @doc A reference to a copy of the term that the node keeps once for equal terms. Equal terms
 %% get equal references.
 %%
-%% The copy is native. One that takes up to 4 MiB there is kept as a term as well (but for a few
-%% bytes, which are built in no time), because reading it is then a copy and nothing else;
-%% `shared_bytes' of {@link state_size_info/1} tells what both take.
+%% The copy is native. Where a scheduler reads it so often that it pays, and it takes at most 4 MiB,
+%% that scheduler keeps it as a term as well, because reading it is then a copy and nothing else.
+%% (So with more schedulers that read it there may be as many such terms, at most 16.) All of it is
+%% freed with the last owner; `shared_bytes' of {@link state_size_info/1} tells what it takes.
+%%
+%% Owners are references, states and other shares. A pooled state in shared content may be made to
+%% hold the share in turn; such cycles are found and freed as well.
 -spec share(term()) -> share().
 share(Term) ->
     Bytes = bytes(Term),

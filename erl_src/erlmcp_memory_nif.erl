@@ -1,8 +1,10 @@
 %% @private
 %% @doc The bridge to the native library: stubs, and the load of the library itself.
 %%
-%% Internal. A NIF library cannot be loaded twice into one VM, so this module holds nothing that
-%% ever changes at run time; what users call is in the modules that stand before it.
+%% Internal. The states of the node lie in the library, so a node has one library from its first
+%% load on. Where this module was deleted and is loaded again, it takes that library over; another
+%% library refuses, and then every call raises `not_loaded'. What users call is in the modules that
+%% stand before it, which can be replaced at any time.
 %%
 %% Where the work depends on the size of what is given, a function does a small piece of it on the
 %% scheduler of its caller; for more, the VM calls it again on a dirty CPU scheduler.
@@ -36,13 +38,16 @@
 -type closed() :: {closed, [term()]}.
 %% These terms must be opened first: see `erlmcp_memory_opened'.
 
+-type collect(Result) :: {collect, Result}.
+%% The result, and the caller's garbage is to be collected: see `garbage.rs' in the library.
+
 -type opened() :: [tuple()].
 %% What was opened; `[]' in the first call.
 
 -type bytes() :: non_neg_integer().
 %% The size of what is given where that is a binary, else 0: see `Lane::admit' in the library.
 
--export_type([badarg/0, closed/0, opened/0, bytes/0]).
+-export_type([badarg/0, closed/0, collect/1, opened/0, bytes/0]).
 
 %% --- terms that the NIF interface cannot look into ---
 -export([terms_closed/2, term_size/2]).
@@ -141,7 +146,8 @@ term_size(_Term, _Opened) -> ?NOT_LOADED.
 
 %% --- shared content ---
 
--spec share_new(term(), opened(), bytes()) -> reference() | badarg() | closed().
+-spec share_new(term(), opened(), bytes()) ->
+    reference() | collect(reference()) | badarg() | closed().
 share_new(_Term, _Opened, _Bytes) -> ?NOT_LOADED.
 
 -spec share_get(term()) -> {ok, term()} | badarg().
@@ -156,7 +162,7 @@ share_find(_Ref, _Path, _Opened) -> ?NOT_LOADED.
 state_new(_Id, _Bytes) -> ?NOT_LOADED.
 
 -spec state_update(term(), term(), term(), opened(), bytes()) ->
-    reference() | badarg() | closed().
+    reference() | collect(reference()) | badarg() | closed().
 state_update(_State, _Field, _Value, _Opened, _Bytes) -> ?NOT_LOADED.
 
 -spec state_get(term(), term(), opened()) -> {ok, term()} | none | badarg() | closed().
@@ -168,7 +174,8 @@ state_remove(_State, _Field, _Opened) -> ?NOT_LOADED.
 -spec state_fields(term()) -> #{atom() => term()} | badarg().
 state_fields(_State) -> ?NOT_LOADED.
 
--spec state_from_fields(term(), opened()) -> reference() | badarg() | closed().
+-spec state_from_fields(term(), opened()) ->
+    reference() | collect(reference()) | badarg() | closed().
 state_from_fields(_Fields, _Opened) -> ?NOT_LOADED.
 
 -spec state_sizes(term()) -> #{atom() => non_neg_integer()} | badarg().
@@ -180,7 +187,8 @@ state_cleanup(_State) -> ?NOT_LOADED.
 -spec state_compress(term(), boolean()) -> binary() | badarg().
 state_compress(_State, _Compressed) -> ?NOT_LOADED.
 
--spec state_decompress(term(), bytes()) -> reference() | {error, term()}.
+-spec state_decompress(term(), bytes()) ->
+    reference() | collect(reference()) | {error, term()}.
 state_decompress(_Snapshot, _Bytes) -> ?NOT_LOADED.
 
 %% --- the library ---
@@ -209,7 +217,8 @@ profiler_start(_Sampler, _Keep, _Gc) ->
 profiler_stop(_Session) ->
     ?NOT_LOADED.
 
-%% @doc Says that trace flags of the session were taken away: from now on it measures no collections.
+%% @doc Says that trace flags of the session were taken away: from now on it measures no
+%% collections.
 -spec profiler_gc_lost(reference()) -> ok.
 profiler_gc_lost(_Session) ->
     ?NOT_LOADED.
@@ -225,8 +234,8 @@ profiler_session() ->
     ?NOT_LOADED.
 
 %% @doc `running', `gc_measured', `gc_lost_ms' (after how many milliseconds {@link
-%% profiler_gc_lost/1} was called, or `nil'), `baseline' and `last' (a snapshot or `nil'), `held' and
-%% `taken' (counts), `duration_ms'.
+%% profiler_gc_lost/1} was called, or `nil'), `baseline' and `last' (a snapshot or `nil'), `held'
+%% and `taken' (counts), `duration_ms'.
 -spec profiler_status(reference()) -> #{atom() => term()}.
 profiler_status(_Session) ->
     ?NOT_LOADED.
@@ -279,7 +288,7 @@ histogram_percentile(_Histogram, _Percent) ->
 
 %% --- the tracer ---
 
-%% @doc Called by the VM: whether to go on tracing. Without an active session it answers
+%% @doc Called by the VM: whether to go on tracing. Without an active session it returns
 %% `remove', so flags that a killed sampler left behind dissolve by themselves.
 -spec enabled(atom(), term(), pid() | port()) -> trace | remove.
 enabled(_Tag, _State, _Tracee) ->
@@ -324,7 +333,8 @@ pool_stats() ->
     ?NOT_LOADED.
 
 -spec pool_acquire(term(), opened()) ->
-    {ok, reference()} | {error, not_started} | not_a_map | badarg() | closed().
+    {ok, reference()} | collect({ok, reference()}) | {error, not_started} | not_a_map
+    | badarg() | closed().
 pool_acquire(_, _Opened) ->
     ?NOT_LOADED.
 

@@ -1,11 +1,14 @@
 %% @private
-%% @doc Opens what the NIF interface cannot look into: funs, native records, and bit strings.
+%% @doc What the NIF interface cannot do for a call: open funs, native records and bit strings, and
+%% collect garbage.
 %%
-%% A call that meets such terms returns them, `{closed, Terms}'; the wrapper makes it again with what
-%% is in them. Funs in what a fun closes over are opened as well.
+%% No function of the NIF interface tells what a fun closes over, how much a copy of it would be, or
+%% how large a bit string is. So a call that meets such terms returns them, `{closed, Terms}', and
+%% the wrapper makes it again with what is in them. Funs in what a fun closes over are opened as
+%% well.
 -module(erlmcp_memory_opened).
 
--export([call/4]).
+-export([call/4, collect/1]).
 
 -type opened() :: tuple().
 %% `{Fun, export, Module, Function, Arity}',
@@ -18,9 +21,28 @@
     term().
 call(Function, Before, After, Terms) ->
     case opened(Terms, []) of
-        {ok, Opened} -> apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]);
-        {badarg, _, _} = BadArg -> BadArg
+        {ok, Opened} ->
+            case apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]) of
+                {collect, Result} -> collect(Result);
+                Result -> Result
+            end;
+        {badarg, _, _} = BadArg ->
+            BadArg
     end.
+
+%% Words of a heap of which a whole collection takes longer than what asks for it.
+-define(LARGE_HEAP, 2097152).
+
+%% @doc Collects the garbage of the caller, whose native part the VM does not see.
+-spec collect(Result) -> Result.
+collect(Result) ->
+    Type =
+        case process_info(self(), total_heap_size) of
+            {total_heap_size, Words} when Words > ?LARGE_HEAP -> minor;
+            _ -> major
+        end,
+    true = erlang:garbage_collect(self(), [{type, Type}]),
+    Result.
 
 -spec opened([term()], [opened()]) -> {ok, [opened()]} | erlmcp_memory_nif:badarg().
 opened([], Opened) ->

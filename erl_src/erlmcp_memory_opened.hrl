@@ -4,6 +4,7 @@
 -define(OPENED(Function, Before, After, Direct),
     case Direct of
         {closed, Closed} -> erlmcp_memory_opened:call(Function, Before, After, Closed);
+        {collect, Collect} -> erlmcp_memory_opened:collect(Collect);
         DirectResult -> DirectResult
     end
 ).

@@ -1,6 +1,6 @@
 %% @private
 %% @doc Connection states as plain Erlang records, for hosts that set `connection_state_compact'
-%% to `false'. Answers as the NIF does: `{badarg, Position, Text}' for an argument that is wrong.
+%% to `false'. Returns what the NIF does: `{badarg, Position, Text}' for an argument that is wrong.
 -module(erlmcp_memory_plain_state).
 
 -include("erlmcp_memory_opened.hrl").
@@ -59,7 +59,9 @@ from_fields(#{id := Id, created_at := CreatedAt} = Fields) when
             {badarg, 1, <<"a key is not an atom, or metadata or pending_refs is not a map">>}
     end;
 from_fields(_) ->
-    {badarg, 1, <<"no binary under the key id, or no integer of 64 bits under the key created_at">>}.
+    {badarg, 1, <<
+        "no binary under the key id, or no integer of 64 bits under the key created_at"
+    >>}.
 
 %% @doc The fields that were set.
 -spec fields(term()) -> #{atom() => term()} | erlmcp_memory_nif:badarg().

@@ -10,8 +10,11 @@
 %% last reference to it is garbage-collected: a process that dies gives everything back without a
 %% monitor and without a call. A reference kept elsewhere, in an ETS table or by another process,
 %% keeps the state alive; its external format does not (a file, `term_to_binary/1', another node).
-%% A reference that was released answers `{error, released}' for ever: a
-%% state that goes to its next owner is found under that owner's new reference only.
+%% A released reference gives `{error, released}' for ever: a state that goes to its next owner is
+%% found under that owner's new reference only.
+%%
+%% A state may hold shares, compact states and pooled states, itself among them. States that only
+%% keep each other alive are found and freed.
 %%
 %% == The process ==
 %%
@@ -20,7 +23,7 @@
 %% acquisition, release, read or update goes through it. When it is killed, states in use stay
 %% valid, acquisitions go on, and its successor finds the counters as they are. When it is stopped
 %% in order (by its supervisor, or with `gen_server:stop/1'), the idle memory is freed and
-%% acquisitions answer `{error, not_started}' until the next start; states in use stay valid then
+%% acquisitions return `{error, not_started}' until the next start; states in use stay valid then
 %% too. Counters are never reset while the node runs.
 %%
 %% == Settings ==
@@ -31,8 +34,8 @@
 %% <ul>
 %% <li>`memory_pool_size' (default 1000): idle states that are made ahead of need and that are
 %%   kept even when nobody uses them;</li>
-%% <li>`memory_pool_max_size' (default 10000): idle states kept at the most. It does not bound
-%%   the states in use. Not less than `memory_pool_size'.</li>
+%% <li>`memory_pool_max_size' (default 10000): idle states kept at most. It does not bound the
+%%   states in use. Not less than `memory_pool_size'.</li>
 %% </ul>
 %%
 %% Both are integers from 1 to 10,000,000.
@@ -95,7 +98,7 @@
 
 -define(TRIM_INTERVAL, 5000).
 -define(WATCH_INTERVAL, 1000).
-%% Milliseconds between two warnings, at the least.
+%% Milliseconds between two warnings, at least.
 -define(WARNING_INTERVAL, 60000).
 
 -define(NOT_A_STATE, <<"not a connection state of this pool" ?TRAVELLED>>).
@@ -186,7 +189,8 @@ child_spec() ->
 %% @doc A new state with the content of `Map', owned by whoever has the reference.
 %%
 %% `{error, not_started}' before the first `start_link/0' and after an orderly stop. Raises
-%% `badarg' where `Map' is no map, or is larger than a state may be (512 MiB packed).
+%% `badarg' where `Map' is not a map, takes more than 512 MiB in its native form, or nests deeper
+%% than 1,048,576 levels; nothing is acquired then.
 -spec acquire_connection_state(Map :: map()) -> {ok, state_ref()} | {error, not_started}.
 acquire_connection_state(Map) ->
     case ?OPENED(pool_acquire, [Map], [], erlmcp_memory_nif:pool_acquire(Map, [])) of
@@ -197,7 +201,7 @@ acquire_connection_state(Map) ->
 
 %% @doc Gives a state back. `ok' also when it was given back before.
 %%
-%% Raises `badarg' where `Ref' is no state of this pool.
+%% Raises `badarg' where `Ref' is not a state of this pool.
 -spec release_connection_state(Ref :: state_ref()) -> ok.
 release_connection_state(Ref) ->
     case erlmcp_memory_nif:pool_release(Ref) of
@@ -207,7 +211,7 @@ release_connection_state(Ref) ->
 
 %% @doc The content of a state.
 %%
-%% Raises `badarg' where `Ref' is no state of this pool.
+%% Raises `badarg' where `Ref' is not a state of this pool.
 -spec connection_state(Ref :: state_ref()) -> {ok, map()} | {error, released}.
 connection_state(Ref) ->
     case erlmcp_memory_nif:pool_read(Ref) of
@@ -217,8 +221,9 @@ connection_state(Ref) ->
 
 %% @doc Merges `Map' into a state: keys that it had get the new values.
 %%
-%% Raises `badarg' where `Ref' is no state of this pool, `Map' is no map, or `Map' is larger than
-%% a state may be; the state is unchanged then.
+%% Raises `badarg' where `Ref' is not a state of this pool, and where `Map' is not a map, takes more
+%% than 512 MiB in its native form, or nests deeper than 1,048,576 levels; the state is unchanged
+%% then.
 -spec update_connection_state(Ref :: state_ref(), Map :: map()) -> ok | {error, released}.
 update_connection_state(Ref, Map) ->
     case ?OPENED(pool_update, [Ref, Map], [], erlmcp_memory_nif:pool_update(Ref, Map, [])) of
@@ -240,7 +245,7 @@ update_connection_state(Ref, Map) ->
 %%
 %% `{error, {message_too_large, Limit}}' where `Size' is over the 16 MiB that a buffer may hold;
 %% `{error, not_started}' before the first `start_link/0' and after an orderly stop. Raises
-%% `badarg' where `Size' is no integer or below 0.
+%% `badarg' where `Size' is not an integer of at least 0.
 -spec acquire_message_buffer(Size :: non_neg_integer()) ->
     {ok, buffer_ref(), binary()}
     | {error, not_started | {message_too_large, Limit :: pos_integer()}}.
@@ -270,7 +275,7 @@ zeros() ->
 
 %% @doc Gives a buffer back, with what it holds. `ok' also when it was given back before.
 %%
-%% Raises `badarg' where `Ref' is no message buffer.
+%% Raises `badarg' where `Ref' is not a message buffer.
 -spec release_message_buffer(Ref :: buffer_ref()) -> ok.
 release_message_buffer(Ref) ->
     case erlmcp_memory_nif:buffer_release(Ref) of
@@ -278,11 +283,12 @@ release_message_buffer(Ref) ->
         badarg -> ?BADARG([Ref], 1, ?NOT_A_BUFFER)
     end.
 
-%% @doc Appends bytes; answers how many are now held and not yet taken.
+%% @doc Appends bytes; returns how many are now held and not yet taken.
 %%
 %% `{error, {message_too_large, Limit}}' where more than 16 MiB would be held, and for data of so
 %% many parts (64 Mi) that it could not be looked through; the buffer is unchanged then. Raises
-%% `badarg' where `Ref' is no message buffer or `Data' is no iodata; the buffer is unchanged too.
+%% `badarg' where `Ref' is not a message buffer or `Data' is not iodata; the buffer is unchanged
+%% too.
 -spec append_message_buffer(Ref :: buffer_ref(), Data :: iodata()) ->
     {ok, Held :: non_neg_integer()}
     | {error, released | {message_too_large, Limit :: pos_integer()}}.
@@ -313,7 +319,7 @@ binary_bytes(_End, _Rests, Bytes, _Left) ->
 %% @doc Takes the next frame: the bytes up to a newline, without the newline and without a CR
 %% before it. `more' where no whole frame is held.
 %%
-%% Raises `badarg' where `Ref' is no message buffer.
+%% Raises `badarg' where `Ref' is not a message buffer.
 -spec next_message(Ref :: buffer_ref()) -> {ok, binary()} | more | {error, released}.
 next_message(Ref) ->
     case erlmcp_memory_nif:buffer_next(Ref) of
@@ -324,7 +330,7 @@ next_message(Ref) ->
 
 %% @doc What is held and not yet taken; it stays held.
 %%
-%% Raises `badarg' where `Ref' is no message buffer.
+%% Raises `badarg' where `Ref' is not a message buffer.
 -spec message_buffer(Ref :: buffer_ref()) -> {ok, binary()} | {error, released}.
 message_buffer(Ref) ->
     case erlmcp_memory_nif:buffer_held(Ref) of
@@ -367,7 +373,7 @@ pool_info() ->
 %% @doc Changes a setting while the pool is in use, at once: a larger `pool_size' makes states
 %% now, a smaller `max_pool_size' frees the idle states over it now.
 %%
-%% `{error, invalid_config}', and nothing is changed, for any other name, for a value that is no
+%% `{error, invalid_config}', and nothing is changed, for any other name, for a value that is not an
 %% integer from 1 to 10,000,000, and where `pool_size' would be larger than `max_pool_size': to
 %% raise both, raise `max_pool_size' first. Not kept over a restart of the pool. Exits with
 %% `noproc' where the pool is not started.

@@ -3,9 +3,9 @@
 %% One session runs on a node at a time. It takes a snapshot every interval and, unless told
 %% otherwise, times every garbage collection of every process with a native tracer: no message is
 %% sent, and a collection costs a few microseconds more, nearly all of them the VM's own work for
-%% a traced one; a measured pause includes about one of these. The session belongs to the node: it goes
-%% on when the process that started it is gone, until {@link stop_profiling/0}. When its process is
-%% killed the session ends, and trace flags dissolve at each process's next collection.
+%% a traced one; a measured pause includes about one of these. The session belongs to the node: it
+%% goes on when the process that started it is gone, until {@link stop_profiling/0}. When its
+%% process is killed the session ends, and trace flags dissolve at each process's next collection.
 %%
 %% ```
 %% 1> erlmcp_memory_profiler:start_profiling(#{interval_ms => 1000}).
@@ -147,8 +147,8 @@ wrong(_, _) -> <<"an unknown option; known are interval_ms, keep and gc">>.
 %%
 %% `baseline' and `final' are the first and the last snapshot, `snapshots' the number kept,
 %% `total_memory_delta' (bytes) and `process_count_delta' what changed from the one to the other,
-%% `avg_gc_pause' the mean pause in milliseconds, `gc' all of the collections, `duration_ms' how long
-%% it ran. The data stay readable until the next start.
+%% `avg_gc_pause' the mean pause in milliseconds, `gc' all of the collections, `duration_ms' how
+%% long it ran. The data stay readable until the next start.
 -spec stop_profiling() ->
     #{
         baseline := snapshot_map(),
@@ -303,8 +303,9 @@ generate_report() ->
 %%   significant</td><td>over 5.0</td><td>over 10.0</td></tr>
 %% </table>
 %%
-%% Pauses of a session that lost its trace flags give no alert. `advice' is a sentence that names the
-%% call that helps. `{error, notsup}' where the node's allocators are switched off (`erl +Mea min').
+%% Pauses of a session that lost its trace flags give no alert. `advice' is a sentence that names
+%% the call that helps. `{error, notsup}' where the node's allocators are switched off (`erl +Mea
+%% min').
 -spec alerts() -> [alert()] | {error, notsup}.
 alerts() ->
     erlmcp_memory_report:alerts().

@@ -15,7 +15,6 @@
     large_jobs_are_left_to_dirty_schedulers/1,
     unaligned_binaries_are_copied_on_dirty_schedulers/1,
     what_grows_is_not_copied/1,
-    normal_schedulers_are_not_held_up/1,
     a_name_that_comes_later/1,
     properties/1
 ]).
@@ -36,7 +35,6 @@ all() ->
         large_jobs_are_left_to_dirty_schedulers,
         unaligned_binaries_are_copied_on_dirty_schedulers,
         what_grows_is_not_copied,
-        normal_schedulers_are_not_held_up,
         a_name_that_comes_later,
         properties
     ].
@@ -180,85 +178,6 @@ a_hundred_megabytes_and_back(_Config) ->
 
 %%% Schedulers
 
-%% Other processes make small calls all the while; the long jobs are none of a normal scheduler's.
-%% A machine with other work may take a scheduler's processor away in the middle of any call. What
-%% it does to the small calls alone tells: where these are held up too, the attempt says nothing.
-normal_schedulers_are_not_held_up(_Config) ->
-    attempt(5, 10).
-
-attempt(0, _Busy) ->
-    ct:fail(held_up_every_time);
-attempt(_Left, 0) ->
-    {skip, "the machine is too busy to tell"};
-attempt(Left, Busy) ->
-    case held_up(fun long_jobs/1) of
-        [] ->
-            ok;
-        _ ->
-            case held_up(fun(_) -> timer:sleep(3000) end) of
-                [] -> attempt(Left - 1, Busy);
-                _ -> attempt(Left, Busy - 1)
-            end
-    end.
-
-%% Calls of the library that took more than 20 ms of a normal scheduler while `Work' was done.
-held_up(Work) ->
-    Monitor = spawn_link(fun() -> reports([]) end),
-    _ = erlang:system_monitor(Monitor, [{long_schedule, 20}]),
-    Small = [spawn_link(fun() -> small_calls() end) || _ <- lists:seq(1, 8)],
-    try
-        Work(Small)
-    after
-        erlang:system_monitor(undefined),
-        [begin unlink(Pid), exit(Pid, kill) end || Pid <- Small]
-    end,
-    Monitor ! {tell, self()},
-    Reports = receive {reports, All} -> All end,
-    ct:pal("~p", [Reports]),
-    [Report || Report <- Reports, in_nif(Report)].
-
-long_jobs(Small) ->
-    alone(fun() ->
-        Part = fun(N) -> binary:copy(<<N:32>>, 2500) end,
-        Metadata = maps:from_list([{N, Part(N)} || N <- lists:seq(1, 5_000)]),
-        S1 = ?O:update_state_field(?O:create_optimized_state(<<>>), metadata, Metadata),
-        ?assert(?O:estimate_memory(S1) > 50_000_000),
-        ?assertEqual(5_000, map_size(?O:get_state_field(S1, metadata))),
-        S2 = ?O:decompress_state(?O:compress_state(S1)),
-        ?assertEqual(Part(7), ?O:get_state_field(S2, [metadata, 7])),
-        Share = ?O:share(Metadata),
-        ?assertEqual(Share, ?O:share(Metadata)),
-        ?assertEqual({ok, Part(8)}, ?O:find_shared(Share, [8])),
-        S3 = ?O:update_state_field(S2, metadata, maps:map(fun(_, _) -> x end, Metadata)),
-        #{metadata_map_size := 5_000} = ?O:state_size_info(S3),
-        ok = ?O:cleanup_state(S2)
-    end),
-    %% Long chains and many small parts, gone with their process.
-    alone(fun() ->
-        Chain = lists:foldl(fun(N, B) -> ?O:share([N | B]) end, 0, lists:seq(1, 50_000)),
-        Funs = [fun() -> N end || N <- lists:seq(1, 20_000)],
-        State = ?O:from_map(#{id => <<>>, chain => Chain, funs => Funs}),
-        ?assert(is_reference(State))
-    end),
-    _ = ?O:decompress_state(<<1, 0, 0, 0:16, 1:64, 65_535:16>>),
-    lists:foreach(fun erlang:garbage_collect/1, Small),
-    timer:sleep(500).
-
-reports(Reports) ->
-    receive
-        {monitor, _, long_schedule, Info} -> reports([Info | Reports]);
-        {tell, To} -> To ! {reports, Reports}
-    end.
-
-in_nif(Info) ->
-    lists:any(
-        fun
-            ({_, {erlmcp_memory_nif, _, _}}) -> true;
-            (_) -> false
-        end,
-        Info
-    ).
-
 %% What a normal scheduler does of a large job: it has a dirty one do it.
 large_jobs_are_left_to_dirty_schedulers(_Config) ->
     Small = ?O:create_optimized_state(<<"s">>),
@@ -362,16 +281,6 @@ most(Figures) ->
 
 call(Function, Args) ->
     erlmcp_memory_lane_help:call(Function, Args).
-
-small_calls() ->
-    S1 = ?O:update_state_field(?O:create_optimized_state(<<"small">>), metadata, #{a => 1}),
-    S2 = ?O:update_state_field(S1, [metadata, b], make_ref()),
-    1 = ?O:get_state_field(S2, [metadata, a]),
-    Ref = ?O:share({small, erlang:unique_integer()}),
-    {small, _} = ?O:shared(Ref),
-    S3 = ?O:decompress_state(?O:compress_state(S2)),
-    2 = maps:get(metadata_map_size, ?O:state_size_info(S3)),
-    small_calls().
 
 %%% The node
 

@@ -40,7 +40,7 @@ pub enum Consumer {
     Caller,
 }
 
-/// Open collections a shard holds at the most. Only as many can be truly open as there are
+/// Open collections a shard holds at most. Only as many can be truly open as there are
 /// scheduler threads; the rest are collections whose end was never reported.
 const MAX_OPEN: usize = 64;
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Samples a ring keeps at the most, whatever it is asked for: a million of them are 104 MB, and
+/// Samples a ring keeps at most, whatever it is asked for: a million of them are 104 MB, and
 /// at the default interval eight weeks.
 pub const MAX_KEEP: usize = 1_000_000;
 
@@ -284,7 +284,10 @@ mod tests {
 
         /// Items given up between two steps are passed over; none comes twice.
         #[test]
-        fn reading_in_steps_survives_pushes(keep in 1usize..40, rounds in prop::collection::vec((0u64..30, 1usize..30), 1..30)) {
+        fn reading_in_steps_survives_pushes(
+            keep in 1usize..40,
+            rounds in prop::collection::vec((0u64..30, 1usize..30), 1..30),
+        ) {
             let mut ring = Ring::new(keep);
             let (mut out, mut from, mut next) = (Vec::new(), 0, 0u64);
             for (pushes, step) in rounds {

@@ -14,7 +14,7 @@
 //!
 //! A hundred thousand states may hold the same content, and each update of a state makes a further
 //! owner. One count for all of them would be the limit of every scheduler that moves it. A
-//! [`Holder`] is therefore counted in the [`Home`] of the thread that made it, and cloned into that
+//! [`Holder`] is therefore counted in the `Home` of the thread that made it, and cloned into that
 //! of the thread that clones it.
 
 use crate::packed::{Anchor, Packed};
@@ -75,12 +75,15 @@ pub struct Shared<A: Anchor, H: Host> {
     /// The home of the first thread that held it.
     first: Mutex<Weak<Home<A, H>>>,
     /// The homes of all threads, once there are many owners.
-    homes: OnceLock<Box<[Mutex<Weak<Home<A, H>>>; SHARDS]>>,
+    homes: OnceLock<Box<Homes<A, H>>>,
     /// Homes that exist.
     held: AtomicUsize,
     /// The host's.
     pub host: H,
 }
+
+/// The home in each shard of threads.
+type Homes<A, H> = [Mutex<Weak<Home<A, H>>>; SHARDS];
 
 /// Where owners of a content are counted, near the thread that makes most of them.
 #[derive(Debug)]
@@ -187,7 +190,7 @@ impl<A: Anchor, H: Host> Shared<A, H> {
     /// Bytes of memory behind it, without what it shares in turn.
     pub fn heap_bytes(&self) -> usize {
         let homes = match self.homes.get() {
-            Some(_) => crate::heap::block(size_of::<[Mutex<Weak<Home<A, H>>>; SHARDS]>()),
+            Some(_) => crate::heap::block(size_of::<Homes<A, H>>()),
             None => 0,
         };
         crate::heap::arc::<Self>()

@@ -29,9 +29,9 @@ pub struct State<A> {
 /// Why a state could not be made or changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldError {
-    /// The id is no binary.
+    /// The id is not a binary.
     Id,
-    /// The time of creation is no integer.
+    /// The time of creation is not an integer.
     CreatedAt,
     /// The field must be a map.
     NotAMap,

@@ -30,6 +30,7 @@ impl Script<'_> {
 #[derive(Clone, Copy)]
 struct Place {
     depth: usize,
+    /// In a key, or in what is shared: there both zeros are one.
     in_key: bool,
 }
 
@@ -227,7 +228,7 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
         }
         _ if place.depth == 0 => to.nil(),
         12 => {
-            let (id, kept) = share(packed(script, place.below()));
+            let (id, kept) = share(packed(script, place.key()));
             to.share(id, kept);
         }
         13 | 14 => {

@@ -45,10 +45,10 @@ pub fn live_bytes() -> u64 {
     sum.max(0) as u64
 }
 
-// SAFETY: a block of a plain layout comes from enif_alloc or enif_realloc and goes to enif_realloc or
-// enif_free, any other comes from EnifAllocator and goes back to it with its layout; the caller
-// promises that a block always comes with the layout that it has. The counting touches atomics and a
-// thread local without destructor only, so it never allocates.
+// SAFETY: a block of a plain layout comes from enif_alloc or enif_realloc and goes to enif_realloc
+// or enif_free; any other comes from EnifAllocator and goes back to it with its layout. The caller
+// promises that a block always comes with the layout that it has. The counting touches atomics and
+// a thread local without destructor only, so it never allocates.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let block = if is_plain(layout) {

@@ -162,7 +162,8 @@ fn next<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy
         Found::More => Ok(more().encode(env)),
         Found::Unfinished => Err(Busy),
         Found::Frame(bytes) if bytes > budget => Err(Busy),
-        // A copy, so that it stays as it is whatever happens to the buffer, and keeps no block alive.
+        // A copy, so that it stays as it is whatever happens to the buffer, and keeps no block
+        // alive.
         Found::Frame(_) => Ok(match buffer.take(|frame| reply::binary(env, frame)) {
             Some(frame) => (ok(), frame).encode(env),
             None => more().encode(env),

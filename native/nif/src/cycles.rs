@@ -2,16 +2,17 @@
 //!
 //! A pooled state is the one value that changes after others refer to it, so every cycle of owners
 //! leads through one. Counting owners does not free a cycle. So, when a pooled state that a value
-//! refers to loses an owner and has others, the reaper looks at what leads back to it: everything
-//! that it reaches is counted by the owners that are found on the way (trial deletion, in the manner
-//! of Bacon and Rajan, "Concurrent Cycle Collection in Reference Counted Systems", 2001). What has
-//! no more owners than these, and is not reached by anything that has, is garbage; its pooled states
+//! refers to loses an owner and has others, the reaper looks at what leads back to it: of all that
+//! it reaches, the owners that are found on the way are counted (trial deletion, in the manner of
+//! Bacon and Rajan, "Concurrent Cycle Collection in Reference Counted Systems", 2001). What has no
+//! more owners than these, and is not reached by anything that has, is garbage; its pooled states
 //! give up what they hold, and the rest follows by itself.
 //!
-//! While owners are counted, the pooled states on the way are locked, so that nobody comes by one of
-//! them, and nobody is given a new reference to one. What lies between them never changes, and who has a part of it can come by what that part
-//! reaches and nothing else. So the parts are counted from above to below, and an owner that moves
-//! down meanwhile is met below.
+//! While owners are counted, the pooled states on the way are locked, so that nobody comes by one
+//! of them, and nobody is given a new reference to one. What lies between them never changes, and
+//! whoever has a part of it can come by what that part reaches and nothing else. So the parts are
+//! counted from above to below, and an owner that moves down meanwhile is met below. Where a pooled
+//! state is in use, nothing is freed; [`sweep`] comes back to it.
 
 use crate::connection::ConnectionState;
 use crate::pool::{Cell, Held};
@@ -224,7 +225,7 @@ impl Graph {
         }
         let mut alive = vec![false; self.entries.len()];
         let mut rest = Vec::new();
-        for index in self.from_above() {
+        for index in self.top_down() {
             let entry = &self.entries[index];
             if entry.node.owners() > entry.found {
                 rest.push(index);
@@ -243,7 +244,7 @@ impl Graph {
     }
 
     /// All entries, each after those that own it, but for what pooled states own.
-    fn from_above(&self) -> Vec<usize> {
+    fn top_down(&self) -> Vec<usize> {
         let mut order = Vec::with_capacity(self.entries.len());
         let mut visited = vec![false; self.entries.len()];
         for root in 0..self.entries.len() {

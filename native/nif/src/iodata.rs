@@ -44,8 +44,8 @@ impl<'a> IoData<'a> {
     pub fn of(data: Term<'a>, lane: Lane) -> Result<Self, IoDataError> {
         let mut found = IoData::default();
         let mut terms = 0;
-        // Rests of lists whose first part is being walked. Each is a cell of its own of the caller's
-        // list, so this is never larger than the caller's own memory.
+        // Rests of lists whose first part is being walked. Each is a cell of its own of the
+        // caller's list, so this is never larger than the caller's own memory.
         let mut rests = Vec::new();
         let mut current = data;
         loop {

@@ -5,18 +5,18 @@ use rustler::sys::{ErlNifTerm, enif_make_badarg, enif_raise_exception};
 use rustler::{Env, Term};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Bytes that a call on a normal scheduler copies, packs or searches at the most.
+/// Bytes that a call on a normal scheduler copies, packs or searches at most.
 pub const FAST_BYTES: usize = 64 * 1024;
 
 /// Bytes that a call on a normal scheduler does nothing else with but copy or search them: some 30
 /// microseconds of work.
 pub const FAST_COPY: usize = 256 * 1024;
 
-/// Terms that a call on a normal scheduler visits at the most: some 50 microseconds of work.
+/// Terms that a call on a normal scheduler visits at most: some 50 microseconds of work.
 pub const FAST_TERMS: usize = 2_000;
 
-/// Entries that a call on a normal scheduler puts into a map that has others: each may have to write
-/// a page of its own.
+/// Entries that a call on a normal scheduler puts into a map that has others: each may have to
+/// write a page of its own.
 pub const FAST_ENTRIES: usize = 128;
 
 /// Which kind of scheduler a call runs on. On the fast lane it does a bounded piece of work or
@@ -30,8 +30,9 @@ pub enum Lane {
 }
 
 impl Lane {
-    /// Refuses on the fast lane to look at a binary of so many bytes: the VM copies one that does not
-    /// begin at a byte before it shows it, and the interface cannot be asked for its size.
+    /// Refuses on the fast lane to look at a binary of this size, if it is large: the VM copies one
+    /// that does not begin at a byte before it shows it, and the interface cannot be asked for its
+    /// size.
     pub fn admit(self, bytes: Term<'_>) -> Result<(), Busy> {
         match (self, bytes.decode::<usize>()) {
             (Lane::Dirty, _) | (Lane::Fast, Ok(..=FAST_COPY)) => Ok(()),
@@ -78,7 +79,7 @@ impl Budget {
         self.left <= FAST_TERMS
     }
 
-    /// Takes a unit for one term and what copying so many bytes takes.
+    /// Takes a unit for one term, and those for copying this number of bytes.
     #[inline]
     pub fn spend(&mut self, bytes: usize) -> Result<(), Busy> {
         let units = 1 + bytes / Self::BYTES;

@@ -1,10 +1,11 @@
 //! The NIF library of `erlmcp_memory`: it decodes Erlang terms, calls `erlmcp-memory-core`, and
-//! encodes the answers. No algorithm lives here.
+//! encodes the results. No algorithm lives here.
 
 mod alloc;
 mod buffer;
 mod connection;
 mod cycles;
+mod garbage;
 mod histogram;
 mod iodata;
 mod lane;

@@ -5,7 +5,7 @@ use crate::connection::ConnectionState;
 use crate::cycles::{self, Suspect};
 use crate::lane::{Busy, FAST_BYTES, FAST_ENTRIES, Lane};
 use crate::terms::{Anchor, Known, with_packed};
-use crate::{nif, reply, resource};
+use crate::{garbage, nif, reply, resource};
 use erlmcp_memory_core::map;
 use erlmcp_memory_core::packed::Links;
 use erlmcp_memory_core::pool::{Lease, Pool};
@@ -241,14 +241,15 @@ fn acquire<'a>(
     let acquired = with_packed(map, opened, lane, |entries| {
         let mut state = STATES.acquire();
         state.modify(|state| state.merge(entries));
-        state
+        (state, entries.bytes.len())
     });
-    let state = match acquired {
-        Ok(state) => state,
+    let (state, bytes) = match acquired {
+        Ok(acquired) => acquired,
         Err(why) => return reply::not_packed(env, 1, why),
     };
     let handle = StateHandle(Mutex::new(Holding::Own(Some(state))));
-    Ok((ok(), resource::make(env, handle)).encode(env))
+    let result = (ok(), resource::make(env, handle)).encode(env);
+    Ok(garbage::made(env, result, bytes))
 }
 
 // `{ok, Ref}`, `{error, not_started}`, `not_a_map`, or what could not be packed.

@@ -29,10 +29,10 @@ mod atoms {
     }
 }
 
-/// Samples that a NIF on a normal scheduler encodes at the most.
+/// Samples that a NIF on a normal scheduler encodes at most.
 const FEW_SAMPLES: usize = 500;
 
-/// Points whose trend a NIF on a normal scheduler takes at the most: it grows with their square.
+/// Points whose trend a NIF on a normal scheduler takes at most: it grows with their square.
 const FEW_POINTS: usize = 100;
 
 /// Samples copied out of the ring at a time, so that a long reading holds the lock only briefly.

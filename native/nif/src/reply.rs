@@ -1,4 +1,4 @@
-//! What every NIF answers with besides its result.
+//! What NIFs return besides their results.
 
 use crate::lane::Busy;
 use crate::terms::PackError;
@@ -9,6 +9,7 @@ mod atoms {
     rustler::atoms! {
         badarg,
         closed,
+        collect,
         none,
         ok,
         too_large,
@@ -47,7 +48,12 @@ pub fn closed<'a>(env: Env<'a>, terms: Vec<Term<'a>>) -> Term<'a> {
     (atoms::closed(), terms).encode(env)
 }
 
-/// The answer to a term that could not be packed, given as this argument.
+/// `{collect, Result}`: the caller's garbage is to be collected.
+pub fn collect<'a>(env: Env<'a>, result: Term<'a>) -> Term<'a> {
+    (atoms::collect(), result).encode(env)
+}
+
+/// What is returned for a term that could not be packed, given as this argument.
 pub fn not_packed<'a>(env: Env<'a>, position: u32, error: PackError<'a>) -> Result<Term<'a>, Busy> {
     Ok(match error {
         PackError::Closed(terms) => closed(env, terms),

@@ -10,8 +10,8 @@
 use crate::cycles::{self, Suspect};
 use crate::lane::{Busy, Lane};
 use crate::resource::ResourceRef;
-use crate::terms::{Anchor, Copied, Known, PackError, Path, Search, Source, pack, unpack};
-use crate::{nif, reaper, reply, resource};
+use crate::terms::{Anchor, Copied, Known, PackError, Path, Search, Source, pack_content, unpack};
+use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::packed::{Links, Packed};
 use erlmcp_memory_core::shared::{self, Content, Host, Store};
 use erlmcp_memory_core::threads::{SHARDS, thread_shard};
@@ -20,7 +20,7 @@ use rustler::{Env, Term};
 use std::collections::HashSet;
 use std::mem::ManuallyDrop;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 
 /// A content with what this crate keeps beside it.
@@ -39,6 +39,8 @@ pub struct Slot {
     /// The object it refers to, kept while states and contents hold the content, so that reading
     /// the reference out of one of these makes no new object.
     kept: Mutex<Option<ResourceRef<Share>>>,
+    /// Whether there is one, for a look without the lock.
+    is_kept: AtomicBool,
     /// Whether the content leads to a pooled state.
     cyclic: OnceLock<bool>,
     readers: OnceLock<Box<[OnceLock<Box<Reader>>; SHARDS]>>,
@@ -57,6 +59,7 @@ impl Host for Slot {
             0 => kept.take(),
             _ => None,
         };
+        self.is_kept.store(kept.is_some(), Ordering::Relaxed);
         // Let go after the lock: it may be the last owner of the content, and of this slot.
         drop(kept);
         if object.is_some() {
@@ -232,6 +235,7 @@ impl ShareLink {
             return shared.host.known.find_or(env, new).to_term(env);
         }
         let mut kept = shared.host.kept.lock();
+        shared.host.is_kept.store(true, Ordering::Relaxed);
         kept.get_or_insert_with(|| shared.host.known.find_or(env, new))
             .to_term(env)
     }
@@ -241,11 +245,12 @@ impl ShareLink {
 pub fn link(term: Term<'_>) -> Option<ShareLink> {
     let shared = resource::get::<Share>(term)?.0.as_ref()?;
     let link = ShareLink::new(shared);
-    if !shared.host.is_cyclic() {
+    if !shared.host.is_cyclic() && !shared.host.is_kept.load(Ordering::Relaxed) {
         let mut kept = shared.host.kept.lock();
         if kept.is_none() {
             *kept = ResourceRef::from_term(term);
         }
+        shared.host.is_kept.store(true, Ordering::Relaxed);
     }
     Some(link)
 }
@@ -359,9 +364,12 @@ nif!(find => share_find(reference, path, opened));
 const SHARED_AT_ONCE: usize = 8 << 10;
 
 fn share<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
-    match pack(term, opened, lane) {
+    match pack_content(term, opened, lane) {
         Ok(packed) if lane == Lane::Fast && packed.bytes().len() > SHARED_AT_ONCE => Err(Busy),
-        Ok(packed) => Ok(reference(env, &intern(packed))),
+        Ok(packed) => {
+            let bytes = packed.bytes().len();
+            Ok(garbage::made(env, reference(env, &intern(packed)), bytes))
+        }
         Err(error) => reply::not_packed(env, 1, error),
     }
 }

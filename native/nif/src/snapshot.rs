@@ -4,18 +4,19 @@ use crate::lane::{Budget, Busy, Lane};
 use crate::share::{self, ShareLink};
 use crate::state::{names, state_from, to_term, with_state};
 use crate::terms::{
-    Anchor, Keeper, LocalReferences, atom_name, existing_atom, float_key, from_external,
-    from_external_safe, from_word, pack, pack_flat, to_external, unknown_node, word,
+    Anchor, Keeper, LocalReferences, atom_name, existing_atom, float_key, from_external_safe,
+    from_word, pack, pack_flat, to_external, unknown_node, word,
 };
-use crate::{nif, reply};
+use crate::{garbage, nif, reply};
 use erlmcp_memory_core::etf;
 use erlmcp_memory_core::packed::{Item, Packed, View, Writer};
 use erlmcp_memory_core::snapshot::{
     self, Export, Import, RAW_LIMIT, Snapshot, SnapshotError, V1, claimed_bytes, encode, export,
 };
 use erlmcp_memory_core::state::State;
+use parking_lot::Mutex;
 use rustler::{Binary, Encoder, Env, OwnedEnv, Term};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeSet;
 
 mod atoms {
     rustler::atoms! {
@@ -94,7 +95,7 @@ fn decompress<'a>(env: Env<'a>, term: Term<'a>, lane: Lane) -> Result<Term<'a>, 
     }
     match snapshot::decode(&bytes, &mut Host::new(env, lane)) {
         Ok(Snapshot::V1(v1)) => from_v1(env, &v1),
-        Ok(Snapshot::V2(state)) => Ok(to_term(env, state)),
+        Ok(Snapshot::V2(state)) => Ok(garbage::made(env, to_term(env, state), read)),
         Err(error) => failed(env, error),
     }
 }
@@ -180,11 +181,21 @@ impl<'a> Host<'a> {
 const SHARE_COST: usize = 2_000;
 const EXTERNAL_COST: usize = 1_000;
 
-/// Functions that snapshots may name and that no code of the node has named before. The VM keeps
-/// an entry for each as long as it runs, in a table that has an end.
+/// Functions that snapshots may name and that the node has not loaded. The VM keeps an entry for
+/// each as long as it runs, in a table that has an end.
 const UNKNOWN_FUNCTIONS: usize = 1 << 14;
 
-static FUNCTIONS: AtomicUsize = AtomicUsize::new(0);
+/// Those that were named: the words of module and function, and the arity.
+static FUNCTIONS: Mutex<BTreeSet<(u64, u64, u8)>> = Mutex::new(BTreeSet::new());
+
+/// Notes a function that is not loaded; `false` where there were too many.
+fn is_noted(function: (u64, u64, u8)) -> bool {
+    let mut functions = FUNCTIONS.lock();
+    if functions.len() < UNKNOWN_FUNCTIONS {
+        functions.insert(function);
+    }
+    functions.contains(&function)
+}
 
 impl Export for Host<'_> {
     type Anchor = Anchor;
@@ -249,21 +260,16 @@ impl Import for Host<'_> {
 
     fn export(&mut self, module: u64, function: u64, arity: u8) -> Result<(), SnapshotError> {
         self.spend(EXTERNAL_COST)?;
+        let words = (module, function, arity);
         let (module, function) = (from_word(self.env, module), from_word(self.env, function));
         OwnedEnv::new().run(|own| {
             let parts = (module.in_env(own), function.in_env(own), arity).encode(own);
             let parts = to_external(parts);
             let external = etf::tuple_elements(&parts).map(etf::export);
             let external = external.ok_or(SnapshotError::Corrupt)?;
-            if from_external_safe(own, &external).is_some() {
+            if from_external_safe(own, &external).is_some() || is_noted(words) {
                 return Ok(());
             }
-            if FUNCTIONS.fetch_add(1, Ordering::Relaxed) < UNKNOWN_FUNCTIONS
-                && from_external(own, &external).is_some()
-            {
-                return Ok(());
-            }
-            FUNCTIONS.fetch_sub(1, Ordering::Relaxed);
             let name = |term| atom_name(term).unwrap_or_default();
             let name = format!("{}:{}/{arity}", name(module), name(function));
             Err(SnapshotError::UnknownAtom(name.into()))

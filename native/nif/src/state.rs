@@ -4,7 +4,7 @@ use crate::cycles::{self, Suspect};
 use crate::lane::{Busy, FAST_ENTRIES, Lane};
 use crate::share::SharedBytes;
 use crate::terms::{Anchor, Known, Path, Source, pack, unpack, with_packed, word};
-use crate::{nif, reaper, reply, resource};
+use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::map::{self, EditError};
 use erlmcp_memory_core::packed::{Item, Packed, Writer, item};
@@ -326,12 +326,13 @@ fn update<'a>(
     };
     // Packed before the state is locked: it may be its own value.
     let updated = with_packed(value, opened, lane, |value| {
+        let bytes = value.bytes.len();
         with_state(env, state, lane, |state| {
             if lane == Lane::Fast && map::len_of(value).is_some_and(|len| len > FAST_ENTRIES) {
                 return Err(Busy);
             }
             Ok(match path.with(|path| state.update(names(), path, value)) {
-                Ok(state) => to_term(env, state),
+                Ok(state) => garbage::made(env, to_term(env, state), bytes),
                 Err(error) => refused(env, error, 2, 3),
             })
         })
@@ -398,8 +399,9 @@ fn from_fields<'a>(
         Ok(packed) => packed,
         Err(error) => return reply::not_packed(env, 1, error),
     };
+    let bytes = packed.bytes().len();
     Ok(match state_from(packed) {
-        Ok(state) => to_term(env, state),
+        Ok(state) => garbage::made(env, to_term(env, state), bytes),
         Err(text) => reply::badarg(env, 1, text),
     })
 }

@@ -137,7 +137,7 @@ impl<'p> MessageBuffer<'p> {
         }
     }
 
-    /// Looks for the next frame, through `budget` bytes at the most.
+    /// Looks for the next frame, through at most `budget` bytes.
     pub fn find(&mut self, budget: usize) -> Found {
         if self.newline.is_none() {
             let bytes = self.storage.bytes();

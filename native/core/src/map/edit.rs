@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// Why a path could not be followed to be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EditError {
-    /// A value on the way, under the key of this index, is no map.
+    /// A value on the way, under the key of this index, is not a map.
     NotAMap(usize),
     /// The path has no key, or more than [`MAX_PATH`].
     PathLength,
@@ -57,7 +57,7 @@ fn insert<'a, A: Anchor>(
     }
 }
 
-/// A map without a key; nothing if it has no such key. A trie that became small enough lies in
+/// A map without a key; `None` if it has no such key. A trie that became small enough lies in
 /// line again.
 fn remove<A: Anchor>(
     map: View<'_, A>,
@@ -170,7 +170,7 @@ impl<A: Anchor> Map<A> {
         put_stored(self, path, merged)
     }
 
-    /// This map without what a path leads to; nothing if the path leads nowhere.
+    /// This map without what a path leads to; `None` if the path leads nowhere.
     pub fn remove(&self, path: &[View<'_, A>]) -> Option<Self> {
         delete(self.view(), Scope::Own, path, PAGE).map(|root| Map { root })
     }

@@ -44,7 +44,7 @@ impl<A: Anchor> Default for Map<A> {
 }
 
 impl<A: Anchor> Map<A> {
-    /// The map that this packed value is; nothing if it is no map.
+    /// The map that this packed value is; `None` if it is not a map.
     pub fn from_packed(value: Packed<A>) -> Option<Self> {
         Page::of(value.bytes())?;
         let root = if value.bytes().len() <= PAGE {
@@ -91,7 +91,7 @@ impl<A: Anchor> Map<A> {
     }
 }
 
-/// The number of entries of a map inside a map; nothing if the value is no map.
+/// The number of entries of a map inside a map; `None` if the value is not a map.
 pub fn len_of<A: Anchor>(value: View<'_, A>) -> Option<usize> {
     edit::len(value)
 }

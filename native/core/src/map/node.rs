@@ -2,7 +2,7 @@
 
 use super::{INLINE, MAX_PATH, PAGE};
 use crate::heap;
-use crate::packed::{Anchor, Item, Link, Links, Packed, Page, Target, View, Writer, item};
+use crate::packed::{Anchor, Item, LinkVec, Links, Packed, Page, Target, View, Writer, item};
 use smallvec::SmallVec;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
@@ -103,7 +103,7 @@ pub(super) fn pairs<'a, A: Anchor>(
 fn pack<'a, A: Anchor>(entries: impl Iterator<Item = Pair<'a, A>> + Clone) -> Packed<A> {
     let parts = entries.clone().map(|(key, value)| (key.bytes, value.bytes));
     let bytes = Page::build(parts);
-    let mut links = Vec::new();
+    let mut links = LinkVec::new();
     for part in entries.flat_map(|(key, value)| [key, value]) {
         if !part.links.is_empty() {
             links.extend(part.own_links());
@@ -288,7 +288,7 @@ impl<A: Anchor> Node<A> {
         }
     }
 
-    /// This node without a key; nothing if it has no such key.
+    /// This node without a key; `None` if it has no such key.
     pub(super) fn without(&self, key: &[u8]) -> Option<Arc<Self>> {
         self.without_at(hash(key), 0, key)
     }
@@ -362,9 +362,17 @@ impl Scope {
     fn links<A: Anchor>(self, map: View<'_, A>) -> Links<A> {
         match self {
             Scope::Own => map.links.clone(),
-            Scope::Whole if map.has_links() => Links::from_unsorted(map.own_links()),
-            Scope::Whole => Links::None,
+            Scope::Whole => own_links(map),
         }
+    }
+}
+
+/// The links that occur in a part of a value.
+fn own_links<A: Anchor>(part: View<'_, A>) -> Links<A> {
+    match part.links {
+        _ if !part.has_links() => Links::None,
+        Links::One(_) => part.links.clone(),
+        _ => Links::from_unsorted(part.own_links()),
     }
 }
 
@@ -401,16 +409,9 @@ fn with_entry<A: Anchor>(
             Links::from_unsorted(links)
         }
     };
-    let of = |part: View<'_, A>| match part.links {
-        Links::One(_) => part.links.clone(),
-        _ => Links::from_unsorted(part.own_links()),
-    };
-    let mut links = kept;
+    let mut links = kept.and(own_links(value));
     if new_key_has_links {
-        links = links.and(of(key));
-    }
-    if value.has_links() {
-        links = links.and(of(value));
+        links = links.and(own_links(key));
     }
     Packed::new(bytes, links)
 }
@@ -471,7 +472,7 @@ pub(super) fn without_entry<A: Anchor>(
 }
 
 /// Takes the links of a part out of the links of the whole.
-fn cut<A: Anchor>(links: &mut Vec<Link<A>>, part: View<'_, A>) {
+fn cut<A: Anchor>(links: &mut LinkVec<A>, part: View<'_, A>) {
     let mut ids: Vec<_> = part.own_links().into_iter().map(|(id, _)| id).collect();
     if ids.is_empty() {
         return;

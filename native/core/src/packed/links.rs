@@ -3,6 +3,7 @@
 use super::{Anchor, Packed};
 use crate::heap;
 use crate::map::Node;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// What a link leads to.
@@ -40,26 +41,24 @@ impl<A: Anchor> Clone for Target<A> {
 /// A link: the id that stands in the bytes, and where it leads.
 pub type Link<A> = (u64, Target<A>);
 
+/// Links in any order. One takes no memory of its own.
+pub(crate) type LinkVec<A> = SmallVec<[Link<A>; 1]>;
+
 /// The links of a value, one an occurrence in its bytes, sorted by id.
 ///
 /// One link, which is what most states have, takes no memory of its own. More are one block that
 /// the versions of a value have in common: a version whose links are those of the one before costs
 /// no link a count.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Links<A> {
     /// No link.
+    #[default]
     None,
     /// One link.
     One(Link<A>),
     /// Two or more, and the bytes of memory behind them: they may be many thousands, and their sum
     /// is asked for whenever a value that has them is freed.
     Many(Arc<[Link<A>]>, usize),
-}
-
-impl<A> Default for Links<A> {
-    fn default() -> Self {
-        Links::None
-    }
 }
 
 impl<A: Anchor> Clone for Links<A> {
@@ -74,16 +73,16 @@ impl<A: Anchor> Clone for Links<A> {
 
 impl<A: Anchor> Links<A> {
     /// Links in any order.
-    pub(crate) fn from_unsorted(mut links: Vec<Link<A>>) -> Self {
+    pub(crate) fn from_unsorted(mut links: LinkVec<A>) -> Self {
         match links.len() {
             0 => Links::None,
             1 => links.pop().map_or(Links::None, Links::One),
             _ => {
                 links.sort_by_key(|(id, _)| *id);
-                let block = 2 * size_of::<usize>() + size_of_val(&*links);
+                let block = 2 * size_of::<usize>() + size_of_val(links.as_slice());
                 let behind = links.iter().map(|(_, target)| target.heap_bytes());
                 let heap = heap::block(block) + behind.sum::<usize>();
-                Links::Many(links.into(), heap)
+                Links::Many(links.into_vec().into(), heap)
             }
         }
     }

@@ -22,6 +22,7 @@ mod reader;
 mod rewrite;
 mod writer;
 
+pub(crate) use links::LinkVec;
 pub use links::{Link, Links, Target};
 pub use page::{Entries, Page};
 pub use reader::{Item, ReadError, View, item, skip};

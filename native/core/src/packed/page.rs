@@ -10,7 +10,7 @@ pub struct Page<'a> {
     body: &'a [u8],
 }
 
-/// The width of the numbers of a map whose body has so many bytes. (A body never has fewer bytes
+/// The width of the numbers of a map with a body of this length. (A body never has fewer bytes
 /// than entries, so this holds for the count too.)
 pub(super) fn width_for(body: usize) -> usize {
     match body {
@@ -71,7 +71,7 @@ impl<'a> Page<'a> {
         self.body
     }
 
-    /// The bytes of a map with so many entries whose keys and values have so many bytes together.
+    /// The bytes of a map with this number of entries, of which keys and values take `body` bytes.
     pub fn size(count: usize, body: usize) -> usize {
         1 + (2 + count) * width_for(body) + body
     }
@@ -124,7 +124,7 @@ impl<'a> Page<'a> {
         self.splice(index, replaced, &[key, value])
     }
 
-    /// The bytes of this map without this key; nothing if it has no such key.
+    /// The bytes of this map without this key; `None` if it has no such key.
     pub fn without(&self, key: &[u8]) -> Option<Box<[u8]>> {
         let index = self.position(key).ok()?;
         Some(self.splice(index, 1, &[]))

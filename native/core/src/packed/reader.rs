@@ -2,7 +2,9 @@
 //! format is a [`ReadError`], never a panic.
 
 use super::writer::{Scalar, write_varint};
-use super::{Anchor, EXPORT_VALUES, FUN_HEAD, Link, Links, Packed, Page, RECORD_HEAD, Target, tag};
+use super::{
+    Anchor, EXPORT_VALUES, FUN_HEAD, LinkVec, Links, Packed, Page, RECORD_HEAD, Target, tag,
+};
 
 /// The bytes do not follow the packed format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -266,8 +268,8 @@ impl<'a, A: Anchor> View<'a, A> {
     }
 
     /// The links that occur in these bytes, one an occurrence.
-    pub(crate) fn own_links(self) -> Vec<Link<A>> {
-        let mut own = Vec::new();
+    pub(crate) fn own_links(self) -> LinkVec<A> {
+        let mut own = LinkVec::new();
         if !self.links.is_empty() {
             let _ = each_link(self.bytes, &mut |id| {
                 if let Some(target) = self.links.get(id) {

@@ -1,14 +1,14 @@
 //! Writing packed bytes.
 
 use super::page::{map_tag, width_for};
-use super::{Anchor, Item, Link, Links, Packed, ReadError, Target, tag};
+use super::{Anchor, Item, LinkVec, Links, Packed, ReadError, Target, tag};
 
 /// Writes one value, item after item, in the order of [`super::Item`]: the head of a list or a
 /// tuple, then its elements. Maps go through [`Writer::begin_map`].
 #[derive(Debug)]
 pub struct Writer<A> {
     scratch: Scratch,
-    links: Vec<Link<A>>,
+    links: LinkVec<A>,
     /// Bytes of keys that were moved so far.
     moved: usize,
 }
@@ -115,7 +115,7 @@ impl<A> Default for Writer<A> {
     fn default() -> Self {
         Writer {
             scratch: Scratch::default(),
-            links: Vec::new(),
+            links: LinkVec::new(),
             moved: 0,
         }
     }
@@ -137,7 +137,7 @@ impl<A: Anchor> Writer<A> {
         scratch.entries.clear();
         Writer {
             scratch,
-            links: Vec::new(),
+            links: LinkVec::new(),
             moved: 0,
         }
     }

@@ -176,7 +176,7 @@ impl<T: Recycle> Pool<T> {
         self.pool_size.load(Ordering::Relaxed)
     }
 
-    /// Idle objects that the pool keeps at the most.
+    /// Idle objects that the pool keeps at most.
     pub fn max_pool_size(&self) -> usize {
         self.max_pool_size.load(Ordering::Relaxed)
     }

@@ -6,7 +6,7 @@ use crate::sync::Ordering;
 /// Objects moved under one lock: the lock is free again after microseconds.
 const CHUNK: usize = 256;
 
-/// Objects that one trimming step frees at the most.
+/// Objects that one trimming step frees at most.
 const TRIM_STEP: usize = 65_536;
 
 impl<T: Recycle> Pool<T> {
@@ -16,7 +16,7 @@ impl<T: Recycle> Pool<T> {
         self.pool_size.store(pool_size, Ordering::Relaxed);
     }
 
-    /// Sets how many idle objects are kept at the most. Objects that come back from now on meet
+    /// Sets how many idle objects are kept at most. Objects that come back from now on meet
     /// the new bound; what is idle over it is freed by [`shed_step`](Self::shed_step).
     pub fn set_max_pool_size(&self, max_pool_size: usize) {
         let _dealing = self.dealing.lock();

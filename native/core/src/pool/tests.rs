@@ -240,7 +240,8 @@ proptest! {
             prop_assert_eq!((stats.reused, stats.created), (reused, created));
             let live: usize = leases.iter().map(Lease::bytes).sum();
             prop_assert_eq!(stats.live_bytes, live as u64);
-            prop_assert!(stats.idle_bytes as usize <= available * (crate::heap::block(size_of::<Thing>()) + KEPT));
+            let each = crate::heap::block(size_of::<Thing>()) + KEPT;
+            prop_assert!(stats.idle_bytes as usize <= available * each);
             prop_assert!(stats.idle_bytes as usize >= available * size_of::<Thing>());
         }
     }

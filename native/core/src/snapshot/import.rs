@@ -19,7 +19,7 @@ pub trait Import {
     /// The word of an existing atom of this name, [`SnapshotError::UnknownAtom`] if there is none.
     /// Never makes a new one.
     fn atom(&mut self, name: &str) -> Result<u64, SnapshotError>;
-    /// A float as it stands in a key.
+    /// A float as it stands in a key or in a content.
     fn float_key(&mut self, float: f64) -> f64;
     /// Writes a term without parts that is in the external format (see [`etf::flat`]).
     fn external(
@@ -43,6 +43,8 @@ struct Importer<'i, I: Import> {
     atoms: Vec<u64>,
     shares: Vec<(u64, I::Anchor)>,
     references: usize,
+    /// Whether a content is read: equal ones must have equal bytes, as keys must.
+    in_share: bool,
 }
 
 pub(super) fn import<I: Import>(
@@ -63,12 +65,14 @@ pub(super) fn import<I: Import>(
         atoms: words,
         shares: Vec::new(),
         references: 0,
+        in_share: true,
     };
     for share in shares {
         let content = importer.whole(share)?;
         let shared = importer.host.share(content)?;
         importer.shares.push(shared);
     }
+    importer.in_share = false;
     let fields = importer.whole(fields)?;
     importer.host.fields(fields)
 }
@@ -164,7 +168,7 @@ impl<I: Import> Rewrite for Importer<'_, I> {
     ) -> Result<(), SnapshotError> {
         match leaf {
             Item::Float(value) if value.is_finite() => {
-                to.float(if in_key {
+                to.float(if in_key || self.in_share {
                     self.host.float_key(value)
                 } else {
                     value

@@ -3,7 +3,7 @@
 use super::Anchor;
 use super::anchor::ENVIRONMENT;
 use super::kind::{Kind, kind, list_cell};
-use super::opened::HEAP_BINARY;
+use super::opened::{HEAP_BINARY, is_small};
 use super::unpack::{Source, unpack};
 use crate::lane::Lane;
 use erlmcp_memory_core::map::MAX_PATH;
@@ -223,7 +223,7 @@ fn heap_words(term: Term<'_>, depth: usize, large: &mut impl FnMut(ErlNifTerm)) 
             }
             words += 5;
         }
-        Kind::Int(_) => words = 1,
+        Kind::Int(int) => words = if is_small(int) { 0 } else { 2 },
         Kind::Binary => {
             words = 4 + term.decode::<Binary>().map_or(0, |binary| {
                 binary.len().min(HEAP_BINARY) / size_of::<ErlNifTerm>()

@@ -275,7 +275,7 @@ fn is_leaf(term: Term<'_>) -> bool {
 }
 
 /// Whether the VM holds an integer in a word: 60 bits.
-fn is_small(int: i64) -> bool {
+pub fn is_small(int: i64) -> bool {
     (-(1 << 59)..1 << 59).contains(&int)
 }
 

@@ -59,6 +59,18 @@ pub fn pack<'a>(
     Ok(packer.finish()?.finish())
 }
 
+/// A term in the packed form that equal terms have equal, as [`pack`] writes keys.
+pub fn pack_content<'a>(
+    term: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Packed<Anchor>, PackError<'a>> {
+    let mut packer = Packer::new(opened, lane, Writer::new());
+    packer.open_keys = 1;
+    packer.whole(term)?;
+    Ok(packer.finish()?.finish())
+}
+
 thread_local! {
     /// What small values are packed into on their way into a state.
     static SCRATCH: Cell<Scratch> = Cell::default();

@@ -71,8 +71,7 @@ fn find<T: Resource>(env: Env<'_>, numbers: &[u8]) -> Option<ResourceRef<T>> {
 /// Writing the reference down also makes the VM able to find the object by its numbers.
 fn reference_numbers(env: Env<'_>, reference: Term<'_>) -> Option<Box<[u8]>> {
     let external = to_external(reference);
-    let numbers = LocalReferences::new(env).numbers(&external).map(Into::into);
-    numbers
+    LocalReferences::new(env).numbers(&external).map(Into::into)
 }
 
 /// Which bit of a reference's numbers says that it refers to a resource, if that was found out.
