@@ -275,9 +275,9 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
             names.iter().for_each(|_| write(script, place.below(), to));
         }
         _ => {
-            // Thousands at the root alone: a script may say this hundreds of times.
+            // Hundreds at the root alone: a script may say this often.
             let levels = match script.count(64) {
-                many if place.depth == DEPTH => many * 64,
+                many if place.depth == DEPTH => many * 8,
                 few => few,
             };
             let way = script.count(WAYS as u8);
