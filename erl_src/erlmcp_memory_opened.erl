@@ -16,18 +16,22 @@
 %% `{Record, record, Module, Name, IsExported, FieldNames, Values}', `{BitString, bits}' or
 %% `{Term, unknown}'.
 
+%% Funs in funs that are opened: more than the library takes.
+-define(MAX_ROUNDS, 1001).
+
 %% @doc Calls a NIF with these arguments and, between them, what is in the terms.
 -spec call(Function :: atom(), Before :: [term()], After :: [term()], Terms :: [term()]) ->
     term().
 call(Function, Before, After, Terms) ->
-    case opened(Terms, []) of
+    case opened(Terms, [], ?MAX_ROUNDS) of
         {ok, Opened} ->
             case apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]) of
                 {collect, Result} -> collect(Result);
                 Result -> Result
             end;
-        {badarg, _, _} = BadArg ->
-            BadArg
+        {badarg, _, Text} ->
+            %% What is opened is in the last of the terms, as a rule.
+            {badarg, length(Before), Text}
     end.
 
 %% Words of a heap of which a whole collection takes longer than what asks for it.
@@ -44,14 +48,17 @@ collect(Result) ->
     true = erlang:garbage_collect(self(), [{type, Type}]),
     Result.
 
--spec opened([term()], [opened()]) -> {ok, [opened()]} | erlmcp_memory_nif:badarg().
-opened([], Opened) ->
+-spec opened([term()], [opened()], non_neg_integer()) ->
+    {ok, [opened()]} | erlmcp_memory_nif:badarg().
+opened([], Opened, _Rounds) ->
     {ok, Opened};
-opened(Terms, Before) ->
+opened(_Terms, _Opened, 0) ->
+    {badarg, 1, <<"funs close over funs in more than 1,000 levels">>};
+opened(Terms, Before, Rounds) ->
     New = [open(Term) || Term <- Terms],
     Opened = New ++ Before,
     case erlmcp_memory_nif:terms_closed(New, Opened) of
-        {closed, Inside} -> opened(Inside, Opened);
+        {closed, Inside} -> opened(Inside, Opened, Rounds - 1);
         {badarg, _, _} = BadArg -> BadArg
     end.
 

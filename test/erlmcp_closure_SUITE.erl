@@ -22,12 +22,17 @@
     more_funs_than_a_snapshot_used_to_hold/1,
     parts_that_unfold_are_refused_before_they_do/1,
     parts_of_a_plain_state_are_counted_once/1,
+    funs_in_funs_are_bounded/1,
+    maps_that_are_keys_of_maps_are_bounded/1,
+    references_of_other_libraries_take_one_environment/1,
+    large_states_one_after_the_other_are_collected/1,
     deep_terms_in_every_call/1,
     deep_terms_are_keys/1,
     deep_terms_of_other_processes_are_one_share/1,
     records_come_back/1,
     records_are_keys/1,
-    records_are_shared_and_pooled/1
+    records_are_shared_and_pooled/1,
+    a_record_with_a_field_twice_is_corrupt/1
 ]).
 
 -define(O, erlmcp_connection_optimizer).
@@ -53,14 +58,23 @@ groups() ->
             large_binaries_in_funs_and_deep_terms,
             more_funs_than_a_snapshot_used_to_hold,
             parts_that_unfold_are_refused_before_they_do,
-            parts_of_a_plain_state_are_counted_once
+            parts_of_a_plain_state_are_counted_once,
+            funs_in_funs_are_bounded,
+            maps_that_are_keys_of_maps_are_bounded,
+            references_of_other_libraries_take_one_environment,
+            large_states_one_after_the_other_are_collected
         ]},
         {deep, [], [
             deep_terms_in_every_call,
             deep_terms_are_keys,
             deep_terms_of_other_processes_are_one_share
         ]},
-        {records, [], [records_come_back, records_are_keys, records_are_shared_and_pooled]}
+        {records, [], [
+            records_come_back,
+            records_are_keys,
+            records_are_shared_and_pooled,
+            a_record_with_a_field_twice_is_corrupt
+        ]}
     ].
 
 init_per_suite(Config) ->
@@ -335,8 +349,6 @@ parts_that_unfold_are_refused_before_they_do(_Config) ->
         fun() -> fun() -> Unfolding end end,
         #{fun() -> Unfolding end => 1},
         nested(28, fun(T) -> {T, T} end),
-        nested(28, fun(T) -> Pair = {T, T}, fun() -> Pair end end),
-        nested(100, fun(T) -> Pair = {T, T}, fun() -> Pair end end),
         nested(28, fun(T) -> #{a => T, b => T} end),
         nested(140, fun(leaf) -> Unfolding; (T) -> [T] end)
     ],
@@ -352,7 +364,11 @@ parts_that_unfold_are_refused_before_they_do(_Config) ->
         end
      || {N, Term} <- lists:zip(lists:seq(1, length(Terms)), Terms)
     ],
-    ?assertMatch(Peak when Peak < 1_100_000_000, peak(Watch)).
+    ?assertMatch(Peak when Peak < 1_100_000_000, peak(Watch)),
+    %% A fun that others close over twice is no more than one fun.
+    Funs = with(nested(100, fun(T) -> fun() -> {T, T} end end)),
+    ?assert(?O:estimate_memory(Funs) < 20_000),
+    ?assert(is_function(?O:get_state_field(again(Funs), f))).
 
 raised(Fun) ->
     try Fun() of
@@ -362,6 +378,64 @@ raised(Fun) ->
     end.
 
 %% Watches how much more memory the node takes.
+%% What a fun closes over is written out once for each fun that it is in.
+funs_in_funs_are_bounded(_Config) ->
+    Nested = fun(Levels) -> nested(Levels, fun(T) -> fun() -> T end end) end,
+    Deep = Nested(1000),
+    ?assert(?O:get_state_field(again(with(Deep)), f) =:= Deep),
+    [
+        ?assertEqual({Levels, badarg}, {Levels, raised(fun() -> with(Nested(Levels)) end)})
+     || Levels <- [1001, 1002, 5000]
+    ],
+    ?assertEqual(badarg, raised(fun() -> ?O:share(Nested(1001)) end)).
+
+%% A key is moved once for each key that it is in.
+maps_that_are_keys_of_maps_are_bounded(_Config) ->
+    Nested = fun(Levels) -> nested(Levels, fun(T) -> #{T => 1} end) end,
+    Deep = Nested(250),
+    ?assert(?O:get_state_field(again(with(Deep)), f) =:= Deep),
+    [
+        ?assertEqual({Levels, badarg}, {Levels, raised(fun() -> with(Nested(Levels)) end)})
+     || Levels <- [300, 200_000]
+    ].
+
+references_of_other_libraries_take_one_environment(_Config) ->
+    Tables = [ets:new(table, []) || _ <- lists:seq(1, 10)],
+    Before = erlang:memory(total),
+    States = [with(Tables) || _ <- lists:seq(1, 1000)],
+    Taken = (erlang:memory(total) - Before) / length(States),
+    Estimate = ?O:estimate_memory(hd(States)),
+    ?assert(Estimate < 5000, Estimate),
+    ?assert(abs(Taken - Estimate) < 0.3 * Estimate, {Taken, Estimate}),
+    ?assertEqual(Tables, ?O:get_state_field(hd(States), f)).
+
+%% The VM sees some words of each.
+large_states_one_after_the_other_are_collected(_Config) ->
+    Catalogue = lists:seq(1, 1_000_000),
+    Pending = maps:from_keys([make_ref() || _ <- lists:seq(1, 10_000)], 1),
+    [
+        begin
+            Growth = alone(fun() ->
+                New = ?O:create_optimized_state(<<"c">>),
+                Before = erlang:memory(total),
+                {_, Most} = lists:foldl(
+                    fun(_, {State, Peak}) ->
+                        Next = ?O:update_state_field(State, Field, Value),
+                        {Next, max(Peak, erlang:memory(total) - Before)}
+                    end,
+                    {New, 0},
+                    lists:seq(1, Times)
+                ),
+                Most
+            end),
+            ?assert(Growth < Limit, {Field, Growth})
+        end
+     || {Field, Value, Times, Limit} <- [
+            {catalogue, Catalogue, 60, 50_000_000},
+            {pending_refs, Pending, 200, 25_000_000}
+        ]
+    ].
+
 watch() ->
     Before = erlang:memory(total),
     {spawn_link(fun() -> watching(Before, 0) end), Before}.
@@ -482,16 +556,21 @@ deep_terms_of_other_processes_are_one_share(_Config) ->
     Here = [{Name, ?O:share(Deep)} || {Name, Deep} <- deep()],
     There = alone(fun() -> [{Name, ?O:share(Deep)} || {Name, Deep} <- deep()] end),
     ?assertEqual(Here, There),
-    %% 0.0 and -0.0 are what the running VM takes them for, deep down as well.
+    %% As keys, 0.0 and -0.0 are what the running VM takes them for, deep down as well.
     <<Negative/float>> = <<16#80, 0:56>>,
-    At = fun(Float) -> nested(140, fun(leaf) -> [Float]; (T) -> [T] end) end,
     Closed = fun(Float) -> fun() -> Float end end,
+    Key = fun(Float) -> #{Float => 1} end,
+    Forms = [
+        {key, Key},
+        {key_in_key, fun(F) -> #{{Key(F)} => 1} end},
+        {deep_key, fun(F) -> nested(140, fun(leaf) -> Key(F); (T) -> [T] end) end}
+    ],
     [
         ?assertEqual(
             {N, Form(0.0) =:= Form(Negative)},
             {N, ?O:share(Form(0.0)) =:= ?O:share(Form(Negative))}
         )
-     || {N, Form} <- [{plain, fun(F) -> {F} end}, {deep, At}, {key, fun(F) -> #{F => 1} end}]
+     || {N, Form} <- Forms
     ],
     ?assert(?O:shared(?O:share(Closed(Negative))) =:= Closed(Negative)).
 
@@ -530,6 +609,15 @@ records_come_back(_Config) ->
      || {N, Term} <- lists:zip(lists:seq(1, length(with_records())), with_records())
     ],
     ok.
+
+a_record_with_a_field_twice_is_corrupt(_Config) ->
+    application:set_env(erlmcp, compression_enabled, false),
+    Snapshot = ?O:compress_state(with(record([{field_aa, 1}, {field_bb, 2}]))),
+    erlmcp_state_help:default(),
+    ?assert(is_reference(?O:decompress_state(Snapshot))),
+    <<2, Flags, _:32, Rest/binary>> = binary:replace(Snapshot, <<"field_bb">>, <<"field_aa">>),
+    Forged = <<2, Flags, (erlang:crc32([Flags, Rest])):32, Rest/binary>>,
+    ?assertEqual({error, corrupt_data}, ?O:decompress_state(Forged)).
 
 records_are_keys(_Config) ->
     Make = fun() -> lists:sublist(with_records(), 15) end,

@@ -6,6 +6,7 @@
 -import(erlmcp_state_help, [alone/1, every_kind/0, nested/2, refused/3]).
 
 -export([all/0, groups/0, init_per_group/2, end_per_group/2]).
+-export([with_handlers/0, call_handlers/1]).
 -export([
     every_field_comes_back/1,
     terms_of_every_type/1,
@@ -23,6 +24,10 @@
     an_lz4_bomb/1,
     too_large_to_be_written/1,
     a_fun_that_no_process_made/1,
+    a_node_of_another_name_reads/1,
+    a_function_that_nobody_mentions_yet/1,
+    a_share_inside_a_fun_is_written/1,
+    many_shares_take_what_they_are/1,
     every_truncation/1,
     forged_contents/1,
     forged_multitudes/1,
@@ -57,6 +62,10 @@ groups() ->
         every_truncation,
         forged_contents,
         a_fun_that_no_process_made,
+        a_node_of_another_name_reads,
+        a_function_that_nobody_mentions_yet,
+        a_share_inside_a_fun_is_written,
+        many_shares_take_what_they_are,
         forged_multitudes,
         a_million_mutations
     ],
@@ -223,6 +232,90 @@ compression_is_a_setting(_Config) ->
     ?assert(byte_size(Plain) > 100_000),
     ?assertEqual(?O:to_map(State), ?O:to_map(?O:decompress_state(Compressed))),
     ?assertEqual(?O:to_map(State), ?O:to_map(?O:decompress_state(Plain))).
+
+%%% Who made a fun, and where
+
+%% Who made a fun is no part of what is written.
+a_node_of_another_name_reads(_Config) ->
+    Args = ["-pa", filename:dirname(code:which(?MODULE)) | code:get_path()],
+    Start = fun(Options) ->
+        {ok, Peer, _} = peer:start(Options#{connection => standard_io, args => Args}),
+        Peer
+    end,
+    Peers = [
+        Start(#{name => peer:random_name(?MODULE)}),
+        Start(#{name => peer:random_name(?MODULE)}),
+        Start(#{})
+    ],
+    try
+        [
+            begin
+                Snapshot = peer:call(Writer, ?MODULE, with_handlers, []),
+                ?assertEqual(ok, peer:call(Reader, ?MODULE, call_handlers, [Snapshot]))
+            end
+         || Writer <- Peers, Reader <- Peers
+        ]
+    after
+        [peer:stop(Peer) || Peer <- Peers]
+    end.
+
+%% Runs on a peer.
+with_handlers() ->
+    Inner = fun(X) -> {inner, X} end,
+    Name = <<"name">>,
+    Outer = fun(X) -> {Name, Inner(X)} end,
+    Fields = #{id => <<>>, f => Inner, g => [Outer], h => nested(140, fun(T) -> [T, Outer] end)},
+    ?O:compress_state(?O:from_map(Fields)).
+
+%% Runs on a peer.
+call_handlers(Snapshot) ->
+    %% The atoms of what is read must be there.
+    {module, _} = code:ensure_loaded(erlmcp_state_help),
+    State = ?O:decompress_state(Snapshot),
+    {inner, 1} = (?O:get_state_field(State, f))(1),
+    [Outer] = ?O:get_state_field(State, g),
+    {<<"name">>, {inner, 2}} = Outer(2),
+    [_, Deep] = ?O:get_state_field(State, h),
+    {<<"name">>, {inner, 3}} = Deep(3),
+    ok.
+
+%% No code has its export entry.
+a_function_that_nobody_mentions_yet(_Config) ->
+    Snapshot = uncompressed(?O:from_map(#{id => <<>>, h => fun lists:zzmap/2})),
+    Atom = list_to_atom("zz" ++ "mop"),
+    Patched = sealed(binary:replace(Snapshot, <<"zzmap">>, <<"zzmop">>)),
+    State = ?O:decompress_state(Patched),
+    ?assert(?O:get_state_field(State, h) =:= fun lists:Atom/2).
+
+a_share_inside_a_fun_is_written(_Config) ->
+    Snapshot = alone(fun() ->
+        Ref = ?O:share(#{tools => #{<<"t">> => lists:seq(1, 300)}, unique => make_ref()}),
+        Handler = fun(Name) -> ?O:find_shared(Ref, [tools, Name]) end,
+        Deep = nested(140, fun(T) -> [T, Ref] end),
+        State = ?O:from_map(#{id => <<>>, handler => Handler, deep => Deep}),
+        #{shared_bytes := Shared} = ?O:state_size_info(State),
+        ?assert(Shared > 300),
+        ?O:compress_state(State)
+    end),
+    _ = erlmcp_state_help:settled_bytes(),
+    State = ?O:decompress_state(Snapshot),
+    {ok, [1 | _]} = (?O:get_state_field(State, handler))(<<"t">>),
+    [_, Ref] = ?O:get_state_field(State, deep),
+    ?assertMatch({ok, [1 | _]}, ?O:find_shared(Ref, [tools, <<"t">>])).
+
+%% Not a copy for the VM of each of them beside.
+many_shares_take_what_they_are(_Config) ->
+    Pad = binary:copy(<<"p">>, 90),
+    Snapshot = alone(fun() ->
+        Shares = [?O:share({N, Pad}) || N <- lists:seq(1, 20_000)],
+        ?O:compress_state(?O:from_map(#{id => <<>>, shares => Shares}))
+    end),
+    _ = erlmcp_state_help:settled_bytes(),
+    Before = erlang:memory(total),
+    State = ?O:decompress_state(Snapshot),
+    Taken = erlang:memory(total) - Before,
+    ?assertMatch(#{id := <<>>}, maps:with([id], ?O:to_map(State))),
+    ?assert(Taken < 20_000 * 600).
 
 %%% Version 1
 

@@ -26,7 +26,6 @@
     a_foreign_reference_is_no_state/1,
     what_a_state_keeps_alive/1,
     a_million_levels/1,
-    maps_in_keys_of_maps_in_keys_take_no_minutes/1,
     a_reader_during_cleanup/1,
     states_in_states/1,
     one_key_of_a_large_map/1
@@ -62,7 +61,6 @@ groups() ->
         what_a_state_keeps_alive,
         a_reader_during_cleanup,
         states_in_states,
-        maps_in_keys_of_maps_in_keys_take_no_minutes,
         one_key_of_a_large_map
     ],
     [{compact, [], Both}, {plain, [], Both}, {native_only, [], Native}].
@@ -297,23 +295,6 @@ a_million_levels(_Config) ->
         end
      || Wrap <- [fun(T) -> {T} end, fun(T) -> [T] end, fun(T) -> [x | T] end, fun(T) -> #{k => T} end]
     ].
-
-%% Each level moves what is inside it.
-maps_in_keys_of_maps_in_keys_take_no_minutes(_Config) ->
-    Nested = fun(Levels) -> nested(Levels, fun(T) -> #{T => 1} end) end,
-    Deep = Nested(5_000),
-    State = ?O:update_state_field(new(), deep, Deep),
-    ?assert(?O:get_state_field(State, deep) =:= Deep),
-    ?assert(?O:get_state_field(?O:decompress_state(?O:compress_state(State)), deep) =:= Deep),
-    %% Said without the term, which a failure would print.
-    Deeper = Nested(60_000),
-    Taken =
-        try ?O:update_state_field(State, deep, Deeper) of
-            _ -> taken
-        catch
-            error:badarg -> refused
-        end,
-    ?assertEqual(refused, Taken).
 
 %%% Sizes of states
 

@@ -53,8 +53,6 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
 /// Values that nest in each way, so many levels deep at most, through snapshots.
 pub fn deep(levels: usize) {
     for way in 0..terms::WAYS {
-        // Keys in keys are moved once for each level.
-        let levels = if way == 8 { levels.min(2_000) } else { levels };
         leak_free(|| snapshot::run(&snapshot::deep(levels, way)));
     }
 }

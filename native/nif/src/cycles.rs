@@ -9,10 +9,10 @@
 //! give up what they hold, and the rest follows by itself.
 //!
 //! While owners are counted, the pooled states on the way are locked, so that nobody comes by one
-//! of them, and nobody is given a new reference to one. What lies between them never changes, and
-//! whoever has a part of it can come by what that part reaches and nothing else. So the parts are
-//! counted from above to below, and an owner that moves down meanwhile is met below. Where a pooled
-//! state is in use, nothing is freed; [`sweep`] comes back to it.
+//! of them by way of another. What lies between them never changes, and whoever has a part of it can
+//! come by what that part reaches and nothing else. So all is counted from above to below, and an
+//! owner that moves down meanwhile is met below. Where a pooled state is in use, nothing is freed;
+//! [`sweep`] comes back to it.
 
 use crate::connection::ConnectionState;
 use crate::pool::{Cell, Held};
@@ -97,7 +97,7 @@ fn free_if_garbage(cell: &Weak<Cell>) {
     let mut graph = Graph::default();
     match cell.upgrade() {
         // Without links it keeps nothing alive, least of all itself.
-        Some(cell) if cell.has_links() => graph.reach(Node::Cell(cell)),
+        Some(cell) if cell.may_have_links() => graph.reach(Node::Cell(cell)),
         _ => return,
     }
     graph.walk(true);

@@ -57,8 +57,6 @@ enum Holding {
 /// A state that values refer to.
 pub struct Cell {
     leased: Arc<Mutex<Leased>>,
-    /// Locked while a reference to it is made.
-    referring: Arc<Mutex<()>>,
     /// The one reference that stands for it.
     known: Known,
 }
@@ -70,39 +68,34 @@ impl std::fmt::Debug for Cell {
 }
 
 impl Cell {
-    /// Whether the state refers to anything.
-    pub fn has_links(&self) -> bool {
-        let leased = self.leased.lock();
-        leased
-            .as_ref()
-            .is_some_and(|state| !state.links().is_empty())
+    /// Whether the state may refer to anything. Does not wait for who uses it: that may be the
+    /// caller, an update of the state that drops a link to it.
+    pub fn may_have_links(&self) -> bool {
+        self.leased.try_lock().is_none_or(|leased| {
+            leased
+                .as_ref()
+                .is_some_and(|state| !state.links().is_empty())
+        })
     }
 
-    /// Keeps others from using the state and from being given a reference to it, unless one uses
-    /// it or is given one now.
+    /// Keeps others from using the state, unless one uses it now.
     pub fn try_lock(&self) -> Option<Held> {
-        Some(Held {
-            leased: self.leased.try_lock_arc()?,
-            _referring: self.referring.try_lock_arc()?,
-        })
+        self.leased.try_lock_arc().map(Held)
     }
 }
 
 /// A state that nobody else can use meanwhile.
-pub struct Held {
-    leased: ArcMutexGuard<RawMutex, Leased>,
-    _referring: ArcMutexGuard<RawMutex, ()>,
-}
+pub struct Held(ArcMutexGuard<RawMutex, Leased>);
 
 impl Held {
     /// What the state refers to.
     pub fn links(&self) -> Option<&Links<Anchor>> {
-        self.leased.as_ref().map(|state| state.links())
+        self.0.as_ref().map(|state| state.links())
     }
 
     /// Empties the state.
     pub fn take_content(&mut self) -> Option<ConnectionState> {
-        let state = self.leased.as_mut()?;
+        let state = self.0.as_mut()?;
         Some(state.modify(std::mem::take))
     }
 }
@@ -126,7 +119,7 @@ impl Drop for PooledLink {
 
 /// Drops an owner. Where others stay, they may be a cycle.
 fn unlink(cell: Arc<Cell>) {
-    if Arc::strong_count(&cell) > 1 && cell.has_links() {
+    if Arc::strong_count(&cell) > 1 && cell.may_have_links() {
         cycles::suspect(Suspect::Pooled(cell));
     }
 }
@@ -151,12 +144,11 @@ impl PooledLink {
         &self.0
     }
 
-    /// A reference to the state. Waits while the reaper looks at it, unless on the fast lane. (Who
-    /// reads a state that refers to itself has locked what it holds.)
-    pub fn to_term<'a>(&self, env: Env<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
-        let _referring = lane.lock(&self.0.referring)?;
+    /// A reference to the state. Does not wait for who uses it: that may be the caller, who reads
+    /// a state that holds its own handle. What the caller reads from keeps the state alive.
+    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
         let new = || StateHandle(Mutex::new(Holding::Linked(Arc::clone(&self.0))));
-        Ok(self.0.known.find_or(env, new).to_term(env))
+        self.0.known.find_or(env, new).to_term(env)
     }
 }
 
@@ -173,7 +165,6 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<PooledLin
             known.set(env, term);
             let cell = Arc::new(Cell {
                 leased: Arc::new(Mutex::new(leased.take())),
-                referring: Arc::default(),
                 known,
             });
             cycles::note(&cell);

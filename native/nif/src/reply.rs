@@ -58,9 +58,16 @@ pub fn not_packed<'a>(env: Env<'a>, position: u32, error: PackError<'a>) -> Resu
     Ok(match error {
         PackError::Closed(terms) => closed(env, terms),
         PackError::TooDeep => badarg(env, position, "nested deeper than 1,048,576 levels"),
-        PackError::TooDeepKeys => {
-            badarg(env, position, "maps in keys of maps in keys nest too deep")
-        }
+        PackError::TooManyFuns => badarg(
+            env,
+            position,
+            "funs close over funs in more than 1,000 levels",
+        ),
+        PackError::TooManyKeys => badarg(
+            env,
+            position,
+            "maps are keys of maps in more than 256 levels",
+        ),
         PackError::Unknown => badarg(
             env,
             position,

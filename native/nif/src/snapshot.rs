@@ -155,7 +155,6 @@ fn from_v1<'a>(env: Env<'a>, v1: &V1) -> Result<Term<'a>, Busy> {
 
 struct Host<'a> {
     env: Env<'a>,
-    lane: Lane,
     budget: Budget,
     /// Keeps the references of what is read.
     keeper: Keeper,
@@ -165,7 +164,6 @@ impl<'a> Host<'a> {
     fn new(env: Env<'a>, lane: Lane) -> Self {
         Host {
             env,
-            lane,
             budget: Budget::new(lane),
             keeper: Keeper::default(),
         }
@@ -201,7 +199,8 @@ impl Export for Host<'_> {
     type Anchor = Anchor;
 
     fn atom(&mut self, word: u64) -> String {
-        atom_name(from_word(self.env, word)).unwrap_or_default()
+        // SAFETY: the packer wrote the word of an atom.
+        atom_name(unsafe { from_word(self.env, word) }).unwrap_or_default()
     }
 
     fn external(&mut self, local: Item<'_>, anchor: Option<&Anchor>) -> Vec<u8> {
@@ -209,8 +208,9 @@ impl Export for Host<'_> {
             (Item::Reference(numbers) | Item::Foreign { numbers, .. }, _) => {
                 return LocalReferences::new(self.env).external(numbers);
             }
-            (Item::Pid(word) | Item::Port(word), _) => Some(from_word(self.env, word)),
-            (_, Some(anchor)) => anchor.to_term(self.env, self.lane).ok(),
+            // SAFETY: the packer wrote the word of a process or a port.
+            (Item::Pid(word) | Item::Port(word), _) => Some(unsafe { from_word(self.env, word) }),
+            (_, Some(anchor)) => Some(anchor.to_term(self.env)),
             _ => None,
         };
         term.map(|term| to_external(term).to_vec())
@@ -261,7 +261,9 @@ impl Import for Host<'_> {
     fn export(&mut self, module: u64, function: u64, arity: u8) -> Result<(), SnapshotError> {
         self.spend(EXTERNAL_COST)?;
         let words = (module, function, arity);
-        let (module, function) = (from_word(self.env, module), from_word(self.env, function));
+        // SAFETY: both are words that `atom` returned.
+        let (module, function) =
+            unsafe { (from_word(self.env, module), from_word(self.env, function)) };
         OwnedEnv::new().run(|own| {
             let parts = (module.in_env(own), function.in_env(own), arity).encode(own);
             let parts = to_external(parts);

@@ -53,6 +53,13 @@ impl<T: Debug + Send + Sync + ?Sized + 'static> Anchor for std::sync::Arc<T> {}
 /// thread's, and this bounds that stack.
 pub const MAX_DEPTH: usize = 1 << 20;
 
+/// The deepest nesting of maps in keys of maps. A key is moved once for each key that it is in.
+pub const MAX_KEYS: usize = 256;
+
+/// The deepest nesting of funs in what funs close over. A host that makes a fun of its parts writes
+/// these out, once for each fun that they are in.
+pub const MAX_FUNS: usize = 1_000;
+
 /// Values that stand before those that a fun closes over.
 pub const FUN_HEAD: usize = 6;
 
@@ -67,10 +74,6 @@ pub const MAX_ARITY: usize = (1 << 24) - 1;
 
 /// The bytes that one packed value may have. The four-byte numbers of a map hold any length below.
 pub const MAX_BYTES: usize = 512 << 20;
-
-/// Bytes of keys that may be moved while one value is written. Only maps in keys of maps in keys,
-/// thousands deep, have more; without a bound, a value of a few megabytes would take minutes.
-pub const MAX_MOVED: usize = 8 * MAX_BYTES;
 
 /// The first byte of a value.
 pub mod tag {

@@ -1,8 +1,8 @@
 //! Writing a value anew, item by item: the walk that writers of other formats have in common.
 
 use super::{
-    Anchor, Item, MAX_DEPTH, MAX_MOVED, MapBuilder, Page, ReadError, Target, View, Writer, item,
-    skip,
+    Anchor, Item, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Page, ReadError, Target, View, Writer,
+    item, skip,
 };
 use crate::map::MAX_PATH;
 
@@ -42,6 +42,8 @@ enum Frame {
     Values(usize),
     /// The tail of an improper list stands there.
     Tail,
+    /// All that a fun closes over was written.
+    EndFun,
     /// At the bytes that were left last.
     Resume,
     /// The keys of the innermost map, from the one of this number on.
@@ -62,6 +64,8 @@ pub fn rewrite<R: Rewrite>(
     let mut open = OpenMaps::default();
     // Maps of which a key is being written.
     let mut keys = 0;
+    // Funs of which what they close over is being written.
+    let mut funs = 0;
     while let Some(frame) = frames.pop() {
         match frame {
             Frame::Values(left) => match left {
@@ -69,6 +73,10 @@ pub fn rewrite<R: Rewrite>(
                 1 => {}
                 _ => frames.push(Frame::Values(left - 1)),
             },
+            Frame::EndFun => {
+                funs -= 1;
+                continue;
+            }
             Frame::Tail => host.tail(item(here.bytes, &mut { at })?)?,
             Frame::Resume => {
                 (here, at) = left_at.pop().ok_or(ReadError)?;
@@ -106,14 +114,14 @@ pub fn rewrite<R: Rewrite>(
                 }
             },
         }
-        if frames.len() > MAX_FRAMES || to.moved() > MAX_MOVED {
+        if frames.len() > MAX_FRAMES || funs > MAX_FUNS || keys > MAX_KEYS {
             return Err(ReadError.into());
         }
         let next = item(here.bytes, &mut at)?;
         match next {
             Item::Blob(_) | Item::Trie(_) | Item::Map(_) => {
                 // Other frames go on at places of their own. So a map in a map is one frame.
-                if let Some(Frame::Values(_) | Frame::Tail) = frames.last() {
+                if let Some(Frame::Values(_) | Frame::Tail | Frame::EndFun) = frames.last() {
                     frames.push(Frame::Resume);
                     left_at.push((here, at));
                 }
@@ -159,6 +167,10 @@ pub fn rewrite<R: Rewrite>(
                 if let Item::Improper(_) = next {
                     frames.push(Frame::Tail);
                     following -= 1;
+                }
+                if let Item::Fun(_) = next {
+                    funs += 1;
+                    frames.push(Frame::EndFun);
                 }
                 frames.push(Frame::Values(following));
             }

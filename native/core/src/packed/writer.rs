@@ -9,8 +9,6 @@ use super::{Anchor, Item, LinkVec, Links, Packed, ReadError, Target, tag};
 pub struct Writer<A> {
     scratch: Scratch,
     links: LinkVec<A>,
-    /// Bytes of keys that were moved so far.
-    moved: usize,
 }
 
 /// The memory that a [`Writer`] works in, to be used by one after the other.
@@ -116,7 +114,6 @@ impl<A> Default for Writer<A> {
         Writer {
             scratch: Scratch::default(),
             links: LinkVec::new(),
-            moved: 0,
         }
     }
 }
@@ -138,7 +135,6 @@ impl<A: Anchor> Writer<A> {
         Writer {
             scratch,
             links: LinkVec::new(),
-            moved: 0,
         }
     }
 
@@ -313,12 +309,6 @@ impl<A: Anchor> Writer<A> {
         self.links.push((id, target));
     }
 
-    /// Bytes of keys that were moved to their places so far. A key of maps in whose keys are maps,
-    /// and so on, is moved once for each: see [`super::MAX_MOVED`].
-    pub fn moved(&self) -> usize {
-        self.moved
-    }
-
     /// How many links the value has so far.
     pub fn links(&self) -> usize {
         self.links.len()
@@ -402,7 +392,6 @@ impl<A: Anchor> Writer<A> {
             keys,
             entries,
         } = &mut self.scratch;
-        self.moved = self.moved.saturating_add(bytes.len() - map.start);
         keys.extend_from_slice(&bytes[map.start..]);
         bytes.truncate(map.start);
         let keys = &keys[map.keys..];

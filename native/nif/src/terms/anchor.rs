@@ -1,6 +1,5 @@
 //! What packed values keep alive.
 
-use crate::lane::{Busy, Lane};
 use crate::pool::PooledLink;
 use crate::reaper;
 use crate::share::ShareLink;
@@ -27,13 +26,13 @@ pub enum Anchor {
 
 impl Anchor {
     /// The reference that it stands for.
-    pub fn to_term<'a>(&self, env: Env<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
-        Ok(match self {
+    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
+        match self {
             Anchor::Share(share) => share.to_term(env),
             Anchor::State(state) => state.to_term(env),
-            Anchor::Pooled(pooled) => pooled.to_term(env, lane)?,
+            Anchor::Pooled(pooled) => pooled.to_term(env),
             Anchor::Foreign(foreign) => foreign.to_term(env),
-        })
+        }
     }
 }
 

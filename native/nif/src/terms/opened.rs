@@ -106,8 +106,8 @@ pub struct Seen<'a> {
 /// The size of a term that is written out in full, as every copy of it is.
 #[derive(Default, Clone, Copy)]
 pub struct Size {
-    /// Terms in it.
-    terms: usize,
+    /// Bytes that it has at least in the packed form.
+    packed: usize,
     /// Words that it takes on a heap.
     words: usize,
     /// Bytes of the binaries that do not lie on the heap.
@@ -117,14 +117,14 @@ pub struct Size {
 impl Size {
     fn heap(words: usize) -> Self {
         Size {
-            terms: 1,
+            packed: 1,
             words,
             off_heap: 0,
         }
     }
 
     fn add(&mut self, other: Size) {
-        self.terms = self.terms.saturating_add(other.terms);
+        self.packed = self.packed.saturating_add(other.packed);
         self.words = self.words.saturating_add(other.words);
         self.off_heap = self.off_heap.saturating_add(other.off_heap);
     }
@@ -147,8 +147,8 @@ enum Step<'a> {
 }
 
 /// Walks over terms. What is in a term more than once is looked at once, because a term of a few
-/// words can be one of terabytes when it is written out; `Err` where the whole has more terms than
-/// a packed value may have bytes. Opened terms are passed over where `known` has them, and looked
+/// words can be one of terabytes when it is written out; `Err` where the whole has more bytes than a
+/// packed value may have. Opened terms are passed over where `known` has them, and looked
 /// into where `inside` has them.
 pub fn walk<'a>(
     terms: impl IntoIterator<Item = Term<'a>>,
@@ -176,7 +176,11 @@ pub fn walk<'a>(
         loop {
             budget.spend(0)?;
             let own = match kind(term) {
-                Kind::Atom | Kind::Nil | Kind::Pid | Kind::Port => Size::heap(0),
+                Kind::Nil => Size::heap(0),
+                Kind::Atom | Kind::Pid | Kind::Port => Size {
+                    packed: 2,
+                    ..Size::heap(0)
+                },
                 Kind::Int(int) if is_small(int) => Size::heap(0),
                 Kind::Int(_) | Kind::Float(_) => Size::heap(2),
                 Kind::Ref => {
@@ -186,13 +190,18 @@ pub fn walk<'a>(
                 Kind::Big | Kind::Remote => Size::heap(5),
                 Kind::Binary => {
                     let bytes = term.decode::<Binary>().map_or(0, |binary| binary.len());
-                    if bytes > HEAP_BINARY {
-                        Size {
-                            off_heap: bytes,
-                            ..Size::heap(8)
+                    let on_heap = Size::heap(2 + bytes.div_ceil(size_of::<ErlNifTerm>()));
+                    let off_heap = Size {
+                        off_heap: bytes,
+                        ..Size::heap(8)
+                    };
+                    Size {
+                        packed: 1 + bytes,
+                        ..if bytes > HEAP_BINARY {
+                            off_heap
+                        } else {
+                            on_heap
                         }
-                    } else {
-                        Size::heap(2 + bytes.div_ceil(size_of::<ErlNifTerm>()))
                     }
                 }
                 // A cell of a list need not be remembered if it is reached from the one before
@@ -260,7 +269,7 @@ pub fn walk<'a>(
 fn add<'a>(sizes: &mut [Size], size: Size) -> Result<(), PackError<'a>> {
     if let Some(last) = sizes.last_mut() {
         last.add(size);
-        if last.terms > MAX_BYTES {
+        if last.packed > MAX_BYTES {
             return Err(PackError::TooLarge);
         }
     }

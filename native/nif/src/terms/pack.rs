@@ -10,8 +10,8 @@ use super::words::word;
 use crate::lane::{Budget, Busy, Lane};
 use crate::{pool, share, state};
 use erlmcp_memory_core::packed::{
-    Links, MAX_BYTES, MAX_DEPTH, MAX_MOVED, MapBuilder, Packed, Scalar, Scratch, View, Writer,
-    pack_atom,
+    Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, Scratch, View,
+    Writer, pack_atom,
 };
 use rustler::sys::ErlNifTerm;
 use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, Term};
@@ -29,8 +29,10 @@ pub enum PackError<'a> {
     TooLarge,
     /// It nests deeper than [`MAX_DEPTH`].
     TooDeep,
-    /// Maps in keys of maps in keys nest so deep that their keys are moved more than [`MAX_MOVED`].
-    TooDeepKeys,
+    /// Funs close over funs deeper than [`MAX_FUNS`].
+    TooManyFuns,
+    /// Maps are keys in keys deeper than [`MAX_KEYS`].
+    TooManyKeys,
     /// A path is no list of keys that begins with a field, or is too long.
     NotAPath,
     /// These terms in it must be opened first.
@@ -183,6 +185,8 @@ enum Frame<'a> {
     Keys(Box<Keys<'a>>),
     /// The values of a map.
     Values(MapBuilder, usize),
+    /// All that a fun closes over was written.
+    EndFun,
 }
 
 struct Keys<'a> {
@@ -205,6 +209,8 @@ struct Packer<'a> {
     values: SmallVec<[Term<'a>; 8]>,
     /// Keys that are being written, one inside the other.
     open_keys: usize,
+    /// Funs of which what they close over is being written.
+    open_funs: usize,
 }
 
 impl<'a> Packer<'a> {
@@ -221,6 +227,7 @@ impl<'a> Packer<'a> {
             frames: SmallVec::new(),
             values: SmallVec::new(),
             open_keys: 0,
+            open_funs: 0,
         }
     }
 
@@ -298,15 +305,8 @@ impl<'a> Packer<'a> {
                 self.open_keys -= 1;
                 // The keys of a map differ, and so do their packed forms, unless one of them is
                 // still closed.
-                let moved = self.writer.moved();
                 let distinct = self.writer.end_keys(&keys.map);
                 debug_assert!(distinct || !self.closed.is_empty());
-                if self.open_keys > 0 {
-                    self.budget.spend(self.writer.moved() - moved)?;
-                }
-                if self.writer.moved() > MAX_MOVED {
-                    return Err(PackError::TooDeepKeys);
-                }
                 self.frames.push(Frame::Values(keys.map, keys.first));
             }
             Frame::Values(mut map, first) => {
@@ -319,6 +319,7 @@ impl<'a> Packer<'a> {
                 }
                 self.values.truncate(first);
             }
+            Frame::EndFun => self.open_funs -= 1,
         }
         Ok(())
     }
@@ -369,6 +370,9 @@ impl<'a> Packer<'a> {
             Kind::Map => {
                 let entries = MapIterator::new(term).ok_or(PackError::Unknown)?;
                 self.open_keys += 1;
+                if self.open_keys > MAX_KEYS {
+                    return Err(PackError::TooManyKeys);
+                }
                 self.frames.push(Frame::Keys(Box::new(Keys {
                     map: self.writer.begin_map(),
                     entries,
@@ -471,6 +475,11 @@ impl<'a> Packer<'a> {
                 let len = free.list_length().map_err(|_| PackError::Unknown)?;
                 self.writer.fun(len);
                 self.head(&head)?;
+                self.open_funs += 1;
+                if self.open_funs > MAX_FUNS {
+                    return Err(PackError::TooManyFuns);
+                }
+                self.frames.push(Frame::EndFun);
                 self.frames.push(Frame::Rest(free));
                 Ok(())
             }

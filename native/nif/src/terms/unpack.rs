@@ -39,7 +39,6 @@ pub fn unpack<'a>(
     let mut unpacker = Unpacker {
         env,
         source,
-        lane,
         budget: Budget::new(lane),
         references: None,
         stacks: STACKS.take(),
@@ -113,7 +112,6 @@ enum Frame<'v> {
 struct Unpacker<'a, 's> {
     env: Env<'a>,
     source: Source<'s>,
-    lane: Lane,
     budget: Budget,
     references: Option<LocalReferences>,
     stacks: Stacks,
@@ -214,7 +212,8 @@ impl<'a> Unpacker<'a, '_> {
         Ok(match leaf {
             Item::Int(value) => value.encode(env).as_c_arg(),
             Item::Float(value) => value.encode(env).as_c_arg(),
-            Item::Atom(word) | Item::Pid(word) | Item::Port(word) => raw(word),
+            // SAFETY: the packer wrote the word of an atom, a process or a port.
+            Item::Atom(word) | Item::Pid(word) | Item::Port(word) => unsafe { raw(word) },
             Item::Nil => Term::list_new_empty(env).as_c_arg(),
             Item::ByteList(bytes) => {
                 self.budget.spend(bytes.len() * 8)?;
@@ -234,7 +233,7 @@ impl<'a> Unpacker<'a, '_> {
             }
             Item::Foreign { id, .. } | Item::Handle(id) | Item::Share(id) => {
                 match from.links.get(id) {
-                    Some(Target::Anchor(anchor)) => anchor.to_term(env, self.lane)?.as_c_arg(),
+                    Some(Target::Anchor(anchor)) => anchor.to_term(env).as_c_arg(),
                     _ => atom::undefined().as_c_arg(),
                 }
             }

@@ -13,14 +13,22 @@ pub fn word(term: Term<'_>) -> u64 {
 }
 
 /// The term as the VM's functions take it.
-pub fn raw(word: u64) -> ErlNifTerm {
+///
+/// # Safety
+///
+/// The word must come from [`word`], of an atom or of a process or a port of this node.
+pub unsafe fn raw(word: u64) -> ErlNifTerm {
     // SAFETY: as above.
     unsafe { transmute(word as usize) }
 }
 
-/// The term of a word, which must come from [`word`].
-pub fn from_word(env: Env<'_>, word: u64) -> Term<'_> {
-    // SAFETY: what `word` takes is valid in every environment as long as the node runs.
+/// The term of a word.
+///
+/// # Safety
+///
+/// As for [`raw`].
+pub unsafe fn from_word(env: Env<'_>, word: u64) -> Term<'_> {
+    // SAFETY: such a term is valid in every environment as long as the node runs.
     unsafe { Term::new(env, raw(word)) }
 }
 
