@@ -85,15 +85,32 @@ states(Terms) ->
     Share = erlmcp_connection_optimizer:share(#{tools => Terms, ok => <<"shared">>}),
     Outer = erlmcp_connection_optimizer:share({Share, Share, make_ref()}),
     Some = #{id => <<"conn-1">>, created_at => 1769000000000},
+    Close = closer(),
     [
         Some,
         Some#{phase => initialized, transport => erlmcp_transport_ws, capabilities_ref => Share},
         Some#{tools => Outer, a => [Outer, Share]},
+        %% What is shared inside what a fun closes over, and states inside states.
+        Some#{tools => Close({Outer, Close(Share)}), b => #{Share => [fun lists:ok/2, fun a:b/0]}},
+        Some#{a => erlmcp_connection_optimizer:from_map(Some), b => {self(), hd(erlang:ports())}},
+        Some#{a => lists:foldl(fun(_, Term) -> {Term, ok} end, leaf, lists:seq(1, 3000))},
         Some#{metadata => maps:from_list([{N, binary:copy(<<N>>, N)} || N <- lists:seq(1, 60)])},
         Some#{pending_refs => maps:from_list([{make_ref(), N} || N <- lists:seq(1, 20)])},
         Some#{metadata => #{tools => maps:from_list([{integer_to_binary(N), [ok, N]} || N <- lists:seq(1, 200)])}}
         | [Some#{tools => Term, metadata => #{Term => Term}} || Term <- Terms]
     ].
+
+%% Makes funs of a module whose name the targets know as an atom.
+closer() ->
+    Forms = [
+        element(2, erl_parse:parse_form(element(2, erl_scan:string(Line))))
+     || Line <- [
+            "-module(leaf).", "-export([close/0]).", "close() -> fun(Free) -> fun() -> Free end end."
+        ]
+    ],
+    {ok, Module, Code} = compile:forms(Forms),
+    {module, Module} = code:load_binary(Module, "leaf", Code),
+    Module:close().
 
 snapshot(Fields, Compressed) ->
     ok = application:set_env(erlmcp, compression_enabled, Compressed),

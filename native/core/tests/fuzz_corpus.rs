@@ -70,10 +70,15 @@ fn what_the_seeds_are_made_of_is_read_as_it_must_be() {
 
 #[test]
 fn values_as_deep_as_they_may_be_are_read_on_a_small_stack() {
-    on_a_small_stack(|| fuzz::deep(erlmcp_memory_core::packed::MAX_DEPTH - 8));
+    on_a_small_stack(|| fuzz::deep(erlmcp_memory_core::packed::MAX_DEPTH));
 }
 
 #[test]
 fn millions_of_equal_keys_are_refused_before_they_take_memory() {
     on_a_small_stack(fuzz::equal_keys);
+}
+
+#[test]
+fn as_many_shares_and_references_as_may_be_are_read() {
+    on_a_small_stack(fuzz::many);
 }

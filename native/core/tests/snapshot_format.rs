@@ -6,8 +6,9 @@
 //! - a part of a snapshot is refused, and so is what nests too deep or is too many;
 //! - no bytes make the reader panic.
 
+use erlmcp_memory_core::map::MAX_PATH;
 use erlmcp_memory_core::packed::{
-    Item, MAX_ARITY, MAX_DEPTH, Packed, Target, View, Writer, item, skip,
+    Item, MAX_ARITY, MAX_DEPTH, MAX_KEYS, Packed, Target, View, Writer, item, skip,
 };
 use erlmcp_memory_core::snapshot::{
     Export, Import, RAW_LIMIT, Snapshot, SnapshotError, decode, encode, export,
@@ -353,7 +354,7 @@ fn deep_values_are_followed_without_the_stack_of_the_thread_and_bounded() {
     ] {
         assert_eq!(again(&value).unwrap().bytes(), value.bytes());
     }
-    let deeper = nested(MAX_DEPTH + 1, |to| to.tuple(2));
+    let deeper = nested(MAX_DEPTH + MAX_PATH + 1, |to| to.tuple(2));
     assert_eq!(
         export(deeper.view(), &mut Host).map(|_| ()),
         Err(SnapshotError::Corrupt)
@@ -379,6 +380,40 @@ fn a_deep_key_is_a_key() {
     let (key, value) = page.entries().next().unwrap();
     assert!(key.ends_with(&0.0f64.to_le_bytes()));
     assert!(value.ends_with(&(-0.0f64).to_le_bytes()));
+}
+
+/// A map whose key is a map whose key is one, and so on, in a snapshot.
+fn maps_in_keys(levels: usize) -> Vec<u8> {
+    let mut value = vec![0];
+    // The heads from the innermost one on, each backwards.
+    for level in 0..levels {
+        let body = value.len() + level + 1;
+        value.extend_from_slice(&[0; 4]);
+        match body {
+            0..=0xff => {
+                value.truncate(value.len() - 3);
+                value.extend([body as u8, 1, 0x79]);
+            }
+            _ => {
+                value.truncate(value.len() - 2);
+                value.extend((body as u16).to_be_bytes());
+                value.extend([0, 1, 0x7a]);
+            }
+        }
+    }
+    value.reverse();
+    value.extend(std::iter::repeat_n(1, levels));
+    let mut body = vec![0, 0, 252];
+    body.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    body.extend_from_slice(&value);
+    sealed(&body)
+}
+
+#[test]
+fn maps_are_keys_of_maps_in_a_bounded_number_of_levels() {
+    assert!(restore(&maps_in_keys(MAX_KEYS)).is_ok());
+    let refused = restore(&maps_in_keys(MAX_KEYS + 1));
+    assert_eq!(refused.map(|_| ()), Err(SnapshotError::Corrupt));
 }
 
 /// A fun of atom 1's module that closes over two values.

@@ -53,12 +53,6 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
 /// Values that nest in each way, so many levels deep at most, through snapshots.
 pub fn deep(levels: usize) {
     for way in 0..terms::WAYS {
-        let levels = match way {
-            // Two levels of the reader's each, and three. Keys within keys are copied once a level.
-            7 => levels / 2,
-            8 => levels.min(2_000),
-            _ => levels,
-        };
         leak_free(|| snapshot::run(&snapshot::deep(levels, way)));
     }
 }
@@ -66,6 +60,12 @@ pub fn deep(levels: usize) {
 /// As many entries as fit into a snapshot, all of one key.
 pub fn equal_keys() {
     leak_free(|| snapshot::equal_keys(11_000_000));
+}
+
+/// As many shared contents, and as many references, as a snapshot may have.
+pub fn many() {
+    leak_free(|| snapshot::many(1 << 17, 1 << 17));
+    leak_free(|| snapshot::many(1, 1 << 20));
 }
 
 /// Runs a target, which must give all memory back: its own, and every shared content.

@@ -4,10 +4,12 @@ use super::canonical::{canonical, equal};
 use super::host::{ATOMS, Fields, Host};
 use super::terms::{self, Script};
 use super::{memory, packed};
-use erlmcp_memory_core::packed::Packed;
+use erlmcp_memory_core::packed::{Packed, Writer};
 use erlmcp_memory_core::snapshot::{
     RAW_LIMIT, Snapshot, SnapshotError, V1, claimed_bytes, decode, encode, export,
 };
+
+use std::convert::Infallible;
 
 const HEADER: usize = 14;
 const FLAG_LZ4: u8 = 1;
@@ -21,6 +23,11 @@ const SCRIPT: u8 = b'S';
 /// take in any case.
 const FACTOR: usize = 64;
 const FIXED: usize = 64 << 10;
+
+/// What a shared content and a reference to one may take, however few bytes they have: their numbers
+/// are bounded.
+const SHARE: usize = 512;
+const REFERENCE: usize = 64;
 
 /// The bytes as they are, and in the form that their first byte stands for.
 pub fn run(input: &[u8]) {
@@ -165,9 +172,7 @@ fn body(fields: &[u8]) -> Vec<u8> {
         body.push(share.len() as u8);
         body.extend_from_slice(share);
     }
-    // bincode: a byte up to 250, then 252 and four of them.
-    body.push(252);
-    body.extend_from_slice(&(fields.len() as u32).to_le_bytes());
+    push_length(&mut body, fields.len());
     body.extend_from_slice(fields);
     body
 }
@@ -196,6 +201,55 @@ pub fn equal_keys(entries: usize) {
     drop(fields);
     let outcome = memory::at_most(FIXED, || decode(&snapshot, &mut Host));
     assert!(matches!(outcome, Err(SnapshotError::Corrupt)));
+}
+
+/// A snapshot of so many shared contents, and of references to them.
+pub fn many(shares: usize, references: usize) {
+    let mut fields = Writer::<Infallible>::new();
+    let names = ["id", "created_at", "a"];
+    let mut map = fields.begin_map();
+    for number in 0..names.len() {
+        fields.atom(number as u64);
+        fields.end_key(&map);
+    }
+    assert!(fields.end_keys(&map), "keys that differ");
+    while let Some(index) = fields.next_value(&mut map) {
+        match index {
+            0 => fields.binary(b"many"),
+            1 => fields.int(1),
+            _ => {
+                fields.list(references);
+                (0..references).for_each(|n| fields.share_number((n % shares) as u64));
+            }
+        }
+    }
+    let mut body = Vec::new();
+    push_length(&mut body, names.len());
+    for name in names {
+        push_length(&mut body, name.len());
+        body.extend_from_slice(name.as_bytes());
+    }
+    push_length(&mut body, shares);
+    for share in 0..shares {
+        let mut content = Writer::<Infallible>::new();
+        content.int(share as i64);
+        push_length(&mut body, content.len());
+        body.extend_from_slice(content.bytes());
+    }
+    push_length(&mut body, fields.len());
+    body.extend_from_slice(fields.bytes());
+    drop(fields);
+    let snapshot = sealed(0, &body);
+    drop(body);
+    let most = FIXED + FACTOR * snapshot.len() + SHARE * shares + REFERENCE * references;
+    let outcome = memory::at_most(most, || decode(&snapshot, &mut Host));
+    assert!(matches!(outcome, Ok(Snapshot::V2(_))));
+}
+
+/// A length as bincode writes it.
+fn push_length(body: &mut Vec<u8>, length: usize) {
+    body.push(252);
+    body.extend_from_slice(&(length as u32).to_le_bytes());
 }
 
 /// Fields that follow the packed format, and that no writer writes.

@@ -1,7 +1,7 @@
 //! Values of every kind, made as a script of any bytes says.
 
 use super::host::{ATOMS, Kept, reference, share, word};
-use erlmcp_memory_core::packed::{Packed, Writer};
+use erlmcp_memory_core::packed::{MAX_FUNS, MAX_KEYS, Packed, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Levels at which a script says what there is; each may be many levels of one kind.
@@ -26,15 +26,21 @@ impl Script<'_> {
     }
 }
 
-/// Where a value stands.
+/// Where a value stands, and how much deeper it may nest there.
 #[derive(Clone, Copy)]
 struct Place {
     depth: usize,
+    /// Maps in keys, and funs in funs.
+    keys: usize,
+    funs: usize,
+    /// In a key, or in what is shared: there both zeros are one.
     in_key: bool,
 }
 
 const ROOT: Place = Place {
     depth: DEPTH,
+    keys: MAX_KEYS,
+    funs: MAX_FUNS,
     in_key: false,
 };
 
@@ -48,7 +54,23 @@ impl Place {
 
     fn key(self) -> Self {
         Place {
+            keys: self.keys - 1,
             in_key: true,
+            ..self.below()
+        }
+    }
+
+    fn shared(self) -> Self {
+        Place {
+            depth: self.depth - 1,
+            in_key: true,
+            ..ROOT
+        }
+    }
+
+    fn closed_over(self) -> Self {
+        Place {
+            funs: self.funs - 1,
             ..self.below()
         }
     }
@@ -61,6 +83,15 @@ pub fn value(script: &mut Script<'_>) -> Packed<Kept> {
 
 /// In how many ways a value is nested.
 pub const WAYS: usize = 9;
+
+/// As many of these levels as there may be.
+fn most_levels(way: usize, levels: usize, place: Place) -> usize {
+    match way {
+        5 => levels.min(place.funs),
+        8 => levels.min(place.keys),
+        _ => levels,
+    }
+}
 
 /// Writes a value so many levels deep, in one of a few ways.
 fn nested(levels: usize, way: usize, to: &mut Writer<Kept>, inner: impl FnOnce(&mut Writer<Kept>)) {
@@ -110,8 +141,9 @@ fn nested(levels: usize, way: usize, to: &mut Writer<Kept>, inner: impl FnOnce(&
     }
 }
 
-/// The fields of a state in which a value nests so deep.
+/// The fields of a state in which a value nests so deep, or as deep as it may.
 pub fn deep(levels: usize, way: usize) -> Packed<Kept> {
+    let levels = most_levels(way, levels, ROOT);
     let mut fields = BTreeMap::new();
     let mut set = |name: &str, value| {
         fields.insert(written(|to| atom(name, to)).bytes().to_vec(), value);
@@ -185,6 +217,7 @@ fn whole(entries: BTreeMap<Vec<u8>, Packed<Kept>>, to: &mut Writer<Kept>) {
 fn map(script: &mut Script<'_>, entries: usize, place: Place, to: &mut Writer<Kept>) {
     let mut map = to.begin_map();
     let mut seen = BTreeSet::new();
+    let entries = if place.keys == 0 { 0 } else { entries };
     for _ in 0..entries {
         let key = packed(script, place.key());
         if seen.insert(key.bytes().to_vec()) {
@@ -227,7 +260,7 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
         }
         _ if place.depth == 0 => to.nil(),
         12 => {
-            let (id, kept) = share(packed(script, place.below()));
+            let (id, kept) = share(packed(script, place.shared()));
             to.share(id, kept);
         }
         13 | 14 => {
@@ -263,10 +296,10 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
             });
             whole(entries.collect(), to);
         }
-        21 => {
+        21 if place.funs > 0 => {
             let free = script.count(6);
             fun_head(free, to);
-            (0..free).for_each(|_| write(script, place.below(), to));
+            (0..free).for_each(|_| write(script, place.closed_over(), to));
         }
         22 => {
             let names = &ATOMS[..script.count(ATOMS.len() as u8)];
@@ -274,12 +307,26 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
             names.iter().for_each(|_| write(script, place.below(), to));
         }
         _ => {
-            let levels = script.count(255) * (1 + script.count(8));
+            // Hundreds at the root alone: a script may say this often.
+            let levels = match script.count(64) {
+                many if place.depth == DEPTH => many * 8,
+                few => few,
+            };
             let way = script.count(WAYS as u8);
+            let levels = most_levels(way, levels, place);
+            let mut place = place.below();
+            match way {
+                5 => place.funs -= levels,
+                8 => {
+                    place.keys -= levels;
+                    place.in_key = true;
+                }
+                _ => {}
+            }
             nested(levels, way, to, |to| {
                 // Neither a tail nor the end of a list of bytes.
                 to.tuple(1);
-                write(script, place.below(), to);
+                write(script, place, to);
             });
         }
     }

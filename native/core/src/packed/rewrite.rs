@@ -4,6 +4,10 @@ use super::{
     Anchor, Item, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Page, ReadError, Target, View, Writer,
     item, skip,
 };
+use crate::map::MAX_PATH;
+
+/// A value of the greatest depth may have been put at the end of a path.
+const MAX_FRAMES: usize = MAX_DEPTH + MAX_PATH;
 
 /// What a [`rewrite`] makes of the items that it meets.
 pub trait Rewrite {
@@ -31,20 +35,21 @@ pub trait Rewrite {
     fn tail(&mut self, tail: Item<'_>) -> Result<(), Self::Error>;
 }
 
-/// Where the walk goes on.
-enum Frame<'a, A> {
+/// Where the walk goes on. Small, because a value of two bytes a level has one for each; what maps
+/// need besides lies on stacks of its own.
+enum Frame {
     /// So many values stand in the bytes at hand.
     Values(usize),
     /// The tail of an improper list stands there.
     Tail,
     /// All that a fun closes over was written.
     EndFun,
-    /// At other bytes.
-    Resume(View<'a, A>, usize),
-    /// The keys of a map, from the one of this number on. Its entries are the topmost ones.
-    Keys(MapBuilder, usize),
-    /// The values of a map.
-    Map(MapBuilder),
+    /// At the bytes that were left last.
+    Resume,
+    /// The keys of the innermost map, from the one of this number on.
+    Keys(usize),
+    /// The values of the innermost map.
+    Map,
 }
 
 /// Writes a value to `to` as `host` has it. Values out of line come in their place.
@@ -55,6 +60,7 @@ pub fn rewrite<R: Rewrite>(
 ) -> Result<(), R::Error> {
     let (mut here, mut at) = (value, 0);
     let mut frames = vec![Frame::Values(1)];
+    let mut left_at = Vec::new();
     let mut open = OpenMaps::default();
     // Maps of which a key is being written.
     let mut keys = 0;
@@ -72,35 +78,35 @@ pub fn rewrite<R: Rewrite>(
                 continue;
             }
             Frame::Tail => host.tail(item(here.bytes, &mut { at })?)?,
-            Frame::Resume(view, from) => {
-                (here, at) = (view, from);
+            Frame::Resume => {
+                (here, at) = left_at.pop().ok_or(ReadError)?;
                 continue;
             }
-            Frame::Keys(map, next) => {
+            Frame::Keys(next) => {
                 if next > 0 {
-                    to.end_key(&map);
+                    to.end_key(open.builder()?);
                     keys -= 1;
                 }
                 match open.entry(next) {
                     Some((key, _)) => {
                         keys += 1;
                         (here, at) = (key, 0);
-                        frames.push(Frame::Keys(map, next + 1));
+                        frames.push(Frame::Keys(next + 1));
                     }
                     None => {
-                        if !to.end_keys(&map) {
+                        if !to.end_keys(open.builder()?) {
                             return Err(ReadError.into());
                         }
-                        frames.push(Frame::Map(map));
+                        frames.push(Frame::Map);
                         continue;
                     }
                 }
             }
-            Frame::Map(mut map) => match to.next_value(&mut map) {
+            Frame::Map => match to.next_value(open.builder()?) {
                 Some(index) => {
                     let (_, value) = open.entry(index).ok_or(ReadError)?;
                     (here, at) = (value, 0);
-                    frames.push(Frame::Map(map));
+                    frames.push(Frame::Map);
                 }
                 None => {
                     open.end();
@@ -108,13 +114,17 @@ pub fn rewrite<R: Rewrite>(
                 }
             },
         }
-        if frames.len() > MAX_DEPTH || funs > MAX_FUNS || keys > MAX_KEYS {
+        if frames.len() > MAX_FRAMES || funs > MAX_FUNS || keys > MAX_KEYS {
             return Err(ReadError.into());
         }
         let next = item(here.bytes, &mut at)?;
         match next {
             Item::Blob(_) | Item::Trie(_) | Item::Map(_) => {
-                frames.push(Frame::Resume(here, at));
+                // Other frames go on at places of their own. So a map in a map is one frame.
+                if let Some(Frame::Values(_) | Frame::Tail | Frame::EndFun) = frames.last() {
+                    frames.push(Frame::Resume);
+                    left_at.push((here, at));
+                }
                 match next {
                     Item::Blob(id) => match here.links.get(id) {
                         Some(Target::Blob(blob)) => {
@@ -125,7 +135,7 @@ pub fn rewrite<R: Rewrite>(
                     },
                     Item::Trie(id) => match here.links.get(id) {
                         Some(Target::Trie(node)) => {
-                            open.begin();
+                            open.begin(to.begin_map());
                             let mut outcome = Ok(());
                             node.each_page(&mut |packed| {
                                 if let Some(page) = Page::of(packed.bytes()) {
@@ -133,14 +143,14 @@ pub fn rewrite<R: Rewrite>(
                                 }
                             });
                             outcome?;
-                            frames.push(Frame::Keys(to.begin_map(), 0));
+                            frames.push(Frame::Keys(0));
                         }
                         _ => return Err(ReadError.into()),
                     },
                     Item::Map(page) => {
-                        open.begin();
+                        open.begin(to.begin_map());
                         open.add(page, here.links)?;
-                        frames.push(Frame::Keys(to.begin_map(), 0));
+                        frames.push(Frame::Keys(0));
                     }
                     _ => {}
                 }
@@ -175,8 +185,14 @@ struct OpenMaps<'a, A> {
     entries: Vec<Entry>,
     /// The bodies of the maps' pages.
     bodies: Vec<View<'a, A>>,
-    /// Where the entries and the bodies of each map begin.
-    maps: Vec<(usize, usize)>,
+    maps: Vec<OpenMap>,
+}
+
+/// A map that is being written, and where its entries and bodies begin.
+struct OpenMap {
+    builder: MapBuilder,
+    entries: usize,
+    bodies: usize,
 }
 
 /// Where a key, its value and what follows begin in a body. No number is over
@@ -199,15 +215,24 @@ impl<A> Default for OpenMaps<'_, A> {
 }
 
 impl<'a, A: Anchor> OpenMaps<'a, A> {
-    fn begin(&mut self) {
-        self.maps.push((self.entries.len(), self.bodies.len()));
+    fn begin(&mut self, builder: MapBuilder) {
+        self.maps.push(OpenMap {
+            builder,
+            entries: self.entries.len(),
+            bodies: self.bodies.len(),
+        });
     }
 
     fn end(&mut self) {
-        if let Some((entries, bodies)) = self.maps.pop() {
-            self.entries.truncate(entries);
-            self.bodies.truncate(bodies);
+        if let Some(map) = self.maps.pop() {
+            self.entries.truncate(map.entries);
+            self.bodies.truncate(map.bodies);
         }
+    }
+
+    /// That of the innermost map.
+    fn builder(&mut self) -> Result<&mut MapBuilder, ReadError> {
+        Ok(&mut self.maps.last_mut().ok_or(ReadError)?.builder)
     }
 
     /// Adds the entries of a page: one key and one value behind the other, sorted by key. What the
@@ -243,7 +268,7 @@ impl<'a, A: Anchor> OpenMaps<'a, A> {
 
     /// Key and value of an entry of the innermost map.
     fn entry(&self, index: usize) -> Option<(View<'a, A>, View<'a, A>)> {
-        let entry = self.entries.get(self.maps.last()?.0 + index)?;
+        let entry = self.entries.get(self.maps.last()?.entries + index)?;
         let body = self.bodies[entry.body as usize];
         let part =
             |from: u32, to: u32| View::new(&body.bytes[from as usize..to as usize], body.links);
