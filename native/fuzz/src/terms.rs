@@ -88,6 +88,7 @@ pub const WAYS: usize = 9;
 fn most_levels(way: usize, levels: usize, place: Place) -> usize {
     match way {
         5 => levels.min(place.funs),
+        7 if place.keys == 0 => 0,
         8 => levels.min(place.keys),
         _ => levels,
     }
@@ -217,7 +218,6 @@ fn whole(entries: BTreeMap<Vec<u8>, Packed<Kept>>, to: &mut Writer<Kept>) {
 fn map(script: &mut Script<'_>, entries: usize, place: Place, to: &mut Writer<Kept>) {
     let mut map = to.begin_map();
     let mut seen = BTreeSet::new();
-    let entries = if place.keys == 0 { 0 } else { entries };
     for _ in 0..entries {
         let key = packed(script, place.key());
         if seen.insert(key.bytes().to_vec()) {
@@ -282,11 +282,11 @@ fn write(script: &mut Script<'_>, place: Place, to: &mut Writer<Kept>) {
             to.tuple(arity);
             (0..arity).for_each(|_| write(script, place.below(), to));
         }
-        18 | 19 => {
+        18 | 19 if place.keys > 0 => {
             let entries = script.count(16);
             map(script, entries, place, to);
         }
-        20 => {
+        20 if place.keys > 0 => {
             let entries = (0..script.count(255)).map(|number| {
                 let key = written(|to| to.int(number as i64));
                 let value = written(|to| {
