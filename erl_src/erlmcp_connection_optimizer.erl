@@ -124,11 +124,13 @@ update_state_field(State, Field, Value) ->
     Updated =
         case is_reference(State) of
             true ->
-                ?OPENED(
-                    state_update,
-                    [State, Field, Value],
-                    [bytes(Value)],
-                    erlmcp_memory_nif:state_update(State, Field, Value, [], bytes(Value))
+                ?COLLECTED(
+                    ?OPENED(
+                        state_update,
+                        [State, Field, Value],
+                        [bytes(Value)],
+                        erlmcp_memory_nif:state_update(State, Field, Value, [], bytes(Value))
+                    )
                 );
             false -> erlmcp_memory_plain_state:update(State, Field, Value)
         end,
@@ -250,11 +252,7 @@ compress_state(State) ->
 %% </ul>
 -spec decompress_state(binary()) -> state() | {error, decompress_error()}.
 decompress_state(Binary) ->
-    Read =
-        case erlmcp_memory_nif:state_decompress(Binary, bytes(Binary)) of
-            {collect, Ref} -> erlmcp_memory_opened:collect(Ref);
-            Other -> Other
-        end,
+    Read = ?COLLECTED(erlmcp_memory_nif:state_decompress(Binary, bytes(Binary))),
     case is_reference(Read) andalso not erlmcp_memory_settings:connection_state_compact() of
         true -> erlmcp_memory_plain_state:from_fields(fields(Read));
         false -> Read
@@ -316,7 +314,11 @@ cleanup_state(State) ->
 -spec share(term()) -> share().
 share(Term) ->
     Bytes = bytes(Term),
-    case ?OPENED(share_new, [Term], [Bytes], erlmcp_memory_nif:share_new(Term, [], Bytes)) of
+    Shared =
+        ?COLLECTED(
+            ?OPENED(share_new, [Term], [Bytes], erlmcp_memory_nif:share_new(Term, [], Bytes))
+        ),
+    case Shared of
         {badarg, Position, Text} -> ?BADARG([Term], Position, Text);
         Ref -> Ref
     end.
@@ -358,7 +360,9 @@ fields(State) ->
     erlmcp_memory_plain_state:fields(State).
 
 from_fields(Fields) ->
-    ?OPENED(state_from_fields, [Fields], [], erlmcp_memory_nif:state_from_fields(Fields, [])).
+    ?COLLECTED(
+        ?OPENED(state_from_fields, [Fields], [], erlmcp_memory_nif:state_from_fields(Fields, []))
+    ).
 
 %% There is one snapshot format, and one writer of it.
 native_state(State) when is_reference(State) -> State;

@@ -25,10 +25,7 @@
 call(Function, Before, After, Terms) ->
     case opened(Terms, [], ?MAX_ROUNDS) of
         {ok, Opened} ->
-            case apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]) of
-                {collect, Result} -> collect(Result);
-                Result -> Result
-            end;
+            apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]);
         {badarg, _, Text} ->
             %% What is opened is in the last of the terms, as a rule.
             {badarg, length(Before), Text}

@@ -4,7 +4,14 @@
 -define(OPENED(Function, Before, After, Direct),
     case Direct of
         {closed, Closed} -> erlmcp_memory_opened:call(Function, Before, After, Closed);
-        {collect, Collect} -> erlmcp_memory_opened:collect(Collect);
         DirectResult -> DirectResult
+    end
+).
+
+%% The result of a call that may ask for a collection of the caller's garbage.
+-define(COLLECTED(Call),
+    case Call of
+        {collect, Collect} -> erlmcp_memory_opened:collect(Collect);
+        CallResult -> CallResult
     end
 ).

@@ -193,7 +193,9 @@ child_spec() ->
 %% than 1,048,576 levels; nothing is acquired then.
 -spec acquire_connection_state(Map :: map()) -> {ok, state_ref()} | {error, not_started}.
 acquire_connection_state(Map) ->
-    case ?OPENED(pool_acquire, [Map], [], erlmcp_memory_nif:pool_acquire(Map, [])) of
+    Acquired =
+        ?COLLECTED(?OPENED(pool_acquire, [Map], [], erlmcp_memory_nif:pool_acquire(Map, []))),
+    case Acquired of
         {_, _} = Result -> Result;
         not_a_map -> ?BADARG([Map], 1, ?NOT_A_MAP);
         {badarg, Position, Text} -> ?BADARG([Map], Position, Text)
