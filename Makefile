@@ -12,7 +12,7 @@ SOAK_SECONDS ?= 600
 say = @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test docs bench-memory bench-pool bench-schedulers soak stress loom \
+.PHONY: help setup build demo test docs bench-memory bench-pool bench-schedulers bench-parking soak stress loom \
     memcheck miri fuzz matrix stranger fmt clean
 
 help:
@@ -25,6 +25,8 @@ help:
 	@echo '            (MS=n milliseconds a measurement)'
 	@echo 'make bench-schedulers  gaps of schedulers while long chains are freed, contention, memory'
 	@echo '            (DROPPED=n links of a chain, ROUNDS=n)'
+	@echo 'make bench-parking  many parked servers: waking, going idle at once, storms, random work'
+	@echo '            (COUNT=n servers, SECONDS=n of waking, SOAK_SECONDS=n of random work)'
 	@echo 'make soak   a mixed load for ten minutes, and whether memory grows (SOAK_SECONDS=n)'
 	@echo 'make stress random work of 16 processes against models (SECONDS=n)'
 	@echo 'make loom   the concurrent parts in every order of their threads'
@@ -81,6 +83,10 @@ bench-pool: setup
 bench-schedulers: setup
 	@rebar3 as bench compile
 	@escript bench/run.escript erlmcp_bench_schedulers $(DROPPED) $(ROUNDS)
+
+bench-parking: setup
+	@rebar3 as bench compile
+	@escript bench/run.escript erlmcp_bench_parking $(COUNT) $(SECONDS) $(SOAK_SECONDS)
 
 soak: setup
 	@rebar3 as bench compile

@@ -1,4 +1,4 @@
-%% The three forms of the example host answer alike, and the tools they serve have the shape of
+%% All forms of the example host answer alike, and the tools they serve have the shape of
 %% real ones.
 -module(erlmcp_host_SUITE).
 
@@ -13,7 +13,13 @@
     a_list_is_read_from_a_file/1
 ]).
 
--define(FORMS, [erlmcp_host_plain, erlmcp_host_persistent, erlmcp_host_compact]).
+-define(FORMS, [
+    erlmcp_host_plain,
+    erlmcp_host_hibernating,
+    erlmcp_host_persistent,
+    erlmcp_host_compact,
+    erlmcp_host_parked
+]).
 -define(O, erlmcp_connection_optimizer).
 
 all() ->

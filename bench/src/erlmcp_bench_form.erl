@@ -2,7 +2,7 @@
 %% Runs in a VM of its own, see `erlmcp_bench_memory'.
 -module(erlmcp_bench_form).
 
--export([run/1, tools/1]).
+-export([run/1, tools/1, asleep/1]).
 
 -include("erlmcp_memory.hrl").
 
@@ -16,6 +16,8 @@
     %% awake at the same time; equal to `count' where memory allows it
     running := pos_integer(),
     hibernates := boolean(),
+    %% each connection has a tool of its own besides
+    own := boolean(),
     change := boolean(),
     file := file:name_all() | generated
 }.
@@ -31,14 +33,14 @@ run(#{form := Form} = Options) ->
     Catalogue = Form:catalogue(erlmcp_host:config(Tools)),
     Calls = erlmcp_bench_messages:calls(Tools),
     %% Everything that is made once is there before the measurement begins.
-    stop([connect(Form, Catalogue, Calls, N) || N <- lists:seq(1, 8)]),
+    stop([connect(Options, Catalogue, Calls, N) || N <- lists:seq(1, 8)]),
     _ = measure(),
     Base = settled(),
     connections(Options, Base, Tools, Catalogue, Calls).
 
 connections(#{running := Running} = Options, Base, Tools, Catalogue, Calls) ->
-    #{form := Form, count := Count, hibernates := Hibernates, change := Change} = Options,
-    Awake = [connect(Form, Catalogue, Calls, N) || N <- lists:seq(1, Running)],
+    #{count := Count, hibernates := Hibernates, change := Change} = Options,
+    Awake = [connect(Options, Catalogue, Calls, N) || N <- lists:seq(1, Running)],
     true = erlang:garbage_collect(),
     Phases0 = #{running => each(Base, settled(), Running)},
     lists:foreach(fun erlang:garbage_collect/1, Awake),
@@ -49,25 +51,25 @@ connections(#{running := Running} = Options, Base, Tools, Catalogue, Calls) ->
             Phases1;
         true ->
             sleep(Awake),
-            All = fill(Form, Catalogue, Calls, Running, Count, Awake),
+            All = fill(Options, Catalogue, Calls, Running, Count, Awake),
             true = erlang:garbage_collect(),
             Phases2 = Phases1#{
                 hibernated => each(Base, settled(), Count),
                 process => average(All)
             },
             case Change of
-                true -> Phases2#{change => change(Form, Tools, Catalogue, Calls, All)};
+                true -> Phases2#{change => change(Options, Tools, Catalogue, Calls, All)};
                 false -> Phases2
             end
     end.
 
-fill(_Form, _Catalogue, _Calls, Count, Count, Pids) ->
+fill(_Options, _Catalogue, _Calls, Count, Count, Pids) ->
     Pids;
-fill(Form, Catalogue, Calls, Held, Count, Pids) ->
+fill(Options, Catalogue, Calls, Held, Count, Pids) ->
     Next = min(Count, Held + ?BATCH),
-    Batch = [connect(Form, Catalogue, Calls, N) || N <- lists:seq(Held + 1, Next)],
+    Batch = [connect(Options, Catalogue, Calls, N) || N <- lists:seq(Held + 1, Next)],
     sleep(Batch),
-    fill(Form, Catalogue, Calls, Next, Count, Batch ++ Pids).
+    fill(Options, Catalogue, Calls, Next, Count, Batch ++ Pids).
 
 %% @doc The tools to serve: 86 generated ones, or those of a file.
 -spec tools(#{file := file:name_all() | generated, _ => _}) -> [erlmcp_bench_tools:tool()].
@@ -75,16 +77,36 @@ tools(#{file := generated}) -> erlmcp_bench_tools:generate(86);
 tools(#{file := File}) -> erlmcp_bench_tools:read(File).
 
 %% A connection after initialize, tools/list, five subscriptions and three calls.
-connect(Form, Catalogue, Calls, N) ->
+connect(#{form := Form, own := Own}, Catalogue, Calls, N) ->
     Id = iolist_to_binary(io_lib:format("connection-~6..0b", [N])),
     {ok, Pid} = erlmcp_host:start_link(Form, Id, Catalogue),
+    Own andalso erlmcp_host_plain:add_tool(Pid, own_tool(N)),
     [_ = erlmcp_host:request(Pid, M) || M <- erlmcp_bench_messages:opening(N) ++ Calls],
     Pid.
+
+own_tool(N) ->
+    Number = integer_to_binary(N),
+    #{
+        <<"name">> => <<"own_tool_", Number/binary>>,
+        <<"description">> => <<"Looks up what client ", Number/binary, " has stored.">>,
+        <<"inputSchema">> => #{
+            <<"type">> => <<"object">>,
+            <<"properties">> => #{
+                <<"key">> => #{
+                    <<"type">> => <<"string">>,
+                    <<"description">> => <<"The key under which client ", Number/binary, " stored it">>
+                }
+            },
+            <<"required">> => [<<"key">>]
+        }
+    }.
 
 sleep(Pids) ->
     lists:foreach(fun erlmcp_host:idle/1, Pids),
     lists:foreach(fun asleep/1, Pids).
 
+%% @doc Waits until a process hibernates.
+-spec asleep(pid()) -> ok.
 asleep(Pid) ->
     case process_info(Pid, current_function) of
         {current_function, {erlang, hibernate, 3}} ->
@@ -149,12 +171,12 @@ each(Base, Snapshot, Count) ->
 %% The configuration with one tool changed, while all these connections are there: what it takes,
 %% what other processes notice, who sees which version, and whether the old version goes with its
 %% last user.
-change(Form, Tools, Catalogue, Calls, Pids) ->
+change(#{form := Form} = Options, Tools, Catalogue, Calls, Pids) ->
     Size = shared_bytes(Catalogue),
     Config = erlmcp_host:config(erlmcp_bench_tools:change(Tools)),
     Quiet = erlmcp_bench_pause:watch(fun() -> timer:sleep(?WATCH_MS) end),
     {Micros, New, Pauses} = watched(Form, Config),
-    Fresh = [connect(Form, New, Calls, N) || N <- lists:seq(1, 100)],
+    Fresh = [connect(Options, New, Calls, N) || N <- lists:seq(1, 100)],
     Result = #{
         micros => Micros,
         quiet => Quiet,

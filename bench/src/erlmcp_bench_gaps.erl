@@ -6,6 +6,7 @@
 -module(erlmcp_bench_gaps).
 
 -export([drop/3, idle/1, kinds/0, name/1, warm/2]).
+-export([watch/0, longest/1]).
 
 -define(O, erlmcp_connection_optimizer).
 %% Milliseconds after which memory that is not back is called lost.
@@ -137,6 +138,8 @@ dropped() ->
 
 %% --- who watches ---
 
+%% @doc Starts to watch: a process for each scheduler.
+-spec watch() -> [pid()].
 watch() ->
     Hearts = [
         spawn_opt(fun() -> heart(0, now_ns()) end, [link, {scheduler, N}])
@@ -147,6 +150,8 @@ watch() ->
     lists:foreach(fun(Heart) -> Heart ! reset end, Hearts),
     Hearts.
 
+%% @doc The longest gap since then, in milliseconds.
+-spec longest([pid()]) -> float().
 longest(Hearts) ->
     %% The last gap ends when the process runs again.
     timer:sleep(5),

@@ -1,7 +1,11 @@
-%% @doc `make bench-memory': the three forms of the example host side by side.
+%% @doc `make bench-memory': the forms of the example host side by side.
 %%
 %% Each form runs in a fresh VM; requests and single operations of all forms are timed in one VM,
 %% in turn. The text that is printed says first what was measured, then which marks are met.
+%%
+%% The forms are the plain connection, the same with `hibernate_after', the best by hand with
+%% `persistent_term', the connection rewritten for compact states, and the plain connection started
+%% by `erlmcp_memory_server'.
 -module(erlmcp_bench_memory).
 
 -export([main/1]).
@@ -9,9 +13,13 @@
 -import(erlmcp_bench_table, [row/1, mark/5, truth/3, bytes/1, micros/1, ms/1, ratio/2, print/2]).
 
 -define(PLAIN, erlmcp_host_plain).
+-define(HIBERNATING, erlmcp_host_hibernating).
 -define(PERSISTENT, erlmcp_host_persistent).
 -define(COMPACT, erlmcp_host_compact).
--define(FORMS, [?PLAIN, ?PERSISTENT, ?COMPACT]).
+-define(PARKED, erlmcp_host_parked).
+-define(FORMS, [?PLAIN, ?HIBERNATING, ?PERSISTENT, ?COMPACT, ?PARKED]).
+%% The plain connection, started the one or the other way.
+-define(UNCHANGED, [?PLAIN, ?HIBERNATING, ?PARKED]).
 %% Awake at the same time; more of these forms would not fit into a modest machine.
 -define(AWAKE, 2000).
 
@@ -39,82 +47,111 @@ run(Count, File, Seconds, Library) ->
     print("~b tools, ~b bytes of JSON, encoded by ~s; OTP ~s, ~b schedulers~n~n", [
         N, Bytes, Library, erlang:system_info(otp_release), erlang:system_info(schedulers)
     ]),
-    Forms = maps:from_list([{Form, form(Form, Count, File)} || Form <- ?FORMS]),
-    print_bytes(Count, Forms),
-    #{list := List, call := Call, micro := Micro, state := State} =
+    Forms = maps:from_list([{Form, form(Form, Count, File, false)} || Form <- ?FORMS]),
+    print_bytes("", ?FORMS, Count, Forms),
+    Own = maps:from_list([{Form, form(Form, Count, File, true)} || Form <- ?UNCHANGED]),
+    print_bytes("; each has one tool of its own besides", ?UNCHANGED, Count, Own),
+    #{awake := Awake, idle := Idle, micro := Micro, state := State} =
         erlmcp_bench_vm:run("single operations", erlmcp_bench_micro, run, [#{file => File}]),
-    print_times(List, Call),
+    #{list := List, call := Call} = Awake,
+    print_times(Awake, Idle),
     print_change(Count, Forms),
     print_operations(Micro, State),
     Stress = erlmcp_bench_vm:run("random work", erlmcp_bench_stress, run, [16, Seconds * 1000]),
     print("~nMarks~n", []),
     marks_of_bytes(Forms),
+    marks_of_parking(maps:get(?PARKED, Forms), Call),
     marks_of_times(List, Call),
     marks_of_change(maps:get(change, maps:get(?COMPACT, Forms))),
     marks_of_state(State),
     marks_of_operations(Micro),
     mark_of_stress(Stress, Seconds).
 
-form(Form, Count, File) ->
+form(Form, Count, File, Own) ->
     {All, Awake} =
         case Form of
-            ?PLAIN -> {min(Count, ?AWAKE), min(Count, ?AWAKE)};
-            ?PERSISTENT -> {Count, min(Count, ?AWAKE)};
-            ?COMPACT -> {Count, Count}
+            ?COMPACT -> {Count, Count};
+            _ when Form =:= ?PERSISTENT; Form =:= ?PARKED -> {Count, min(Count, ?AWAKE)};
+            _ -> {min(Count, ?AWAKE), min(Count, ?AWAKE)}
         end,
     Options = #{
         form => Form,
         count => All,
         running => Awake,
         hibernates => Form =/= ?PLAIN,
-        change => Form =/= ?PLAIN,
+        own => Own,
+        change => Form =:= ?PERSISTENT orelse Form =:= ?COMPACT,
         file => File
     },
     Result = erlmcp_bench_vm:run(name(Form), erlmcp_bench_form, run, [Options]),
     Result#{count => All, awake => Awake}.
 
 name(?PLAIN) -> "plain";
+name(?HIBERNATING) -> "hibernate_after";
 name(?PERSISTENT) -> "persistent_term";
-name(?COMPACT) -> "ours".
+name(?COMPACT) -> "compact";
+name(?PARKED) -> "parked".
 
 %% --- tables ---
 
-print_bytes(Count, Forms) ->
-    print("Bytes a connection (~b connections; awake at once: ~s)~n", [
+print_bytes(What, Names, Count, Forms) ->
+    print("~nBytes a connection (~b connections~s; in all and awake at once: ~s)~n", [
         Count,
+        What,
         lists:join(", ", [
-            io_lib:format("~b ~s", [maps:get(awake, maps:get(F, Forms)), name(F)])
-         || F <- ?FORMS
+            io_lib:format("~s ~b, ~b", [name(F), All, Awake])
+         || F <- Names, #{count := All, awake := Awake} <- [maps:get(F, Forms)]
         ])
     ]),
     Kinds = [total, resident, processes, binaries, native, other],
     row(["" | [atom_to_list(Kind) || Kind <- Kinds]]),
     [
         row([[name(Form), " ", atom_to_list(Phase)] | [bytes(maps:get(K, Bytes)) || K <- Kinds]])
-     || Form <- ?FORMS,
+     || Form <- Names,
         Phase <- [running, collected, hibernated],
         Bytes <- [maps:get(Phase, maps:get(Form, Forms), none)],
         Bytes =/= none
     ],
     print(
         "  total: erlang:memory(total). native: what the library's code asked for; its headers~n"
-        "  are in binaries and other. Ours hibernates after each message.~n",
+        "  are in binaries and other. hibernated: parked, too. compact hibernates after each~n"
+        "  message; of parked, no more are awake than awake_memory_limit has room for.~n",
         []
     ).
 
-print_times(List, Call) ->
-    print("~nTime of a request as its sender sees it, median~n", []),
-    row(["" | ["tools/list", "of plain", "tools/call", "of plain"]]),
+print_times(Awake, Idle) ->
+    print("~nTime of a request as its sender sees it, median; lines of the host that differ~n", []),
+    row(["", "tools/list", "of plain", "tools/call", "of plain", "list, idle", "call, idle", "lines"]),
     [
-        row([
-            name(Form),
-            micros(maps:get(Form, List)),
-            ratio(maps:get(Form, List), maps:get(?PLAIN, List)),
-            micros(maps:get(Form, Call)),
-            ratio(maps:get(Form, Call), maps:get(?PLAIN, Call))
-        ])
+        row(
+            [name(Form)] ++
+                lists:append([
+                    [micros(maps:get(Form, Times)), ratio(maps:get(Form, Times), Plain)]
+                 || Times <- [maps:get(list, Awake), maps:get(call, Awake)],
+                    Plain <- [maps:get(?PLAIN, Times)]
+                ]) ++
+                [micros(maps:get(Form, maps:get(Kind, Idle))) || Kind <- [list, call]] ++
+                [integer_to_list(lines(Form))]
+        )
      || Form <- ?FORMS
-    ].
+    ],
+    print("  idle: from hibernation; parked, from there. plain does not hibernate.~n", []).
+
+%% Lines of a form that the plain connection does not have, and the other way round, apart from
+%% comments: what a host has to rewrite. Of those that start the plain one it is the start call.
+lines(?PLAIN) ->
+    0;
+lines(Form) when Form =:= ?HIBERNATING; Form =:= ?PARKED ->
+    1;
+lines(Form) ->
+    {Plain, Other} = {code_lines(?PLAIN), code_lines(Form)},
+    max(length(Other -- Plain), length(Plain -- Other)).
+
+code_lines(Module) ->
+    Source = proplists:get_value(source, Module:module_info(compile)),
+    {ok, Text} = file:read_file(Source),
+    Lines = [string:trim(Line) || Line <- binary:split(Text, <<"\n">>, [global])],
+    [Line || Line <- Lines, Line =/= <<>>, binary:first(Line) =/= $%].
 
 print_change(Count, Forms) ->
     print("~nOne tool changed under ~b connections; longest pauses in ms~n", [Count]),
@@ -175,6 +212,12 @@ marks_of_bytes(#{?PLAIN := Plain, ?PERSISTENT := Persistent, ?COMPACT := Compact
     mark(2, "running, plain, total bytes", at_least, Total(running, Plain), 1 bsl 20),
     mark(2, "running, persistent_term as a multiple of ours", at_least,
         Total(running, Persistent) / Running, 100).
+
+%% Connections that were not rewritten.
+marks_of_parking(#{hibernated := Parked}, #{?PLAIN := PlainCall, ?PARKED := Call}) ->
+    mark(8, "parked, total bytes", at_most, maps:get(total, Parked), 2048),
+    mark(8, "parked, resident bytes", at_most, maps:get(resident, Parked), 2560),
+    mark(8, "tools/call awake, a multiple of plain", at_most, Call / PlainCall, 1.2).
 
 marks_of_times(#{?PLAIN := PlainList, ?COMPACT := List}, #{?PLAIN := PlainCall, ?COMPACT := Call}) ->
     mark(3, "tools/list, plain's time as a multiple of ours", at_least, PlainList / List, 50),

@@ -10,16 +10,30 @@
 -define(ROUNDS, 101).
 -define(BLOCK, 50).
 -define(STATES, 20000).
--define(FORMS, [erlmcp_host_plain, erlmcp_host_persistent, erlmcp_host_compact]).
+-define(FORMS, [
+    erlmcp_host_plain,
+    erlmcp_host_hibernating,
+    erlmcp_host_persistent,
+    erlmcp_host_compact,
+    erlmcp_host_parked
+]).
+%% Connections of a form that are asked from idle, and how often.
+-define(IDLE, 100).
+-define(IDLE_ROUNDS, 4).
 
-%% @doc `list' and `call', maps of each form's time; `micro', of operations; `state', sizes.
+%% @doc `awake' and `idle', each with `list' and `call', maps of each form's time; `micro', of
+%% operations; `state', sizes.
 -spec run(#{file := file:name_all() | generated}) -> #{atom() => #{atom() => number()}}.
 run(Options) ->
     _ = erlmcp_bench_json:library(),
     Tools = erlmcp_bench_form:tools(Options),
     State = state_sizes(),
-    {List, Call} = requests(Tools),
-    #{list => List, call => Call, micro => operations(Tools), state => State}.
+    #{
+        awake => requests(Tools),
+        idle => requests_from_idle(Tools),
+        micro => operations(Tools),
+        state => State
+    }.
 
 %% --- requests ---
 
@@ -32,7 +46,31 @@ requests(Tools) ->
     Lists = in_turn(Connections, erlmcp_bench_messages:list(1), 20),
     Calls = in_turn(Connections, Call, 200),
     [ok = gen_server:stop(Pid) || {_, Pid} <- Connections],
-    {Lists, Calls}.
+    #{list => Lists, call => Calls}.
+
+%% Many connections, since one that hibernates after a second gives one figure a second.
+requests_from_idle(Tools) ->
+    Config = erlmcp_host:config(Tools),
+    Call = erlmcp_bench_messages:call(1, lists:nth(length(Tools) div 2, Tools)),
+    Connections = [{Form, open(Form, Config)} || Form <- ?FORMS, _ <- lists:seq(1, ?IDLE)],
+    Times = #{
+        list => from_idle(Connections, erlmcp_bench_messages:list(1)),
+        call => from_idle(Connections, Call)
+    },
+    [ok = gen_server:stop(Pid) || {_, Pid} <- Connections],
+    Times.
+
+from_idle(Connections, Message) ->
+    Times = [
+        {Form, request_time(Pid, Message)}
+     || _ <- lists:seq(1, ?IDLE_ROUNDS), ok <- [idle(Connections)], {Form, Pid} <- Connections
+    ],
+    maps:from_list([{Form, median([T || {F, T} <- Times, F =:= Form])} || Form <- ?FORMS]).
+
+idle(Connections) ->
+    [ok = erlmcp_host:idle(Pid) || {_, Pid} <- Connections],
+    [erlmcp_bench_form:asleep(Pid) || {Form, Pid} <- Connections, Form =/= erlmcp_host_plain],
+    ok.
 
 open(Form, Config) ->
     {ok, Pid} = erlmcp_host:start_link(Form, <<"timed">>, Form:catalogue(Config)),

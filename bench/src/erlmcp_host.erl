@@ -1,10 +1,11 @@
 %% @doc An example host: what an MCP server holds, and what its connection processes say.
 %%
-%% There are three forms of the connection process, and they answer alike, byte for byte:
-%% `erlmcp_host_plain' keeps everything on its heap, `erlmcp_host_persistent' keeps the tools with
-%% their schemas in `persistent_term', `erlmcp_host_compact' shares what is equal and packs the
-%% rest. Here is what they have in common and what is no matter of memory. Messages come as decoded
-%% JSON and go as encoded JSON.
+%% There are three connection processes, and they answer alike, byte for byte: `erlmcp_host_plain'
+%% keeps everything on its heap, `erlmcp_host_persistent' keeps the tools with their schemas in
+%% `persistent_term', `erlmcp_host_compact' shares what is equal and packs the rest. The plain one
+%% is started in three ways: as it is, with `hibernate_after' (`erlmcp_host_hibernating'), and by
+%% `erlmcp_memory_server' (`erlmcp_host_parked'). Here is what they have in common and what is no
+%% matter of memory. Messages come as decoded JSON and go as encoded JSON.
 -module(erlmcp_host).
 
 -export([config/1, handler/1]).
@@ -43,11 +44,12 @@ config(Tools) ->
         prompts => maps:from_list([prompt(N) || N <- lists:seq(1, 10)])
     }.
 
-%% @doc What a tool does when it is called: a fun with an environment, as handlers are.
+%% @doc What a tool does when it is called: a fun that closes over another one, as handlers do.
 -spec handler(binary()) -> handler().
 handler(Name) ->
+    Say = fun(Text) -> <<Name/binary, ": ", Text/binary>> end,
     fun(Arguments) ->
-        <<Name/binary, ": ", (integer_to_binary(map_size(Arguments)))/binary, " arguments">>
+        Say(<<(integer_to_binary(map_size(Arguments)))/binary, " arguments">>)
     end.
 
 resource(N) ->

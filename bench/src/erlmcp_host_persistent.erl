@@ -1,5 +1,6 @@
-%% @doc A connection as good as `persistent_term' makes it: what is equal for all is a literal there,
-%% its own is on its heap, and it hibernates when it is idle.
+%% @doc The best that is written by hand without this library: what is equal for all is a literal
+%% in `persistent_term', the reply to `tools/list' encoded once, its own is on the heap of a
+%% connection that hibernates when it is idle.
 -module(erlmcp_host_persistent).
 
 -behaviour(erlmcp_host).
@@ -28,7 +29,9 @@ catalogue(#{id := Id, tools := Tools} = Config) ->
         {Name, {maps:remove(<<"inputSchema">>, Tool), Handler, Schema}}
      || {#{<<"name">> := Name, <<"inputSchema">> := Schema} = Tool, Handler} <- Tools
     ],
-    persistent_term:put(Key, Config#{tools := maps:from_list(ByName)}),
+    ToolsByName = maps:from_list(ByName),
+    Listed = erlmcp_host:listed(ToolsByName),
+    persistent_term:put(Key, Config#{tools := ToolsByName, listed => Listed}),
     Key.
 
 -spec start_link(binary(), Key :: term()) -> {ok, pid()}.
@@ -58,8 +61,8 @@ message(#{<<"method">> := <<"notifications/initialized">>}, _, State) ->
     Requests = [erlmcp_host:ask(Id, Method) || {Id, Method} <- lists:sort(maps:to_list(Pending))],
     {Requests, State#state{pending = Pending}};
 message(#{<<"id">> := Id, <<"method">> := <<"tools/list">>}, _, State) ->
-    #{tools := Tools} = persistent_term:get(State#state.key),
-    {erlmcp_host:answer(Id, erlmcp_host:listed(Tools)), State};
+    #{listed := Listed} = persistent_term:get(State#state.key),
+    {erlmcp_host:answer(Id, Listed), State};
 message(#{<<"id">> := Id, <<"method">> := <<"tools/call">>, <<"params">> := Params}, _, State) ->
     #{<<"name">> := Name, <<"arguments">> := Arguments} = Params,
     case persistent_term:get(State#state.key) of

@@ -5,7 +5,7 @@
 -behaviour(erlmcp_host).
 -behaviour(gen_server).
 
--export([catalogue/1, start_link/2]).
+-export([catalogue/1, start_link/2, start_link/4, add_tool/2]).
 -export([init/1, handle_call/3, handle_cast/2]).
 
 -record(state, {
@@ -28,13 +28,25 @@ catalogue(Config) ->
     Config.
 
 -spec start_link(binary(), erlmcp_host:config()) -> {ok, pid()}.
-start_link(Id, #{tools := Tools, resources := Resources, prompts := Prompts} = Config) ->
+start_link(Id, Config) ->
+    start_link(Id, Config, gen_server, []).
+
+%% @doc The same module, started by another one, or with other options.
+-spec start_link(binary(), erlmcp_host:config(), Starter :: module(), Options :: list()) ->
+    {ok, pid()}.
+start_link(Id, Config, Starter, Options) ->
+    #{tools := Tools, resources := Resources, prompts := Prompts} = Config,
     Server = maps:with([id, capabilities], Config),
-    {ok, Pid} = gen_server:start_link(?MODULE, {Id, Server}, []),
-    [ok = gen_server:call(Pid, {add_tool, Tool, Handler}) || {Tool, Handler} <- Tools],
+    {ok, Pid} = Starter:start_link(?MODULE, {Id, Server}, Options),
+    [ok = add_tool(Pid, Tool) || {Tool, _} <- Tools],
     [ok = gen_server:call(Pid, {add_resource, R}) || R <- maps:values(Resources)],
     [ok = gen_server:call(Pid, {add_prompt, P}) || P <- maps:values(Prompts)],
     {ok, Pid}.
+
+%% @doc One tool more, with a handler of its own.
+-spec add_tool(pid(), erlmcp_bench_tools:tool()) -> ok.
+add_tool(Pid, #{<<"name">> := Name} = Tool) ->
+    gen_server:call(Pid, {add_tool, Tool, erlmcp_host:handler(Name)}).
 
 init({Id, Server}) ->
     {ok, #state{id = Id, server = Server}}.
