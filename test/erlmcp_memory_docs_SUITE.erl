@@ -8,7 +8,7 @@
 %%   KIND file=PATH      a file of the host that the document builds; .erl is compiled, too
 %%   sh                  commands, run where that host is; `make ...' with -n, in the project
 %%   sh recipe, text recipe   see erlmcp_memory_recipe_SUITE
-%%   diff                lines of the modules in guides/integration.md
+%%   diff parked         lines of the plain module in guides/integration.md, changed and loaded
 %%   text                output
 %%
 %% Any other kind, or none, fails.
@@ -30,7 +30,9 @@ all() ->
     [
         readme,
         integration,
+        calls,
         operating,
+        limits,
         internals,
         no_guide_is_forgotten,
         public_functions_have_pages
@@ -50,26 +52,33 @@ end_per_testcase(_Case, Config) ->
     ok.
 
 readme(Config) ->
-    run("README.md", Config, 10),
-    %% The monitor runs, and says nothing alarming of an idle node.
-    {ok, Monitor} = my_monitor:start_link(),
-    ?assertEqual(ok, gen_server:call(Monitor, ping)),
-    gen_server:stop(Monitor),
-    gen_server:stop(my_sup).
+    run("README.md", Config, 7),
+    gen_server:stop(erlmcp_memory_pool).
 
 integration(Config) ->
     run(?INTEGRATION, Config, 15),
     gen_server:stop(my_host_sup).
 
+calls(Config) ->
+    {ok, _} = erlmcp_memory_pool:start_link(),
+    run("guides/calls.md", Config, 5),
+    gen_server:stop(erlmcp_memory_pool).
+
 operating(Config) ->
-    run("guides/operating.md", Config, 7).
+    run("guides/operating.md", Config, 9).
+
+limits(Config) ->
+    run("guides/limits.md", Config, 0).
 
 internals(Config) ->
     run("guides/internals.md", Config, 5).
 
 no_guide_is_forgotten(_Config) ->
     Guides = filelib:wildcard("guides/*.md", ?HELP:root()),
-    ?assertEqual([?INTEGRATION, "guides/internals.md", "guides/operating.md"], lists:sort(Guides)),
+    ?assertEqual(
+        ["guides/" ++ Name ++ ".md" || Name <- ["calls", "integration", "internals", "limits", "operating"]],
+        lists:sort(Guides)
+    ),
     %% Links between documents lead somewhere.
     [
         ?assert(
@@ -98,7 +107,8 @@ public_functions_have_pages(_Config) ->
              || Part <- ["description", "typespec"]
             ]
         end
-     || Module <- ["erlmcp_memory_pool", "erlmcp_connection_optimizer", "erlmcp_memory_profiler"]
+     || Module <- ["erlmcp_memory_pool", "erlmcp_connection_optimizer", "erlmcp_memory_profiler",
+            "erlmcp_memory_server", "erlmcp_memory_statem"]
     ].
 
 named(Functions) ->
@@ -140,26 +150,16 @@ block(["erlang", "shell"], Text, Bindings, _Host) ->
 block(["sh"], Text, Bindings, Host) ->
     ?GUIDE:sh(Text, Host),
     Bindings;
-block(["diff"], Text, Bindings, _Host) ->
+block(["diff", "parked"], Text, Bindings, Host) ->
     [Before] = [T || {["erlang", "before"], T} <- ?GUIDE:blocks(?INTEGRATION)],
-    [After] = [T || {["erlang", "file=src/my_connection.erl"], T} <- ?GUIDE:blocks(?INTEGRATION)],
-    [
-        case Line of
-            "-" ++ Old -> ?assertMatch({match, _}, line(Old, Before), Old);
-            "+" ++ New -> ?assertMatch({match, _}, line(New, After), New);
-            " " ++ _ -> ok;
-            "" -> ok
-        end
-     || Line <- string:split(Text, "\n", all)
-    ],
+    ["-" ++ Old, "+" ++ New, ""] = string:split(Text, "\n", all),
+    [Head, Tail] = string:split(Before, [Old, $\n]),
+    compile_and_load([Head, New, $\n, Tail], Host),
     Bindings;
 block(["text"], _, Bindings, _) ->
     Bindings;
 block([Kind, "recipe"], _, Bindings, _) when Kind =:= "sh"; Kind =:= "text" ->
     Bindings.
-
-line(Line, Text) ->
-    re:run(Text, ["^\\Q", Line, "\\E$"], [multiline]).
 
 compile_and_load(Text, Dir) ->
     {match, [Name]} = re:run(Text, "^-module\\(([a-z_]+)\\)", [{capture, all_but_first, list}]),
