@@ -132,7 +132,7 @@ action(Action, #step{timeouts = Timeouts} = Step) ->
 bad(Action, Step) ->
     stop(error, {bad_action_from_state_function, Action}, Step).
 
-reply({To, _} = From, Reply, Step) ->
+reply(From, Reply, Step) ->
     _ = gen:reply(From, Reply),
     debug({out, Reply, From}, Step).
 
