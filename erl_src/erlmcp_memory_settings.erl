@@ -10,6 +10,7 @@
 -module(erlmcp_memory_settings).
 
 -export([connection_state_compact/0, compression_enabled/0, pool_sizes/0]).
+-export([connection_idle_after/0, awake_memory_limit/0, is_idle_after/1]).
 -export([is_pool_size/1, pool_size_limit/0]).
 
 -export_type([invalid/0]).
@@ -26,6 +27,27 @@ connection_state_compact() ->
 -spec compression_enabled() -> boolean().
 compression_enabled() ->
     boolean(compression_enabled).
+
+%% @doc Milliseconds without a message after which the state of a server is parked. Raises {@link
+%% invalid()}.
+-spec connection_idle_after() -> timeout().
+connection_idle_after() ->
+    checked(connection_idle_after, 1000, fun is_idle_after/1).
+
+%% @doc Bytes of unparked states on the node above which servers park after each message. Raises
+%% {@link invalid()}.
+-spec awake_memory_limit() -> non_neg_integer().
+awake_memory_limit() ->
+    checked(awake_memory_limit, 536870912, fun is_memory_limit/1).
+
+%% @doc Whether a time is one for which a server can wait.
+-spec is_idle_after(term()) -> boolean().
+is_idle_after(infinity) -> true;
+is_idle_after(Value) -> is_integer(Value) andalso Value >= 0 andalso Value =< 16#ffffffff.
+
+%% Up to what the library counts with.
+is_memory_limit(Value) ->
+    is_integer(Value) andalso Value >= 0 andalso Value < 1 bsl 63.
 
 %% @doc How many states are made ahead of need, and how many are kept idle.
 -spec pool_sizes() -> {ok, pos_integer(), pos_integer()} | {error, invalid()}.
@@ -49,9 +71,13 @@ pool_size_limit() ->
     10000000.
 
 boolean(Key) ->
-    case value(Key, true) of
-        Value when is_boolean(Value) -> Value;
-        Value -> error({invalid_config, Key, Value})
+    checked(Key, true, fun is_boolean/1).
+
+checked(Key, Default, IsValid) ->
+    Value = value(Key, Default),
+    case IsValid(Value) of
+        true -> Value;
+        false -> error({invalid_config, Key, Value})
     end.
 
 value(Key, Default) ->

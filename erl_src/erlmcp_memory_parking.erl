@@ -1,0 +1,251 @@
+%% @private
+%% @doc When a server parks its state, and how: the rules that the engines of `erlmcp_memory_server'
+%% and `erlmcp_memory_statem' have in common.
+%%
+%% A `parking()' is kept in the engine's loop. It knows whether the state is awake, on the heap of
+%% the server, or parked, in its slot of the native library, and whether the slot still holds what
+%% the state is. The engine keeps the state itself, and drops it when it was parked.
+%%
+%% A server waits, awake, for its idle time, then parks. While the states of the node that are awake
+%% take more than the limit (`awake_memory_limit'), it parks as soon as it finds no message. What
+%% the engine calls, in this order:
+%%
+%% <ol>
+%% <li>{@link changed/3} with the states before and after each callback;</li>
+%% <li>{@link settle/1} before it waits, awake: whether to wait for the idle time or to park;</li>
+%% <li>{@link park/4} when nothing came, and {@link rest/2} when the state is dropped;</li>
+%% <li>{@link admit/3}, then {@link wake/1}, when a message needs the state.</li>
+%% </ol>
+-module(erlmcp_memory_parking).
+
+-include_lib("kernel/include/logger.hrl").
+-include("erlmcp_memory_opened.hrl").
+
+-export([new/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
+-export([settle/1, park/4, replace/3, hold/1, rest/2]).
+-export([admit/3, wake/1, peek/1]).
+
+-export_type([parking/0, reason/0, urgency/0]).
+
+%% It is kept over replacements of this module: a new field needs a new tag, and a clause in each
+%% function that takes the old shape.
+-record(parking_1, {
+    slot :: reference(),
+    idle_after :: timeout(),
+    %% awake: the slot does not hold the state. clean: it does. refused: it cannot. parked: the
+    %% state is in the slot alone.
+    state = awake :: awake | clean | refused | parked,
+    %% What the library was told of the heap; 0 where it has counted itself since.
+    bytes = 0 :: non_neg_integer(),
+    limit :: non_neg_integer()
+}).
+
+-opaque parking() :: #parking_1{}.
+%% How it stands with the state of a server.
+
+-type reason() :: idle | crowded.
+%% Why a state is parked: no message came for the idle time, or too many bytes are awake.
+
+-type urgency() :: call | other.
+%% What a state is woken for: somebody waits for the reply, or not.
+
+%% Idle states are not parked all at once: up to so much of the idle time is added to it.
+-define(SPREAD, 4).
+%% Milliseconds until an idle server that found no place tries again.
+-define(LEAST_RETRY, 10).
+-define(MOST_RETRY, 100).
+%% Milliseconds that a message waits at most for the bytes that are awake to become fewer. It must
+%% end: a server that is awake may wait for the reply of one that is not.
+-define(WAIT_FOR_CALL, 20).
+-define(WAIT_FOR_OTHER, 200).
+-define(LONGEST_SLEEP, 20).
+%% Words of a heap that is collected before it hibernates. Hibernation collects heaps of 128 Ki words
+%% on a dirty scheduler, and may then miss the message that should end it (erlang/otp#10651).
+-define(LARGE_HEAP, 65536).
+%% Milliseconds between two warnings of the node that a state cannot be parked.
+-define(WARNING_INTERVAL, 60000).
+
+%% @doc A state that is awake. Raises `{invalid_config, Key, Value}' for a limit that is wrong.
+-spec new(IdleAfter :: timeout()) -> parking().
+new(IdleAfter) ->
+    #parking_1{
+        slot = erlmcp_memory_nif:slot_new(),
+        idle_after = spread(IdleAfter),
+        limit = erlmcp_memory_settings:awake_memory_limit()
+    }.
+
+%% Of the process alone, so that servers that were started together do not park together.
+spread(infinity) -> infinity;
+spread(IdleAfter) -> min(16#ffffffff, IdleAfter + erlang:phash2(self(), IdleAfter div ?SPREAD + 1)).
+
+%% @doc The idle time of this server, spread included.
+-spec idle_after(parking()) -> timeout().
+idle_after(#parking_1{idle_after = IdleAfter}) -> IdleAfter.
+
+%% @doc Whether the state is in the slot alone.
+-spec is_parked(parking()) -> boolean().
+is_parked(#parking_1{state = State}) -> State =:= parked.
+
+%% @doc Whether the state as it is cannot be parked.
+-spec is_refused(parking()) -> boolean().
+is_refused(#parking_1{state = State}) -> State =:= refused.
+
+%% @doc To be told after each callback, with the state before and after it. Identity is asked, not
+%% equality: that takes no time, and what was not touched is identical.
+-spec changed(Old :: term(), New :: term(), parking()) -> parking().
+changed(_Old, _New, #parking_1{state = awake} = Parking) ->
+    Parking;
+changed(Old, New, Parking) ->
+    case erts_debug:same(Old, New) of
+        true -> Parking;
+        false -> Parking#parking_1{state = awake}
+    end.
+
+%% @doc To be asked before a server waits with its state awake: `calm', and it may wait for its idle
+%% time; `crowded', and it parks when there is no message now. Tells the node how large its heap is.
+-spec settle(parking()) -> {calm | crowded, parking()}.
+settle(#parking_1{slot = Slot, bytes = Published, limit = Limit, state = State} = Parking) ->
+    Bytes = heap_bytes(),
+    case abs(Bytes - Published) * 4 > Published of
+        true ->
+            Now = Parking#parking_1{bytes = Bytes, limit = limit(Limit)},
+            {crowd(erlmcp_memory_nif:slot_awake(Slot, Bytes), Now#parking_1.limit, State), Now};
+        false ->
+            {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
+    end.
+
+crowd(_Awake, _Limit, refused) -> calm;
+crowd(Awake, Limit, _State) when Awake > Limit -> crowded;
+crowd(_Awake, _Limit, _State) -> calm.
+
+%% The limit may be set anew while servers run. They keep to the last one where it is wrong then.
+limit(Last) ->
+    try
+        erlmcp_memory_settings:awake_memory_limit()
+    catch
+        error:{invalid_config, _, _} -> Last
+    end.
+
+heap_bytes() ->
+    {total_heap_size, Words} = process_info(self(), total_heap_size),
+    Words * erlang:system_info(wordsize).
+
+%% @doc Parks the state, for a server that found no message.
+%%
+%% `{parked, _}': the caller drops the state and goes on with {@link rest/2}. `{awake, _}': it
+%% cannot be parked, which was logged, and stays where it is; it is not tried again before it
+%% changed. `{later, Ms, _}': as many idle servers park as may at a time; the server waits so long
+%% for a message and tries again.
+-spec park(reason(), State :: term(), module(), parking()) ->
+    {parked, parking()} | {awake, parking()} | {later, pos_integer(), parking()}.
+park(_Reason, _State, _Module, #parking_1{state = refused} = Parking) ->
+    {awake, Parking};
+park(_Reason, _State, _Module, #parking_1{state = clean, slot = Slot} = Parking) ->
+    ok = erlmcp_memory_nif:slot_rest(Slot),
+    {parked, parked(Parking)};
+park(crowded, State, Module, #parking_1{state = awake} = Parking) ->
+    pack(State, Module, Parking);
+park(idle, State, Module, #parking_1{state = awake, slot = Slot} = Parking) ->
+    case erlmcp_memory_nif:slot_enter(Slot) of
+        true ->
+            Parked = pack(State, Module, Parking),
+            ok = erlmcp_memory_nif:slot_leave(Slot),
+            Parked;
+        false ->
+            {later, retry(), Parking}
+    end.
+
+%% @doc Parks what stands in the place of a state that is parked. Where it cannot be parked, it is
+%% awake.
+-spec replace(State :: term(), module(), parking()) -> {parked, parking()} | {awake, parking()}.
+replace(State, Module, #parking_1{state = parked} = Parking) ->
+    pack(State, Module, Parking).
+
+pack(State, Module, #parking_1{slot = Slot} = Parking) ->
+    case ?OPENED(slot_park, [Slot, State], [], erlmcp_memory_nif:slot_park(Slot, State, [])) of
+        ok ->
+            {parked, parked(Parking)};
+        {badarg, _, Text} ->
+            refused(Module, Text),
+            {awake, Parking#parking_1{state = refused}}
+    end.
+
+parked(Parking) ->
+    Parking#parking_1{state = parked, bytes = 0}.
+
+%% `rand' would leave its seed in the dictionary of the process.
+retry() ->
+    ?LEAST_RETRY + erlang:phash2(erlang:monotonic_time(), ?MOST_RETRY - ?LEAST_RETRY + 1).
+
+%% @doc To be called before a server hibernates with its state on the heap: of one that cannot be
+%% parked, what it takes then is counted.
+-spec hold(parking()) -> parking().
+hold(#parking_1{state = refused} = Parking) ->
+    true = erlang:garbage_collect(),
+    {calm, Settled} = settle(Parking),
+    Settled;
+hold(Parking) ->
+    Parking.
+
+%% @doc Hibernates a server whose state is parked. `Loop' must not lead to the state.
+-spec rest(Engine :: module(), Loop :: term()) -> no_return().
+rest(Engine, Loop) ->
+    {total_heap_size, Words} = process_info(self(), total_heap_size),
+    _ = Words < ?LARGE_HEAP orelse erlang:garbage_collect(),
+    erlmcp_memory_wait:hibernate(Engine, Loop).
+
+%% @doc Admits a message to a state that is parked, or returns for how many milliseconds to sleep
+%% before it is asked again. `Slept': for how many it was already.
+-spec admit(urgency(), Slept :: non_neg_integer(), parking()) -> admitted | {sleep, pos_integer()}.
+admit(Urgency, Slept, #parking_1{slot = Slot, limit = Limit}) ->
+    case erlmcp_memory_nif:slot_reserve(Slot, limit(Limit)) of
+        true -> admitted;
+        false -> sleep(Slept, wait_for(Urgency) - Slept)
+    end.
+
+%% As long as it was before: 1, 1, 2, 4, 8 and so on.
+sleep(_Slept, Left) when Left =< 0 -> admitted;
+sleep(Slept, Left) -> {sleep, min(Left, min(?LONGEST_SLEEP, max(1, Slept)))}.
+
+wait_for(call) -> ?WAIT_FOR_CALL;
+wait_for(other) -> ?WAIT_FOR_OTHER.
+
+%% @doc Builds the state. The slot holds it as well, until it changes.
+-spec wake(parking()) -> {State :: term(), parking()}.
+wake(#parking_1{state = parked, slot = Slot, limit = Limit} = Parking) ->
+    State = erlmcp_memory_nif:slot_wake(Slot),
+    {State, Parking#parking_1{state = clean, bytes = 0, limit = limit(Limit)}}.
+
+%% @doc A state that is parked and stays so.
+-spec peek(parking()) -> State :: term().
+peek(#parking_1{state = parked, slot = Slot}) ->
+    erlmcp_memory_nif:slot_peek(Slot).
+
+%% Once a minute on the node, with how many there were since the last time.
+refused(Module, Text) ->
+    Counts = refusals(),
+    ok = atomics:add(Counts, 2, 1),
+    Now = erlang:monotonic_time(millisecond),
+    Due = atomics:get(Counts, 1),
+    case Now >= Due andalso atomics:compare_exchange(Counts, 1, Due, Now + ?WARNING_INTERVAL) of
+        ok ->
+            ?LOG_WARNING(
+                "the state of a server of ~tp cannot be parked and stays on its heap: ~ts "
+                "(~b such states since the last warning)",
+                [Module, Text, atomics:exchange(Counts, 2, 0)]
+            );
+        _ ->
+            ok
+    end.
+
+%% When the next warning is due, and the states since the last one.
+refusals() ->
+    case persistent_term:get(?MODULE, undefined) of
+        undefined ->
+            Counts = atomics:new(2, [{signed, true}]),
+            ok = atomics:put(Counts, 1, erlang:monotonic_time(millisecond)),
+            persistent_term:put(?MODULE, Counts),
+            Counts;
+        Counts ->
+            Counts
+    end.

@@ -1,0 +1,48 @@
+%% What a state machine is between two events, and within one.
+%%
+%% A process may sleep, or work in a callback, over any number of upgrades: then these shapes are
+%% read by newer code than that which wrote them. So a change to either record is a new version,
+%% and erlmcp_memory_statem:current/1 brings all older ones up to date.
+-define(LOOP_VERSION, 1).
+
+-record(loop, {
+    version = ?LOOP_VERSION :: pos_integer(),
+    name :: term(),
+    parent :: pid(),
+    debug = [] :: [sys:dbg_opt()],
+    modules :: [module(), ...],
+    mode = state_functions :: state_functions | handle_event_function,
+    enter = false :: boolean(),
+    state :: term(),
+    %% Nothing while the data are parked.
+    data :: term(),
+    postponed = [] :: [erlmcp_memory_statem_report:event()],
+    timers = erlmcp_memory_statem_timers:new() :: erlmcp_memory_statem_timers:timers(),
+    %% An action asked for hibernation.
+    hibernate = false :: boolean(),
+    %% Where no idle time is set.
+    hibernate_after = infinity :: timeout(),
+    parking :: erlmcp_memory_parking:parking() | undefined,
+    %% What is to be done when nothing came.
+    then = wait :: erlmcp_memory_statem:then(),
+    %% The timer of the idle time while it hibernates with its data awake.
+    timer :: reference() | undefined
+}).
+
+-record(step, {
+    %% As it was before the event; only the callback module can have changed since.
+    loop :: #loop{},
+    %% The event, and those that come after it.
+    queue :: [erlmcp_memory_statem_report:event(), ...],
+    %% As they will be after it.
+    state :: term(),
+    data :: term(),
+    hibernate = false :: boolean(),
+    postpone = false :: boolean(),
+    %% The last one first.
+    inserted = [] :: [erlmcp_memory_statem_report:event()],
+    timeouts = [] :: [erlmcp_memory_statem_timers:action()],
+    %% Whether a state is entered, and whether this is said by a state enter call.
+    enter = false :: boolean(),
+    entering = false :: boolean()
+}).
