@@ -1,0 +1,202 @@
+//! Parked terms: packed off the heap of their process, and built again when they are asked for.
+//!
+//! A *parked term* is a reference of its own, for users. A *slot* belongs to one server: it holds
+//! the packed form of the server's state and counts what the server has unparked.
+
+use crate::lane::{Busy, Lane, NoResult};
+use crate::terms::{Anchor, PackError, Source, pack, unpack};
+use crate::{garbage, nif, reaper, reply, resource};
+use erlmcp_memory_core::awake::{Entry, Ledger};
+use erlmcp_memory_core::packed::{Links, Packed, Target};
+use parking_lot::Mutex;
+use rustler::{Encoder, Env, Term};
+
+/// A term off the heap.
+struct Parked {
+    packed: Packed<Anchor>,
+    /// Bytes that the term takes on a heap, about.
+    estimate: usize,
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        let packed = std::mem::replace(&mut self.packed, Packed::from_bytes(&[]));
+        let is_short = match packed.links() {
+            Links::None => packed.bytes().len() <= FREED_AT_ONCE,
+            Links::One((_, target)) => matches!(target, Target::Anchor(_)),
+            Links::Many(..) => false,
+        };
+        if !is_short {
+            reaper::free_value(packed);
+        }
+    }
+}
+
+/// Bytes that are freed where they are.
+const FREED_AT_ONCE: usize = 64 << 10;
+
+/// The resource behind a parked term.
+pub struct Handle(Parked);
+
+resource!(Handle, c"erlmcp_memory_parked");
+
+/// What a server has of its state outside of its heap.
+#[derive(Default)]
+pub struct Slot {
+    parked: Mutex<Option<Parked>>,
+    entry: Entry,
+}
+
+resource!(Slot, c"erlmcp_memory_slot");
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.entry.close(&LEDGER);
+    }
+}
+
+/// The sums of the node.
+static LEDGER: Ledger = Ledger::new();
+
+/// Tells the VM of the types; called once, when the library is loaded.
+pub fn register(env: Env<'_>) -> bool {
+    resource::register::<Handle>(env) && resource::register::<Slot>(env)
+}
+
+/// Packs a term.
+fn parked<'a>(term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Parked, PackError<'a>> {
+    let packed = pack(term, opened, lane)?;
+    let estimate = 8 * packed.bytes().len();
+    Ok(Parked { packed, estimate })
+}
+
+/// Builds a parked term.
+fn build<'a>(env: Env<'a>, parked: &Parked, lane: Lane) -> Result<Term<'a>, Busy> {
+    unpack(env, parked.packed.view(), Source::Owned, lane)
+}
+
+nif!(park => sized park(term, opened));
+nif!(unpark => unpark(reference));
+nif!(slot_park => slot_park(slot, term, opened));
+nif!(slot_rest => slot_rest(slot));
+nif!(slot_wake => slot_wake(slot));
+nif!(slot_peek => slot_peek(slot));
+nif!(slot_awake => slot_awake(slot, bytes));
+nif!(slot_reserve => slot_reserve(slot, limit));
+nif!(slot_enter => slot_enter(slot, places));
+nif!(slot_leave => slot_leave(slot));
+
+const NOT_PARKED: &str = "not a parked term, or a reference that went through term_to_binary/1, a \
+    file or another node";
+
+fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+    match parked(term, opened, lane) {
+        Ok(parked) => {
+            let bytes = parked.packed.bytes().len();
+            Ok(garbage::made(env, resource::make(env, Handle(parked)), bytes))
+        }
+        Err(error) => reply::not_packed(env, 1, error),
+    }
+}
+
+fn unpark<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+    match resource::get::<Handle>(reference) {
+        Some(Handle(parked)) => Ok(reply::ok_value(env, build(env, parked, lane)?)),
+        None => Ok(reply::badarg(env, 1, NOT_PARKED)),
+    }
+}
+
+fn slot(term: Term<'_>) -> Result<&Slot, NoResult> {
+    resource::get::<Slot>(term).ok_or(NoResult::BadArg)
+}
+
+/// A slot without a term.
+#[rustler::nif]
+fn slot_new(env: Env<'_>) -> Term<'_> {
+    resource::make(env, Slot::default())
+}
+
+fn slot_park<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    term: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, NoResult> {
+    let slot = slot(reference)?;
+    match parked(term, opened, lane) {
+        Ok(parked) => {
+            let before = lane.lock(&slot.parked)?.replace(parked);
+            // After the lock.
+            drop(before);
+            slot.entry.set_awake(&LEDGER, 0);
+            Ok(reply::ok(env))
+        }
+        Err(error) => Ok(reply::not_packed(env, 2, error)?),
+    }
+}
+
+fn slot_rest<'a>(env: Env<'a>, reference: Term<'a>, _lane: Lane) -> Result<Term<'a>, NoResult> {
+    slot(reference)?.entry.set_awake(&LEDGER, 0);
+    Ok(reply::ok(env))
+}
+
+fn slot_wake<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    let slot = slot(reference)?;
+    let held = lane.lock(&slot.parked)?;
+    let parked = held.as_ref().ok_or(NoResult::BadArg)?;
+    let term = build(env, parked, lane)?;
+    slot.entry.set_awake(&LEDGER, parked.estimate);
+    Ok(term)
+}
+
+fn slot_peek<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    let held = lane.lock(&slot(reference)?.parked)?;
+    let parked = held.as_ref().ok_or(NoResult::BadArg)?;
+    Ok(build(env, parked, lane)?)
+}
+
+fn slot_awake<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    bytes: Term<'a>,
+    _lane: Lane,
+) -> Result<Term<'a>, NoResult> {
+    let total = slot(reference)?.entry.set_awake(&LEDGER, bytes.decode()?);
+    Ok(total.encode(env))
+}
+
+fn slot_reserve<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    limit: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, NoResult> {
+    let slot = slot(reference)?;
+    let held = lane.lock(&slot.parked)?;
+    let estimate = held.as_ref().map_or(0, |parked| parked.estimate);
+    // A limit that is no integer of 64 bits is none.
+    let limit = limit.decode().unwrap_or(usize::MAX);
+    Ok(slot.entry.reserve(&LEDGER, estimate, limit).encode(env))
+}
+
+fn slot_enter<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    places: Term<'a>,
+    _lane: Lane,
+) -> Result<Term<'a>, NoResult> {
+    let entry = &slot(reference)?.entry;
+    Ok(entry.enter(&LEDGER, places.decode()?).encode(env))
+}
+
+fn slot_leave<'a>(env: Env<'a>, reference: Term<'a>, _lane: Lane) -> Result<Term<'a>, NoResult> {
+    slot(reference)?.entry.leave(&LEDGER);
+    Ok(reply::ok(env))
+}
+
+/// Bytes that all servers have unparked.
+#[rustler::nif]
+fn awake_bytes() -> usize {
+    LEDGER.awake()
+}
