@@ -1,7 +1,7 @@
 #!/usr/bin/env escript
 %%! +P 1048576
-%% Starts a plain server in three ways and prints what it costs while it is idle; then runs the load
-%% simulation in this fresh VM and prints what a connection costs.
+%% Runs the load simulation in this fresh VM and prints what a connection costs; then starts a plain
+%% server in three ways and prints what it costs while it is idle.
 %%
 %%   escript bench/demo.escript [Count]     from the root of the project, after `rebar3 compile'
 %%
@@ -51,110 +51,19 @@ run(Count) ->
     ok = erlmcp_memory_pool:configure(max_pool_size, PoolSize),
     ok = erlmcp_memory_pool:configure(max_pool_size, MaxSize),
     [true = erlang:garbage_collect(Pid) || Pid <- processes(), is_process_alive(Pid)],
-    io:format("OTP ~ts, ~b schedulers~n", [
-        erlang:system_info(otp_release), erlang:system_info(schedulers_online)
+    io:format("~ts connections on ~b schedulers, OTP ~ts~n", [
+        grouped(Count), erlang:system_info(schedulers_online), erlang:system_info(otp_release)
     ]),
-    servers(),
-    io:format("~nLoad simulation: ~ts connections~n", [grouped(Count)]),
     Result = simulate(Count, #{}),
     Returned = returned(Result),
     print(Result, Returned),
+    servers(),
     halt(
         case Result of
             #{success := true} when element(1, Returned) -> 0;
             _ -> 1
         end
     ).
-
-%% --- one line ---
-
-%% A server as it is usually written: it builds a tool list of its own, with handlers that are
-%% closures, and keeps it in its state.
-init(Name) ->
-    Tools = maps:from_list([tool(N) || N <- lists:seq(1, ?TOOLS)]),
-    {ok, {Name, Tools, 0}}.
-
-tool(N) ->
-    Name = <<"tool_", (integer_to_binary(N))/binary>>,
-    Property = #{
-        <<"type">> => <<"string">>,
-        <<"description">> => <<"What ", Name/binary, " is to look for, in the words of a person">>
-    },
-    {Name, #{
-        <<"description">> => <<"Looks up something in the documents, for tool ", Name/binary>>,
-        <<"inputSchema">> => #{
-            <<"type">> => <<"object">>,
-            <<"properties">> => #{<<"query">> => Property, <<"in">> => Property},
-            <<"required">> => [<<"query">>]
-        },
-        handler => fun(Arguments) -> {Name, Arguments} end
-    }}.
-
-handle_call({call_tool, Name, Arguments}, _From, {Id, Tools, Calls}) ->
-    #{Name := #{handler := Handler}} = Tools,
-    {reply, Handler(Arguments), {Id, Tools, Calls + 1}}.
-
-handle_cast(_, State) ->
-    {noreply, State}.
-
-servers() ->
-    heading([grouped(?SERVERS), " servers, ", integer_to_list(?TOOLS), " tools"], [
-        "bytes each, idle", "a call, awake", "from idle"
-    ]),
-    [
-        line(Name, servers(Start, HowIdle))
-     || {Name, Start, HowIdle} <- [
-            {"gen_server", fun(Id) -> gen_server:start(?MODULE, Id, []) end, waiting},
-            {"  with hibernate_after",
-                fun(Id) -> gen_server:start(?MODULE, Id, [{hibernate_after, 1000}]) end, hibernating},
-            {"erlmcp_memory_server",
-                fun(Id) -> erlmcp_memory_server:start(?MODULE, Id, []) end, hibernating}
-        ]
-    ].
-
-servers(Start, HowIdle) ->
-    %% What is kept once for all of them is no cost of one.
-    {ok, First} = Start(<<"first">>),
-    Before = total(),
-    Pids = [element(2, Start(integer_to_binary(N))) || N <- lists:seq(1, ?SERVERS)],
-    [call(Pid) || Pid <- Pids],
-    idle(HowIdle, Pids, erlang:monotonic_time(millisecond) + ?IDLE_MS),
-    Each = (total() - Before) / ?SERVERS,
-    FromIdle = [call_micros(Pid) || Pid <- Pids],
-    Awake = [call_micros(Pid) || Pid <- Pids],
-    [ok = gen_server:stop(Pid) || Pid <- [First | Pids]],
-    [grouped(round(Each)) | [[median(Times), " us"] || Times <- [Awake, FromIdle]]].
-
-total() ->
-    true = erlang:garbage_collect(),
-    timer:sleep(200),
-    erlang:memory(total).
-
-idle(waiting, _Pids, _Deadline) ->
-    ok;
-idle(hibernating, Pids, Deadline) ->
-    Awake = [Pid || Pid <- Pids, not hibernates(Pid)],
-    case erlang:monotonic_time(millisecond) of
-        Now when Awake =/= [], Now > Deadline -> fail("~b servers stay awake", [length(Awake)]);
-        _ when Awake =:= [] -> ok;
-        _ ->
-            timer:sleep(50),
-            idle(hibernating, Awake, Deadline)
-    end.
-
-hibernates(Pid) ->
-    process_info(Pid, current_function) =:= {current_function, {erlang, hibernate, 3}}.
-
-call(Pid) ->
-    {<<"tool_7">>, again} = gen_server:call(Pid, {call_tool, <<"tool_7">>, again}, infinity).
-
-call_micros(Pid) ->
-    Start = erlang:monotonic_time(nanosecond),
-    _ = call(Pid),
-    (erlang:monotonic_time(nanosecond) - Start) / 1000.
-
-median(Times) ->
-    float_to_list(lists:nth(length(Times) div 2, lists:sort(Times)), [{decimals, 1}]).
 
 %% --- the simulation ---
 
@@ -253,3 +162,93 @@ yes(false) -> "NO".
 grouped(Number) when Number < 1000 -> integer_to_list(Number);
 grouped(Number) ->
     lists:flatten(io_lib:format("~ts,~3..0b", [grouped(Number div 1000), Number rem 1000])).
+
+%% --- one line ---
+
+%% A server as it is usually written: it builds a tool list of its own, with handlers that are
+%% closures, and keeps it in its state.
+init(Name) ->
+    Tools = maps:from_list([tool(N) || N <- lists:seq(1, ?TOOLS)]),
+    {ok, {Name, Tools, 0}}.
+
+tool(N) ->
+    Name = <<"tool_", (integer_to_binary(N))/binary>>,
+    Property = #{
+        <<"type">> => <<"string">>,
+        <<"description">> => <<"What ", Name/binary, " is to look for, in the words of a person">>
+    },
+    {Name, #{
+        <<"description">> => <<"Looks up something in the documents, for tool ", Name/binary>>,
+        <<"inputSchema">> => #{
+            <<"type">> => <<"object">>,
+            <<"properties">> => #{<<"query">> => Property, <<"in">> => Property},
+            <<"required">> => [<<"query">>]
+        },
+        handler => fun(Arguments) -> {Name, Arguments} end
+    }}.
+
+handle_call({call_tool, Name, Arguments}, _From, {Id, Tools, Calls}) ->
+    #{Name := #{handler := Handler}} = Tools,
+    {reply, Handler(Arguments), {Id, Tools, Calls + 1}}.
+
+handle_cast(_, State) ->
+    {noreply, State}.
+
+servers() ->
+    heading([grouped(?SERVERS), " servers, ", integer_to_list(?TOOLS), " tools"], [
+        "bytes each, idle", "a call, awake", "from idle"
+    ]),
+    [
+        line(Name, servers(Start, HowIdle))
+     || {Name, Start, HowIdle} <- [
+            {"gen_server", fun(Id) -> gen_server:start(?MODULE, Id, []) end, waiting},
+            {"  with hibernate_after",
+                fun(Id) -> gen_server:start(?MODULE, Id, [{hibernate_after, 1000}]) end, hibernating},
+            {"erlmcp_memory_server",
+                fun(Id) -> erlmcp_memory_server:start(?MODULE, Id, []) end, hibernating}
+        ]
+    ].
+
+servers(Start, HowIdle) ->
+    %% What is kept once for all of them is no cost of one.
+    {ok, First} = Start(<<"first">>),
+    Before = total(),
+    Pids = [element(2, Start(integer_to_binary(N))) || N <- lists:seq(1, ?SERVERS)],
+    [call(Pid) || Pid <- Pids],
+    idle(HowIdle, Pids, erlang:monotonic_time(millisecond) + ?IDLE_MS),
+    Each = (total() - Before) / ?SERVERS,
+    FromIdle = [call_micros(Pid) || Pid <- Pids],
+    Awake = [call_micros(Pid) || Pid <- Pids],
+    [ok = gen_server:stop(Pid) || Pid <- [First | Pids]],
+    [grouped(round(Each)) | [[median(Times), " us"] || Times <- [Awake, FromIdle]]].
+
+total() ->
+    true = erlang:garbage_collect(),
+    timer:sleep(200),
+    erlang:memory(total).
+
+idle(waiting, _Pids, _Deadline) ->
+    ok;
+idle(hibernating, Pids, Deadline) ->
+    Awake = [Pid || Pid <- Pids, not hibernates(Pid)],
+    case erlang:monotonic_time(millisecond) of
+        Now when Awake =/= [], Now > Deadline -> fail("~b servers stay awake", [length(Awake)]);
+        _ when Awake =:= [] -> ok;
+        _ ->
+            timer:sleep(50),
+            idle(hibernating, Awake, Deadline)
+    end.
+
+hibernates(Pid) ->
+    process_info(Pid, current_function) =:= {current_function, {erlang, hibernate, 3}}.
+
+call(Pid) ->
+    {<<"tool_7">>, again} = gen_server:call(Pid, {call_tool, <<"tool_7">>, again}, infinity).
+
+call_micros(Pid) ->
+    Start = erlang:monotonic_time(nanosecond),
+    _ = call(Pid),
+    (erlang:monotonic_time(nanosecond) - Start) / 1000.
+
+median(Times) ->
+    float_to_list(lists:nth(length(Times) div 2, lists:sort(Times)), [{decimals, 1}]).
