@@ -4,10 +4,11 @@
 //! the packed form of the server's state and counts what the server has unparked.
 
 use crate::lane::{Busy, Lane, NoResult};
-use crate::terms::{Anchor, PackError, Source, pack, unpack};
-use crate::{garbage, nif, reaper, reply, resource};
+use crate::terms::{Anchor, PackError, Source, unpack, with_content};
+use crate::{garbage, nif, reaper, reply, resource, share};
 use erlmcp_memory_core::awake::{Entry, Ledger};
-use erlmcp_memory_core::packed::{Links, Packed, Target};
+use erlmcp_memory_core::packed::{Packed, Target};
+use erlmcp_memory_core::parts::{self, Parts};
 use parking_lot::Mutex;
 use rustler::{Encoder, Env, Term};
 
@@ -21,11 +22,12 @@ struct Parked {
 impl Drop for Parked {
     fn drop(&mut self) {
         let packed = std::mem::replace(&mut self.packed, Packed::from_bytes(&[]));
-        let is_short = match packed.links() {
-            Links::None => packed.bytes().len() <= FREED_AT_ONCE,
-            Links::One((_, target)) => matches!(target, Target::Anchor(_)),
-            Links::Many(..) => false,
-        };
+        let links = packed.links().as_slice();
+        let is_short = packed.bytes().len() <= FREED_AT_ONCE
+            && links.len() <= LINKS_AT_ONCE
+            && links
+                .iter()
+                .all(|(_, target)| matches!(target, Target::Anchor(_)));
         if !is_short {
             reaper::free_value(packed);
         }
@@ -34,6 +36,9 @@ impl Drop for Parked {
 
 /// Bytes that are freed where they are.
 const FREED_AT_ONCE: usize = 64 << 10;
+
+/// Links that are dropped where they are: what is behind them is freed elsewhere.
+const LINKS_AT_ONCE: usize = 32;
 
 /// The resource behind a parked term.
 pub struct Handle(Parked);
@@ -63,16 +68,30 @@ pub fn register(env: Env<'_>) -> bool {
     resource::register::<Handle>(env) && resource::register::<Slot>(env)
 }
 
+/// Bytes that a normal scheduler builds: a millisecond of work where it has to be built item by
+/// item.
+const BUILT_AT_ONCE: usize = 1 << 20;
+
 /// Packs a term.
 fn parked<'a>(term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Parked, PackError<'a>> {
-    let packed = pack(term, opened, lane)?;
-    let estimate = 8 * packed.bytes().len();
-    Ok(Parked { packed, estimate })
+    with_content(term, opened, lane, |value| {
+        let parts = Parts::of(value.bytes, share::Parts::hasher());
+        let packed = parts.take(value, &share::Parts);
+        let estimate = parts::built_bytes(&packed, |anchor| match anchor {
+            Anchor::Share(share) => share::part_bytes(share.shared()),
+            _ => 0,
+        });
+        Parked { packed, estimate }
+    })
 }
 
 /// Builds a parked term.
 fn build<'a>(env: Env<'a>, parked: &Parked, lane: Lane) -> Result<Term<'a>, Busy> {
-    unpack(env, parked.packed.view(), Source::Owned, lane)
+    if lane == Lane::Fast && parked.estimate > BUILT_AT_ONCE {
+        return Err(Busy);
+    }
+    let source = Source::Parked(lane);
+    unpack(env, parked.packed.view(), source, Lane::Dirty)
 }
 
 nif!(park => sized park(term, opened));

@@ -12,15 +12,18 @@ use crate::lane::{Busy, Lane};
 use crate::resource::ResourceRef;
 use crate::terms::{Anchor, Copied, Known, PackError, Path, Search, Source, pack_content, unpack};
 use crate::{garbage, nif, reaper, reply, resource};
+use erlmcp_memory_core::heap;
 use erlmcp_memory_core::packed::{Links, Packed};
+use erlmcp_memory_core::parts::{self, Contents};
 use erlmcp_memory_core::shared::{self, Content, Host, Store};
 use erlmcp_memory_core::threads::{SHARDS, thread_shard};
 use parking_lot::Mutex;
 use rustler::{Env, Term};
 use std::collections::HashSet;
+use std::hash::BuildHasher;
 use std::mem::ManuallyDrop;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 
 /// A content with what this crate keeps beside it.
@@ -44,6 +47,8 @@ pub struct Slot {
     /// Whether the content leads to a pooled state.
     cyclic: OnceLock<bool>,
     readers: OnceLock<Box<[OnceLock<Box<Reader>>; SHARDS]>>,
+    /// Of a content that is part of parked terms.
+    part: Part,
 }
 
 impl std::fmt::Debug for Slot {
@@ -73,7 +78,7 @@ impl Host for Slot {
     }
 
     fn heap_bytes(&self) -> usize {
-        self.readers().map(Reader::heap_bytes).sum()
+        self.readers().map(Reader::heap_bytes).sum::<usize>() + self.part.heap_bytes()
     }
 }
 
@@ -86,6 +91,177 @@ impl Slot {
     /// Whether the content leads to a pooled state.
     pub fn is_cyclic(&self) -> bool {
         self.cyclic.get().copied().unwrap_or(false)
+    }
+}
+
+/// What is kept of a content that is part of parked terms.
+#[derive(Default)]
+struct Part {
+    /// Bytes that the term takes on a heap, about; 0 before that was counted.
+    built: AtomicUsize,
+    /// How often it was read in the packed form.
+    reads: AtomicU32,
+    /// The shards of threads that want a term made for them.
+    wanted: AtomicU32,
+    /// The content as a term for each shard of threads, once that pays.
+    terms: OnceLock<Box<[OnceLock<Copied>; SHARDS]>>,
+    /// What these take of [`FEW_TERMS`].
+    few: AtomicUsize,
+}
+
+/// Building the term of a part pays when it was read so often.
+const PART_READS: u32 = 4;
+
+/// Bytes of a part's term that is made on a normal scheduler.
+const MADE_AT_ONCE: usize = 256 << 10;
+
+/// Bytes of the terms that are kept of parts with few owners: such a term takes three times what
+/// the packed form does, and a node may have a part for each server.
+const FEW_TERMS: usize = 8 << 20;
+
+/// What these take now.
+static FEW: AtomicUsize = AtomicUsize::new(0);
+
+impl Part {
+    fn terms(&self) -> impl Iterator<Item = &Copied> {
+        let terms = self.terms.get().into_iter().flat_map(|all| all.iter());
+        terms.filter_map(OnceLock::get)
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let table = match self.terms.get() {
+            Some(_) => heap::block(SHARDS * size_of::<OnceLock<Copied>>()),
+            None => 0,
+        };
+        table + self.terms().map(Copied::bytes).sum::<usize>()
+    }
+
+    /// Whether a term may be kept for a part, which many have or which is one of a few.
+    fn is_worth(&self, shared: &Shared, bytes: usize) -> bool {
+        if shared.has_many_owners() {
+            return true;
+        }
+        let admitted = FEW.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sum| {
+            (sum + bytes <= FEW_TERMS).then_some(sum + bytes)
+        });
+        if admitted.is_ok() {
+            self.few.fetch_add(bytes, Ordering::Relaxed);
+        }
+        admitted.is_ok()
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        FEW.fetch_sub(*self.few.get_mut(), Ordering::Relaxed);
+        if let Some(terms) = self.terms.take()
+            && terms
+                .iter()
+                .filter_map(OnceLock::get)
+                .any(|term| term.bytes() > FREED_AT_ONCE)
+        {
+            reaper::free(terms);
+        }
+    }
+}
+
+impl Slot {
+    /// The term of a content that is part of parked terms, if there is one for this thread. Where
+    /// a parked term is read in a lane, it may be made.
+    pub fn part_term(
+        &self,
+        shared: &Shared,
+        lane: Option<Lane>,
+    ) -> Result<Option<&Copied>, Busy> {
+        let part = &self.part;
+        let shard = thread_shard();
+        if let Some(term) = part.terms.get().and_then(|terms| terms[shard].get()) {
+            return Ok(Some(term));
+        }
+        let Some(lane) = lane else {
+            return Ok(None);
+        };
+        if part.reads.load(Ordering::Relaxed) < PART_READS {
+            part.reads.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        }
+        let bytes = part_bytes(shared);
+        if !KEPT_AS_TERM.contains(&shared.packed().bytes().len())
+            || bytes > MOST_KEPT
+            || self.is_cyclic()
+        {
+            return Ok(None);
+        }
+        if lane == Lane::Fast && bytes > MADE_AT_ONCE {
+            part.wanted.fetch_or(1 << shard, Ordering::Relaxed);
+            return Err(Busy);
+        }
+        let wanted = part.wanted.swap(0, Ordering::Relaxed) | 1 << shard;
+        for shard in (0..SHARDS).filter(|shard| wanted & 1 << shard != 0) {
+            if !part.is_worth(shared, bytes) {
+                part.reads.store(0, Ordering::Relaxed);
+                break;
+            }
+            let view = shared.packed().view();
+            if let Some(term) = Copied::whole(view, Source::Owned, bytes / size_of::<usize>()) {
+                let _ = part.terms.get_or_init(Box::default)[shard].set(term);
+            }
+        }
+        Ok(part.terms.get().and_then(|terms| terms[shard].get()))
+    }
+}
+
+/// Bytes of the largest term that is kept.
+const MOST_KEPT: usize = 16 << 20;
+
+/// Bytes that the term of a part takes on a heap, about.
+pub fn part_bytes(shared: &Shared) -> usize {
+    match shared.host.part.built.load(Ordering::Relaxed) {
+        0 => {
+            let bytes = parts::built_bytes(shared.packed(), |anchor| match anchor {
+                Anchor::Share(share) => part_bytes(share.shared()),
+                _ => 0,
+            });
+            shared.host.part.built.store(bytes, Ordering::Relaxed);
+            bytes
+        }
+        bytes => bytes,
+    }
+}
+
+/// The store, for values that are taken apart.
+pub struct Parts;
+
+impl Parts {
+    /// What parts are hashed with.
+    pub fn hasher() -> &'static impl BuildHasher {
+        STORE.hasher()
+    }
+}
+
+impl Contents<Anchor> for Parts {
+    fn find(
+        &self,
+        hash: u64,
+        is_equal: &mut dyn FnMut(&Packed<Anchor>) -> bool,
+    ) -> Option<(u64, Anchor)> {
+        let link = ShareLink::new(&known(STORE.find(hash, is_equal)?));
+        Some((link.id(), Anchor::Share(link)))
+    }
+
+    fn add(&self, hash: u64, packed: Packed<Anchor>) -> (u64, Anchor) {
+        let shared = known(STORE.intern_hashed(hash, packed));
+        // From below to above, so that what is inside has been counted.
+        part_bytes(&shared);
+        let link = ShareLink::new(&shared);
+        (link.id(), Anchor::Share(link))
+    }
+
+    fn content<'a>(&self, anchor: &'a Anchor) -> Option<&'a Packed<Anchor>> {
+        match anchor {
+            Anchor::Share(share) => Some(share.shared().packed()),
+            _ => None,
+        }
     }
 }
 
@@ -137,7 +313,7 @@ impl Reader {
 
     fn heap_bytes(&self) -> usize {
         let term = self.term.get().map_or(0, Copied::bytes);
-        KEPT_OVERHEAD + erlmcp_memory_core::heap::block(size_of::<Self>()) + term
+        KEPT_OVERHEAD + heap::block(size_of::<Self>()) + term
     }
 }
 
@@ -296,7 +472,11 @@ impl SharedBytes {
 
 /// The content that equals a value.
 pub fn intern(packed: Packed<Anchor>) -> Arc<Shared> {
-    let shared = STORE.intern(packed);
+    known(STORE.intern(packed))
+}
+
+/// A content of the store, of which it is known whether it leads to a pooled state.
+fn known(shared: Arc<Shared>) -> Arc<Shared> {
     shared.host.cyclic.get_or_init(|| {
         let mut cyclic = false;
         let links = shared.packed().links();

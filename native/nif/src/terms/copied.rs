@@ -65,6 +65,16 @@ impl Copied {
         if has_large_fun(value.bytes) {
             return None;
         }
+        let mut copied = Self::whole(value, source, 0)?;
+        let mut large = SmallVec::new();
+        let words = copied.with(|term| heap_words(term, 0, &mut |part| large.push(part)));
+        large.sort_unstable();
+        (copied.words, copied.large) = (words, large);
+        Some(copied)
+    }
+
+    /// The term of a packed value, which takes so many words. It is not to be searched.
+    pub fn whole(value: View<'_, Anchor>, source: Source<'_>, words: usize) -> Option<Self> {
         // Built elsewhere and then copied, so that it lies in one piece.
         OwnedEnv::new().run(|env| {
             let term = unpack(env, value, source, Lane::Dirty).ok()?;
@@ -74,18 +84,18 @@ impl Copied {
                 let env = enif_alloc_env();
                 (env, enif_make_copy(env, term.as_c_arg()))
             };
-            let mut copied = Copied {
+            Some(Copied {
                 env,
                 term,
-                words: 0,
+                words,
                 large: SmallVec::new(),
-            };
-            let mut large = SmallVec::new();
-            let words = copied.with(|term| heap_words(term, 0, &mut |part| large.push(part)));
-            large.sort_unstable();
-            (copied.words, copied.large) = (words, large);
-            Some(copied)
+            })
         })
+    }
+
+    /// A copy of the whole term.
+    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
+        self.with(|term| term.in_env(env))
     }
 
     /// Calls `with` with the term where it lies.
