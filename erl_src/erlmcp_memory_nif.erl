@@ -49,9 +49,6 @@
     state_decompress/2
 ]).
 
--export([slot_new/0, slot_park/3, slot_rest/1, slot_wake/1, slot_peek/1, slot_awake/2]).
--export([slot_reserve/2, slot_enter/1, slot_leave/1, awake_bytes/0]).
-
 -type badarg() :: {badarg, Position :: pos_integer(), Text :: binary()}.
 
 -type closed() :: {closed, [term()]}.
@@ -463,48 +460,3 @@ buffer_next(_) ->
     {ok, binary()} | {error, released} | badarg.
 buffer_held(_) ->
     ?NOT_LOADED.
-
-%% --- stand-in for the slots of servers ---
-
--spec slot_new() -> reference().
-slot_new() ->
-    case ets:whereis(slots) of
-        undefined ->
-            Me = self(),
-            Pid = spawn(fun() ->
-                try ets:new(slots, [named_table, public]) of _ -> ok catch _:_ -> ok end,
-                Me ! {made, self()},
-                receive never -> ok end
-            end),
-            receive {made, Pid} -> ok end;
-        _ -> ok
-    end,
-    Slot = make_ref(),
-    ets:insert(slots, {Slot, none, 0}),
-    Slot.
--spec slot_park(reference(), term(), opened()) -> ok | badarg() | closed().
-slot_park(_Slot, {unparkable, _}, _Opened) ->
-    {badarg, 2, <<"too large">>};
-slot_park(Slot, Term, _Opened) ->
-    ets:insert(slots, {Slot, {parked, Term}, 0}), ok.
--spec slot_rest(reference()) -> ok.
-slot_rest(Slot) -> _ = slot_awake(Slot, 0), ok.
--spec slot_wake(reference()) -> term().
-slot_wake(Slot) ->
-    [{_, {parked, Term}, _}] = ets:lookup(slots, Slot),
-    _ = slot_awake(Slot, 8 * erts_debug:flat_size(Term)),
-    Term.
--spec slot_peek(reference()) -> term().
-slot_peek(Slot) ->
-    [{_, {parked, Term}, _}] = ets:lookup(slots, Slot), Term.
--spec slot_awake(reference(), non_neg_integer()) -> non_neg_integer().
-slot_awake(Slot, Bytes) ->
-    ets:update_element(slots, Slot, {3, Bytes}), awake_bytes().
--spec slot_reserve(reference(), non_neg_integer()) -> boolean().
-slot_reserve(_Slot, Limit) -> awake_bytes() =< Limit.
--spec slot_enter(reference()) -> boolean().
-slot_enter(_Slot) -> true.
--spec slot_leave(reference()) -> ok.
-slot_leave(_Slot) -> ok.
--spec awake_bytes() -> non_neg_integer().
-awake_bytes() -> ets:foldl(fun({_, _, B}, S) -> S + B end, 0, slots).
