@@ -21,7 +21,7 @@
 -include_lib("kernel/include/logger.hrl").
 -include("erlmcp_memory_opened.hrl").
 
--export([new/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
+-export([options/1, new/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
 -export([settle/1, park/4, replace/3, hold/1, rest/2]).
 -export([admit/3, wake/1, peek/1]).
 
@@ -65,9 +65,48 @@
 %% Milliseconds between two warnings of the node that a state cannot be parked.
 -define(WARNING_INTERVAL, 60000).
 
-%% @doc A state that is awake. Raises `{invalid_config, Key, Value}' for a limit that is wrong.
--spec new(IdleAfter :: timeout()) -> parking().
-new(IdleAfter) ->
+%% @doc The options of a start, which are those of OTP and `idle_after', as they are to be given to
+%% the engine (`park'), or to OTP's own behaviour (`plain') where parking is switched off. All
+%% settings that they depend on are checked.
+-spec options([term()]) ->
+    {park | plain, [term()]}
+    | {error, erlmcp_memory_settings:invalid()}
+    | {badarg, Text :: binary()}.
+options(Options) ->
+    try
+        %% Checked here, where the caller gets the error.
+        _ = erlmcp_memory_settings:awake_memory_limit(),
+        {erlmcp_memory_settings:connection_state_compact(), idle_option(Options)}
+    of
+        {_, {wrong, _}} ->
+            {badarg, <<"idle_after is not a number of milliseconds (below 2^32) or infinity">>};
+        {true, IdleAfter} ->
+            {park, [{idle_after, IdleAfter} | Options]};
+        {false, infinity} ->
+            {plain, Options};
+        {false, IdleAfter} ->
+            {plain, [{hibernate_after, IdleAfter} | Options]}
+    catch
+        error:{invalid_config, _, _} = Invalid -> {error, Invalid}
+    end.
+
+idle_option(Options) ->
+    case lists:keyfind(idle_after, 1, Options) of
+        false ->
+            erlmcp_memory_settings:connection_idle_after();
+        {_, IdleAfter} ->
+            case erlmcp_memory_settings:is_idle_after(IdleAfter) of
+                true -> IdleAfter;
+                false -> {wrong, IdleAfter}
+            end;
+        Wrong ->
+            {wrong, Wrong}
+    end.
+
+%% @doc A state that is awake, of a server with these options.
+-spec new(Options :: [term()]) -> parking().
+new(Options) ->
+    {_, IdleAfter} = lists:keyfind(idle_after, 1, Options),
     #parking_1{
         slot = erlmcp_memory_nif:slot_new(),
         idle_after = spread(IdleAfter),

@@ -1,0 +1,642 @@
+%% @doc `gen_server' whose state takes next to no memory while nobody needs it.
+%%
+%% ```
+%% gen_server:start_link(?MODULE, Args, Options)             % before
+%% erlmcp_memory_server:start_link(?MODULE, Args, Options)   % after
+%% '''
+%%
+%% The callback module stays as it is, and so does everything that calls the server: {@link
+%% gen_server:call/2}, {@link gen_server:cast/2}, {@link gen_server:stop/1} and all the rest are
+%% `gen_server''s own. What starts the server is here.
+%%
+%% When no message came for the idle time, the state is <em>parked</em>: packed off the heap, its
+%% equal parts shared among all parked states of the node, and the process hibernates. The next
+%% message finds the state as it was. A state that was not changed since is parked again at next to
+%% no cost. A state that cannot be parked stays on the heap; that is logged, at most once a minute.
+%%
+%% The idle time is the option `{idle_after, Milliseconds}' (or `infinity': it is not parked for
+%% idleness, and `hibernate_after' counts as usual), else the setting `connection_idle_after'. It is
+%% spread: up to a quarter of it is added, other for each process, so that servers that became idle
+%% together do not all park at once.
+%%
+%% While the states of the node that are not parked take more than `awake_memory_limit' bytes, a
+%% server parks as soon as it finds no message, and a message to a parked one may wait for other
+%% states to be parked: at most 20 milliseconds where it is a call, else at most 200.
+%%
+%% With the setting `connection_state_compact' set to `false', the servers are plain `gen_server's
+%% that hibernate after their idle time.
+%%
+%% Where a setting is wrong, a start returns `{error, {invalid_config, Key, Value}}', and
+%% `enter_loop' raises `{invalid_config, Key, Value}'.
+%%
+%% What differs from `gen_server': stack traces name this library's functions where they would name
+%% `gen_server''s; `sys:get_status/1' names this module as the process's; sizes of the process. As
+%% always, what is outside the state stays where it is: the process dictionary, messages that wait,
+%% and the events that `sys:log/2' keeps.
+-module(erlmcp_memory_server).
+
+-include("erlmcp_memory_error.hrl").
+
+-export([start/3, start/4, start_link/3, start_link/4, start_monitor/3, start_monitor/4]).
+-export([enter_loop/3, enter_loop/4, enter_loop/5]).
+
+%% Called by `gen' and `sys'.
+-export([init_it/6]).
+-export([system_continue/3, system_terminate/4, system_code_change/4]).
+-export([system_get_state/1, system_replace_state/2, format_status/2]).
+%% Called by `erlmcp_memory_wait'.
+-export([received/2, waited/1, slept/1, woken/1, returned/2]).
+
+-export_type([option/0, enter_loop_option/0]).
+
+-type option() :: gen_server:start_opt() | {idle_after, timeout()}.
+%% An option of a start.
+
+-type enter_loop_option() :: gen_server:enter_loop_opt() | {idle_after, timeout()}.
+%% An option of `enter_loop'.
+
+-type action() :: timeout() | hibernate | {continue, term()} | tuple().
+%% As a callback returns it.
+
+%% What a server has between messages and while a callback runs. It outlives replacements of this
+%% module, as do the tuples that are given to `erlmcp_memory_wait': another shape needs another tag,
+%% and received/2, waited/1, slept/1, woken/1, returned/2 and the functions for `sys' must take every
+%% older one.
+-record(server_1, {
+    parent :: pid(),
+    name :: gen_server:server_name() | pid(),
+    module :: module(),
+    %% `undefined' while it is parked.
+    state :: term(),
+    parking :: erlmcp_memory_parking:parking(),
+    %% What the module asked for last, and when its integer timeout is over (milliseconds of
+    %% monotonic time).
+    action = infinity :: timeout() | hibernate,
+    until = none :: none | integer(),
+    %% A timer of the module's, and the tag of the messages of all of them.
+    timer = none :: erlmcp_memory_server_action:timer(),
+    tag :: reference(),
+    %% A timer of ours, which runs only while the server hibernates.
+    alarm = none :: none | {reference(), timeout | park},
+    %% What is to be done when the present wait is over.
+    plan = idle :: timeout | hibernate | erlmcp_memory_parking:reason(),
+    hibernate_after :: timeout(),
+    debug = [] :: [sys:dbg_opt()]
+}).
+
+-type server() :: #server_1{}.
+
+%% Why a server ends, and what is to be said of it.
+-record(ending_1, {
+    class = exit :: exit | error,
+    reason :: term(),
+    stacktrace :: erlang:stacktrace(),
+    %% Whether the stack trace is part of the report: where a callback crashed.
+    is_crash = false :: boolean(),
+    from = undefined :: undefined | gen_server:from(),
+    message :: term(),
+    reply = none :: none | {reply, term()}
+}).
+
+%%% Starting
+
+%% @doc As {@link gen_server:start/3}.
+-spec start(module(), Args :: term(), [option()]) -> gen_server:start_ret().
+start(Module, Args, Options) ->
+    started(?FUNCTION_NAME, nolink, [Module, Args, Options], Options).
+
+%% @doc As {@link gen_server:start/4}.
+-spec start(gen_server:server_name(), module(), Args :: term(), [option()]) ->
+    gen_server:start_ret().
+start(ServerName, Module, Args, Options) ->
+    started(?FUNCTION_NAME, nolink, [ServerName, Module, Args, Options], Options).
+
+%% @doc As {@link gen_server:start_link/3}.
+-spec start_link(module(), Args :: term(), [option()]) -> gen_server:start_ret().
+start_link(Module, Args, Options) ->
+    started(?FUNCTION_NAME, link, [Module, Args, Options], Options).
+
+%% @doc As {@link gen_server:start_link/4}.
+-spec start_link(gen_server:server_name(), module(), Args :: term(), [option()]) ->
+    gen_server:start_ret().
+start_link(ServerName, Module, Args, Options) ->
+    started(?FUNCTION_NAME, link, [ServerName, Module, Args, Options], Options).
+
+%% @doc As {@link gen_server:start_monitor/3}.
+-spec start_monitor(module(), Args :: term(), [option()]) -> gen_server:start_mon_ret().
+start_monitor(Module, Args, Options) ->
+    started(?FUNCTION_NAME, monitor, [Module, Args, Options], Options).
+
+%% @doc As {@link gen_server:start_monitor/4}.
+-spec start_monitor(gen_server:server_name(), module(), Args :: term(), [option()]) ->
+    gen_server:start_mon_ret().
+start_monitor(ServerName, Module, Args, Options) ->
+    started(?FUNCTION_NAME, monitor, [ServerName, Module, Args, Options], Options).
+
+started(Function, Link, Args, Options) ->
+    case is_start(Args) andalso erlmcp_memory_parking:options(Options) of
+        {park, Known} ->
+            apply(gen, start, [?MODULE, Link | lists:droplast(Args) ++ [Known]]);
+        {plain, Known} ->
+            apply(gen_server, Function, lists:droplast(Args) ++ [Known]);
+        {badarg, Text} ->
+            ?BADARG(Args, length(Args), Text);
+        {error, _} = Invalid ->
+            Invalid;
+        %% It raises what it raises in this release.
+        false ->
+            apply(gen_server, Function, Args)
+    end.
+
+is_start([Module, _, Options]) -> is_atom(Module) andalso is_list(Options);
+is_start([Name | Rest]) -> is_tuple(Name) andalso is_start(Rest).
+
+%% @doc As {@link gen_server:enter_loop/3}.
+-spec enter_loop(module(), [enter_loop_option()], State :: term()) -> no_return().
+enter_loop(Module, Options, State) ->
+    enter_loop(Module, Options, State, self(), infinity).
+
+%% @doc As {@link gen_server:enter_loop/4}.
+-spec enter_loop(
+    module(), [enter_loop_option()], State :: term(), gen_server:server_name() | action()
+) -> no_return().
+enter_loop(Module, Options, State, {Scope, _} = ServerName) when Scope =:= local; Scope =:= global ->
+    enter_loop(Module, Options, State, ServerName, infinity);
+enter_loop(Module, Options, State, {via, _, _} = ServerName) ->
+    enter_loop(Module, Options, State, ServerName, infinity);
+enter_loop(Module, Options, State, Action) ->
+    enter_loop(Module, Options, State, self(), Action).
+
+%% @doc As {@link gen_server:enter_loop/5}.
+-spec enter_loop(
+    module(),
+    [enter_loop_option()],
+    State :: term(),
+    gen_server:server_name() | pid(),
+    action()
+) -> no_return().
+enter_loop(Module, Options, State, ServerName, Action) when is_atom(Module), is_list(Options) ->
+    case erlmcp_memory_parking:options(Options) of
+        {park, Known} ->
+            Tag = make_ref(),
+            case erlmcp_memory_server_action:take(Action, Tag) of
+                Wrong when Wrong =:= error; Wrong =:= foreign ->
+                    gen_server:enter_loop(Module, Options, State, ServerName, Action);
+                Taken ->
+                    Name = gen:get_proc_name(ServerName),
+                    Loop = server(gen:get_parent(), ServerName, Name, Module, Tag, Known),
+                    next(Taken, Loop#server_1{state = State})
+            end;
+        {plain, Known} ->
+            gen_server:enter_loop(Module, Known, State, ServerName, Action);
+        {badarg, Text} ->
+            ?BADARG([Module, Options, State, ServerName, Action], 2, Text);
+        {error, Invalid} ->
+            error(Invalid)
+    end;
+enter_loop(Module, Options, State, ServerName, Action) ->
+    gen_server:enter_loop(Module, Options, State, ServerName, Action).
+
+%% @private
+%% @doc Called by `gen', in the new process.
+-spec init_it(
+    Starter :: pid(),
+    Parent :: pid() | self,
+    gen_server:server_name() | pid(),
+    module(),
+    Args :: term(),
+    [option()]
+) -> no_return().
+init_it(Starter, self, ServerName, Module, Args, Options) ->
+    init_it(Starter, self(), ServerName, Module, Args, Options);
+init_it(Starter, Parent, ServerName, Module, Args, Options) ->
+    Loop = server(Parent, ServerName, gen:name(ServerName), Module, make_ref(), Options),
+    call(init, [Args], {init, Starter, Options}, Loop).
+
+server(Parent, ServerName, Name, Module, Tag, Options) ->
+    #server_1{
+        parent = Parent,
+        name = ServerName,
+        module = Module,
+        tag = Tag,
+        hibernate_after = gen:hibernate_after(Options),
+        debug = gen:debug_options(Name, Options),
+        parking = erlmcp_memory_parking:new(Options)
+    }.
+
+initialized({ok, {ok, State}}, Starter, _Options, Loop) ->
+    proc_lib:init_ack(Starter, {ok, self()}),
+    next({infinity, none}, Loop#server_1{state = State});
+initialized({ok, {ok, State, Action}} = Outcome, Starter, Options, Loop) ->
+    case take(Action, Loop) of
+        error ->
+            replay(Outcome, Starter, Options, Loop);
+        foreign ->
+            proc_lib:init_ack(Starter, {ok, self()}),
+            leave(State, Action, Loop);
+        Taken ->
+            proc_lib:init_ack(Starter, {ok, self()}),
+            next(Taken, Loop#server_1{state = State})
+    end;
+initialized(Outcome, Starter, Options, Loop) ->
+    replay(Outcome, Starter, Options, Loop).
+
+%% There is no server, and the running release says what that means.
+replay(Outcome, Starter, Options, #server_1{parent = Parent, name = ServerName}) ->
+    %% What concerns debugging was done once.
+    Others = lists:keydelete(debug, 1, Options),
+    gen_server:init_it(Starter, Parent, ServerName, erlmcp_memory_replay, Outcome, Others).
+
+%%% Waiting
+
+%% After a callback. None of the calls of these functions leaves anything on the stack.
+next({continue, Content}, #server_1{state = State} = Loop) ->
+    call(handle_continue, [Content, State], {continue, Content}, Loop);
+next({now, Message}, Loop) ->
+    decode(Message, Loop#server_1{action = infinity, timer = none});
+next({Action, Timer}, Loop) ->
+    again(Loop#server_1{action = Action, timer = Timer}).
+
+%% Waits for a message, from the beginning of what was asked for.
+again(#server_1{action = Time} = Loop) when is_integer(Time) ->
+    %% Never too early by what is left of this millisecond.
+    wait(Loop#server_1{until = now_ms() + Time + 1});
+again(Loop) ->
+    wait(Loop#server_1{until = none}).
+
+wait(#server_1{action = Action, parking = Parking} = Loop) ->
+    case erlmcp_memory_parking:is_parked(Parking) of
+        true ->
+            sleep(Loop);
+        false ->
+            case erlmcp_memory_parking:settle(Parking) of
+                {crowded, Settled} when Action =/= 0 ->
+                    wait(crowded, 0, Loop#server_1{parking = Settled});
+                {_, Settled} ->
+                    wait_awake(Action, Loop#server_1{parking = Settled})
+            end
+    end.
+
+%% `Time': of an integer timeout, what is left.
+wait_awake(hibernate, Loop) ->
+    doze(Loop);
+wait_awake(Time, #server_1{parking = Parking} = Loop) ->
+    case erlmcp_memory_parking:idle_after(Parking) of
+        IdleAfter when is_integer(Time), Time =< IdleAfter -> wait(timeout, Time, Loop);
+        infinity -> wait(hibernate, Loop#server_1.hibernate_after, Loop);
+        IdleAfter -> wait(idle, IdleAfter, Loop)
+    end.
+
+wait(Plan, Time, Loop) ->
+    erlmcp_memory_wait:wait(?MODULE, Loop#server_1{plan = Plan}, Time).
+
+%% @private
+%% @doc No message came for as long as it was waited for.
+-spec waited(server()) -> no_return().
+waited(#server_1{plan = timeout} = Loop) ->
+    decode(timeout, Loop);
+waited(#server_1{plan = hibernate} = Loop) ->
+    doze(Loop);
+waited(#server_1{plan = Reason, state = State, module = Module, parking = Parking} = Loop) ->
+    case erlmcp_memory_parking:park(Reason, State, Module, Parking) of
+        {parked, Parked} ->
+            sleep(Loop#server_1{state = undefined, parking = Parked});
+        {awake, Awake} when Reason =:= crowded ->
+            wait_awake(left(Loop), Loop#server_1{parking = Awake});
+        {awake, Awake} ->
+            doze(Loop#server_1{parking = Awake});
+        {later, Ms, Awake} ->
+            later(Ms, left(Loop), Loop#server_1{parking = Awake})
+    end.
+
+later(Ms, Left, Loop) when is_integer(Left), Left =< Ms -> wait(timeout, Left, Loop);
+later(Ms, _Left, Loop) -> wait(idle, Ms, Loop).
+
+left(#server_1{until = none, action = Action}) -> Action;
+left(#server_1{until = Until}) -> max(0, Until - now_ms()).
+
+now_ms() -> erlang:monotonic_time(millisecond).
+
+%% Hibernates with the state parked.
+sleep(#server_1{until = Until} = Loop) ->
+    erlmcp_memory_parking:rest(?MODULE, alarm(Until, timeout, Loop)).
+
+%% Hibernates with the state on the heap.
+doze(#server_1{until = none, action = hibernate, parking = Parking} = Loop) ->
+    IdleAfter = erlmcp_memory_parking:idle_after(Parking),
+    case IdleAfter =:= infinity orelse erlmcp_memory_parking:is_refused(Parking) of
+        true -> hibernate(Loop);
+        false -> hibernate(alarm(now_ms() + IdleAfter, park, Loop))
+    end;
+doze(#server_1{until = Until} = Loop) ->
+    hibernate(alarm(Until, timeout, Loop)).
+
+hibernate(#server_1{parking = Parking} = Loop) ->
+    Held = erlmcp_memory_parking:hold(Parking),
+    erlmcp_memory_wait:hibernate(?MODULE, Loop#server_1{parking = Held}).
+
+%% Alarms are set for a point in time, so that what is left does not drift.
+alarm(none, _What, Loop) ->
+    Loop;
+alarm(Until, What, Loop) ->
+    Timer = erlang:start_timer(Until, self(), ?MODULE, [{abs, true}]),
+    Loop#server_1{alarm = {Timer, What}}.
+
+%% Nobody else must see its message: not a callback that receives, not a debugger.
+cancel_alarm(Timer) ->
+    case erlang:cancel_timer(Timer) of
+        false ->
+            receive
+                {timeout, Timer, ?MODULE} -> ok
+            after 0 -> ok
+            end;
+        _ ->
+            ok
+    end.
+
+%% @private
+%% @doc There is a message for a server that hibernates.
+-spec woken(server()) -> no_return().
+woken(Loop) ->
+    erlmcp_memory_wait:wait(?MODULE, Loop, infinity).
+
+%%% Messages
+
+%% @private
+%% @doc A message.
+-spec received(Message :: term(), server()) -> no_return().
+received(Message, #server_1{alarm = none} = Loop) ->
+    decode(Message, Loop);
+received({timeout, Timer, _}, #server_1{alarm = {Timer, timeout}} = Loop) ->
+    decode(timeout, Loop#server_1{alarm = none});
+received({timeout, Timer, _}, #server_1{alarm = {Timer, park}} = Loop) ->
+    %% Unless there is a message now.
+    wait(idle, 0, Loop#server_1{alarm = none});
+received(Message, #server_1{alarm = {Timer, _}} = Loop) ->
+    ok = cancel_alarm(Timer),
+    decode(Message, Loop#server_1{alarm = none}).
+
+decode({system, From, Request}, #server_1{parent = Parent, debug = Debug} = Loop) ->
+    %% Never as hibernated: `sys' spins then, when it is suspended and has a message of another kind.
+    sys:handle_system_msg(Request, From, Parent, ?MODULE, Debug, Loop, false);
+decode({'EXIT', Parent, Reason} = Message, #server_1{parent = Parent} = Loop) ->
+    stop(Reason, Message, awake(Loop));
+decode({timeout, Ref, Tag}, #server_1{tag = Tag, timer = {Ref, Message}} = Loop) ->
+    admit(Message, 0, Loop#server_1{timer = none});
+decode({timeout, _, Tag}, #server_1{tag = Tag} = Loop) ->
+    %% It was cancelled too late.
+    again(Loop);
+decode(Message, #server_1{timer = none} = Loop) ->
+    admit(Message, 0, Loop);
+decode(Message, #server_1{timer = {Ref, _}} = Loop) ->
+    ok = erlang:cancel_timer(Ref, [{async, true}, {info, false}]),
+    admit(Message, 0, Loop#server_1{timer = none}).
+
+%% A message for the module waits before a state is unparked while too much is awake.
+admit(Message, Slept, #server_1{parking = Parking} = Loop) ->
+    case erlmcp_memory_parking:is_parked(Parking) of
+        true ->
+            case erlmcp_memory_parking:admit(urgency(Message), Slept, Parking) of
+                admitted ->
+                    handle(Message, awake(Loop));
+                {sleep, Ms} ->
+                    erlmcp_memory_wait:sleep(?MODULE, {admit_1, Message, Slept + Ms, Loop}, Ms)
+            end;
+        false ->
+            handle(Message, Loop)
+    end.
+
+%% @private
+%% @doc A message has waited.
+-spec slept({admit_1, Message :: term(), Slept :: pos_integer(), server()}) -> no_return().
+slept({admit_1, Message, Slept, Loop}) ->
+    admit(Message, Slept, Loop).
+
+urgency({'$gen_call', _, _}) -> call;
+urgency(_) -> other.
+
+awake(#server_1{parking = Parking} = Loop) ->
+    case erlmcp_memory_parking:is_parked(Parking) of
+        true ->
+            {State, Awake} = erlmcp_memory_parking:wake(Parking),
+            Loop#server_1{state = State, parking = Awake};
+        false ->
+            Loop
+    end.
+
+handle(Message, Loop) ->
+    dispatch(Message, debug({in, Message}, Loop)).
+
+dispatch({'$gen_call', From, Request}, #server_1{state = State} = Loop) ->
+    call(handle_call, [Request, From, State], {call, From, Request}, Loop);
+dispatch({'$gen_cast', Request} = Message, #server_1{state = State} = Loop) ->
+    call(handle_cast, [Request, State], {cast, Message}, Loop);
+dispatch(Message, #server_1{state = State} = Loop) ->
+    call(handle_info, [Message, State], {info, Message}, Loop).
+
+debug(_Event, #server_1{debug = []} = Loop) ->
+    Loop;
+debug(Event, #server_1{debug = Debug, name = ServerName} = Loop) ->
+    %% By name: a fun of this module would not outlive its second replacement.
+    Print = fun erlmcp_memory_server_report:print_event/3,
+    Loop#server_1{debug = sys:handle_debug(Debug, Print, gen:name(ServerName), Event)}.
+
+%%% Callbacks
+
+call(Function, Args, Context, #server_1{module = Module} = Loop) ->
+    erlmcp_memory_wait:call(Module, Function, Args, ?MODULE, {returned_1, Context, Loop}).
+
+%% @private
+%% @doc A callback has returned, or crashed.
+-spec returned(erlmcp_memory_wait:outcome(), {returned_1, Context :: tuple(), server()}) ->
+    no_return().
+returned(Outcome, {returned_1, {init, Starter, Options}, Loop}) ->
+    initialized(Outcome, Starter, Options, Loop);
+returned(Outcome, {returned_1, {call, From, Request}, Loop}) ->
+    called(Outcome, From, Request, Loop);
+returned(Outcome, {returned_1, {cast, Message}, Loop}) ->
+    handled(Outcome, undefined, Message, Loop);
+returned(Outcome, {returned_1, {continue, _} = Message, Loop}) ->
+    handled(Outcome, undefined, Message, debug(Message, Loop));
+returned({error, undef, _} = Outcome, {returned_1, {info, Message}, Loop}) ->
+    #server_1{module = Module, state = State} = Loop,
+    %% The function itself may be there and have called one that is not.
+    case erlang:function_exported(Module, handle_info, 2) of
+        true ->
+            handled(Outcome, undefined, Message, Loop);
+        false ->
+            erlmcp_memory_server_report:unhandled(Module, Message),
+            handled({ok, {noreply, State}}, undefined, Message, Loop)
+    end;
+returned(Outcome, {returned_1, {info, Message}, Loop}) ->
+    handled(Outcome, undefined, Message, Loop);
+returned(Outcome, {returned_1, {terminate, Ending}, Loop}) ->
+    terminated(Outcome, Ending, Loop).
+
+called({ok, {reply, Reply, State}}, From, _Request, Loop) ->
+    next({infinity, none}, replied(From, Reply, state(State, Loop)));
+called({ok, {reply, Reply, State, Action} = Return}, From, Request, Loop) ->
+    case take(Action, Loop) of
+        error -> stop({bad_return_value, Return}, From, Request, Loop);
+        foreign -> leave(State, Action, replied(From, Reply, state(State, Loop)));
+        Taken -> next(Taken, replied(From, Reply, state(State, Loop)))
+    end;
+called({ok, {stop, Reason, Reply, State}}, From, Request, Loop) ->
+    %% The reply is sent when it has terminated.
+    Ending = ending(Reason, From, Request),
+    terminate(Ending#ending_1{reply = {reply, Reply}}, state(State, Loop));
+called(Outcome, From, Request, Loop) ->
+    handled(Outcome, From, Request, Loop).
+
+handled({ok, {noreply, State}}, _From, _Message, Loop) ->
+    next({infinity, none}, debug({noreply, State}, state(State, Loop)));
+handled({ok, {noreply, State, Action} = Return}, From, Message, Loop) ->
+    case take(Action, Loop) of
+        error -> stop({bad_return_value, Return}, From, Message, Loop);
+        foreign -> leave(State, Action, state(State, Loop));
+        Taken -> next(Taken, debug({noreply, State}, state(State, Loop)))
+    end;
+handled({ok, {stop, Reason, State}}, From, Message, Loop) ->
+    stop(Reason, From, Message, state(State, Loop));
+handled({ok, Return}, From, Message, Loop) ->
+    stop({bad_return_value, Return}, From, Message, Loop);
+handled({Class, Reason, Stacktrace}, From, Message, Loop) ->
+    Crash = #ending_1{
+        class = Class,
+        reason = Reason,
+        stacktrace = Stacktrace,
+        is_crash = true,
+        from = From,
+        message = Message
+    },
+    terminate(Crash, Loop).
+
+take(Action, #server_1{tag = Tag}) ->
+    erlmcp_memory_server_action:take(Action, Tag).
+
+state(New, #server_1{state = Old, parking = Parking} = Loop) ->
+    Loop#server_1{state = New, parking = erlmcp_memory_parking:changed(Old, New, Parking)}.
+
+replied(From, Reply, #server_1{state = State} = Loop) ->
+    %% It alone knows all forms of what it is sent to.
+    _ = gen:reply(From, Reply),
+    debug({out, Reply, From, State}, Loop).
+
+%% A release newer than those reviewed may know this action: the server is a plain one from here.
+leave(State, Action, #server_1{module = Module, name = ServerName} = Loop) ->
+    gen_server:enter_loop(
+        Module, [{hibernate_after, Loop#server_1.hibernate_after}], State, ServerName, Action
+    ).
+
+%%% Ending
+
+stop(Reason, Message, Loop) ->
+    stop(Reason, undefined, Message, Loop).
+
+stop(Reason, From, Message, Loop) ->
+    terminate(ending(Reason, From, Message), Loop).
+
+ending(Reason, From, Message) ->
+    {current_stacktrace, Stacktrace} = process_info(self(), current_stacktrace),
+    #ending_1{reason = Reason, stacktrace = Stacktrace, from = From, message = Message}.
+
+terminate(Ending, #server_1{module = Module, state = State} = Loop) ->
+    case erlang:function_exported(Module, terminate, 2) of
+        true -> call(terminate, [reason(Ending), State], {terminate, Ending}, Loop);
+        false -> terminated({ok, none}, Ending, Loop)
+    end.
+
+%% What a callback is told of a crash.
+reason(#ending_1{class = error, reason = Reason, stacktrace = Stacktrace}) -> {Reason, Stacktrace};
+reason(#ending_1{class = exit, reason = Reason}) -> Reason.
+
+terminated({ok, _}, #ending_1{class = Class, reason = Reason} = Ending, Loop) ->
+    #ending_1{stacktrace = Stacktrace, is_crash = IsCrash} = Ending,
+    case {Class, Reason} of
+        {exit, normal} -> ok;
+        {exit, shutdown} -> ok;
+        {exit, {shutdown, _}} -> ok;
+        _ when IsCrash -> report(Reason, Stacktrace, Ending, Loop);
+        _ -> report(Reason, undefined, Ending, Loop)
+    end,
+    ended(Class, Reason, Stacktrace, Ending, Loop);
+terminated({Class, Reason, Stacktrace}, Ending, Loop) ->
+    report(Reason, Stacktrace, Ending, Loop),
+    ended(Class, Reason, Stacktrace, Ending, Loop).
+
+report(Reason, Stacktrace, #ending_1{from = From, message = Message}, Loop) ->
+    #server_1{name = ServerName, module = Module, state = State, debug = Debug} = Loop,
+    Server = {gen:name(ServerName), Module, State, Debug},
+    erlmcp_memory_server_report:terminating(Reason, Stacktrace, From, Message, Server).
+
+ended(Class, Reason, Stacktrace, #ending_1{reply = Reply, from = From}, Loop) ->
+    case Reply of
+        none -> ok;
+        {reply, Term} -> _ = replied(From, Term, Loop)
+    end,
+    erlang:raise(Class, Reason, Stacktrace).
+
+%%% System messages
+
+%% @private
+-spec system_continue(pid(), [sys:dbg_opt()], server()) -> no_return().
+system_continue(Parent, Debug, #server_1{} = Loop) ->
+    again(Loop#server_1{parent = Parent, debug = Debug}).
+
+%% @private
+-spec system_terminate(Reason :: term(), pid(), [sys:dbg_opt()], server()) -> no_return().
+system_terminate(Reason, _Parent, Debug, #server_1{} = Loop) ->
+    stop(Reason, [], awake(Loop#server_1{debug = Debug})).
+
+%% @private
+-spec system_code_change(server(), module(), OldVersion :: term(), Extra :: term()) ->
+    {ok, server()} | term().
+system_code_change(#server_1{module = Module} = Loop, _Module, OldVersion, Extra) ->
+    Old = looked_at(Loop),
+    try Module:code_change(OldVersion, Old, Extra) of
+        Return -> code_changed(Return, Old, Loop)
+    catch
+        throw:Return -> code_changed(Return, Old, Loop);
+        error:Reason:Stacktrace -> {'EXIT', {Reason, Stacktrace}};
+        exit:Reason -> {'EXIT', Reason}
+    end.
+
+code_changed({ok, New}, Old, Loop) -> {ok, replaced(Old, New, Loop)};
+code_changed(Return, _Old, _Loop) -> Return.
+
+%% @private
+-spec system_get_state(server()) -> {ok, State :: term()}.
+system_get_state(#server_1{} = Loop) ->
+    {ok, looked_at(Loop)}.
+
+%% @private
+-spec system_replace_state(fun((term()) -> term()), server()) -> {ok, State :: term(), server()}.
+system_replace_state(Fun, #server_1{} = Loop) ->
+    Old = looked_at(Loop),
+    New = Fun(Old),
+    {ok, New, replaced(Old, New, Loop)}.
+
+%% @private
+-spec format_status(normal | terminate, [term()]) -> [term()].
+format_status(Option, [Dictionary, SysState, Parent, Debug, #server_1{} = Loop]) ->
+    Server = {gen:name(Loop#server_1.name), Loop#server_1.module, looked_at(Loop), Debug},
+    erlmcp_memory_server_report:status(Option, Dictionary, SysState, Parent, Server).
+
+%% A parked state stays parked.
+looked_at(#server_1{parking = Parking, state = State}) ->
+    case erlmcp_memory_parking:is_parked(Parking) of
+        true -> erlmcp_memory_parking:peek(Parking);
+        false -> State
+    end.
+
+replaced(Old, New, #server_1{parking = Parking, module = Module} = Loop) ->
+    case erlmcp_memory_parking:is_parked(Parking) of
+        false ->
+            state(New, Loop);
+        true ->
+            case erts_debug:same(Old, New) orelse erlmcp_memory_parking:replace(New, Module, Parking) of
+                true -> Loop;
+                {parked, Parked} -> Loop#server_1{parking = Parked};
+                {awake, Awake} -> Loop#server_1{state = New, parking = Awake}
+            end
+    end.
