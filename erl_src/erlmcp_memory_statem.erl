@@ -41,17 +41,14 @@
 
 -export_type([option/0, enter_loop_option/0, then/0]).
 
+-include("erlmcp_memory_error.hrl").
 -include("erlmcp_memory_statem.hrl").
 
--type option() :: {timeout, timeout()} | {spawn_opt, [proc_lib:spawn_option()]} | enter_loop_option().
-%% As of `gen_statem', and `idle_after'.
+-type option() :: gen_statem:start_opt() | {idle_after, timeout()}.
+%% An option of a start.
 
--type enter_loop_option() ::
-    {idle_after, non_neg_integer() | infinity}
-    | {hibernate_after, timeout()}
-    | {debug, [sys:debug_option()]}.
-%% `idle_after': milliseconds without a message after which the data are parked, in the place of
-%% the setting `connection_idle_after'. `hibernate_after' counts where it is `infinity'.
+-type enter_loop_option() :: gen_statem:enter_loop_opt() | {idle_after, timeout()}.
+%% An option of `enter_loop'.
 
 -type then() ::
     rest
@@ -70,47 +67,53 @@
 %% @doc As `gen_statem:start/3'.
 -spec start(module(), Args :: term(), [option()]) -> gen_statem:start_ret().
 start(Module, Args, Options) ->
-    start_by(start, nolink, [Module, Args, Options]).
+    started(?FUNCTION_NAME, nolink, [Module, Args, Options], Options).
 
 %% @doc As `gen_statem:start/4'.
 -spec start(gen_statem:server_name(), module(), Args :: term(), [option()]) ->
     gen_statem:start_ret().
 start(ServerName, Module, Args, Options) ->
-    start_by(start, nolink, [ServerName, Module, Args, Options]).
+    started(?FUNCTION_NAME, nolink, [ServerName, Module, Args, Options], Options).
 
 %% @doc As `gen_statem:start_link/3'.
 -spec start_link(module(), Args :: term(), [option()]) -> gen_statem:start_ret().
 start_link(Module, Args, Options) ->
-    start_by(start_link, link, [Module, Args, Options]).
+    started(?FUNCTION_NAME, link, [Module, Args, Options], Options).
 
 %% @doc As `gen_statem:start_link/4'.
 -spec start_link(gen_statem:server_name(), module(), Args :: term(), [option()]) ->
     gen_statem:start_ret().
 start_link(ServerName, Module, Args, Options) ->
-    start_by(start_link, link, [ServerName, Module, Args, Options]).
+    started(?FUNCTION_NAME, link, [ServerName, Module, Args, Options], Options).
 
 %% @doc As `gen_statem:start_monitor/3'.
 -spec start_monitor(module(), Args :: term(), [option()]) -> gen_statem:start_mon_ret().
 start_monitor(Module, Args, Options) ->
-    start_by(start_monitor, monitor, [Module, Args, Options]).
+    started(?FUNCTION_NAME, monitor, [Module, Args, Options], Options).
 
 %% @doc As `gen_statem:start_monitor/4'.
 -spec start_monitor(gen_statem:server_name(), module(), Args :: term(), [option()]) ->
     gen_statem:start_mon_ret().
 start_monitor(ServerName, Module, Args, Options) ->
-    start_by(start_monitor, monitor, [ServerName, Module, Args, Options]).
+    started(?FUNCTION_NAME, monitor, [ServerName, Module, Args, Options], Options).
 
-start_by(Function, Link, Arguments) ->
-    case lists:reverse(Arguments) of
-        [Options, _Args, Module | _Name] when is_atom(Module), is_list(Options) ->
-            case idle_after(Options) of
-                {plain, Plain} -> apply(gen_statem, Function, lists:droplast(Arguments) ++ [Plain]);
-                _ -> apply(gen, start, [?MODULE, Link | Arguments])
-            end;
-        _ ->
-            %% It says what is wrong with them.
-            apply(gen_statem, Function, Arguments)
+started(Function, Link, Args, Options) ->
+    case is_start(Args) andalso erlmcp_memory_parking:options(Options) of
+        {park, Known} ->
+            apply(gen, start, [?MODULE, Link | lists:droplast(Args) ++ [Known]]);
+        {plain, Known} ->
+            apply(gen_statem, Function, lists:droplast(Args) ++ [Known]);
+        {badarg, Text} ->
+            ?BADARG(Args, length(Args), Text);
+        {error, _} = Invalid ->
+            Invalid;
+        %% It raises what it raises in this release.
+        false ->
+            apply(gen_statem, Function, Args)
     end.
+
+is_start([Module, _, Options]) -> is_atom(Module) andalso is_list(Options);
+is_start([Name | Rest]) -> is_tuple(Name) andalso is_start(Rest).
 
 %% @doc As `gen_statem:enter_loop/4'.
 -spec enter_loop(module(), [enter_loop_option()], State :: term(), Data :: term()) -> no_return().
@@ -139,69 +142,49 @@ enter_loop(Module, Options, State, Data, Server) ->
     gen_statem:server_name() | pid(),
     [gen_statem:action()] | gen_statem:action()
 ) -> no_return().
-enter_loop(Module, Options, State, Data, Server, Actions) ->
-    is_atom(Module) orelse error({atom, Module}),
-    case idle_after(Options) of
-        {plain, Plain} ->
-            gen_statem:enter_loop(Module, Plain, State, Data, Server, Actions);
-        IdleAfter ->
+enter_loop(Module, Options, State, Data, Server, Actions) when is_atom(Module), is_list(Options) ->
+    case erlmcp_memory_parking:options(Options) of
+        {park, Known} ->
             Parent = gen:get_parent(),
-            Name = gen:get_proc_name(Server),
-            Loop = loop(Module, Name, Parent, Options, IdleAfter),
-            enter(Loop#loop{state = State, data = Data}, Actions)
-    end.
-
-%% Milliseconds, or the options of gen_statem for one that does not park.
-idle_after(Options) ->
-    IdleAfter =
-        case lists:keyfind(idle_after, 1, Options) of
-            {_, Given} -> Given;
-            false -> erlmcp_memory_settings:connection_idle_after()
-        end,
-    case erlmcp_memory_settings:is_idle_after(IdleAfter) of
-        false ->
-            error({invalid_config, idle_after, IdleAfter});
-        true ->
-            case erlmcp_memory_settings:connection_state_compact() of
-                true -> IdleAfter;
-                false -> {plain, plain(IdleAfter, lists:keydelete(idle_after, 1, Options))}
-            end
-    end.
-
-plain(infinity, Options) -> Options;
-plain(IdleAfter, Options) -> lists:keystore(hibernate_after, 1, Options, {hibernate_after, IdleAfter}).
-
-loop(Module, Name, Parent, Options, IdleAfter) ->
-    #loop{
-        name = Name,
-        parent = Parent,
-        debug = gen:debug_options(Name, Options),
-        modules = [Module],
-        hibernate_after = gen:hibernate_after(Options),
-        parking = erlmcp_memory_parking:new(IdleAfter)
-    }.
+            Loop = loop(Module, gen:get_proc_name(Server), Parent, Known),
+            enter(Loop#loop{state = State, data = Data}, Actions);
+        {plain, Known} ->
+            gen_statem:enter_loop(Module, Known, State, Data, Server, Actions);
+        {badarg, Text} ->
+            ?BADARG([Module, Options, State, Data, Server, Actions], 2, Text);
+        {error, Invalid} ->
+            error(Invalid)
+    end;
+enter_loop(Module, Options, State, Data, Server, Actions) ->
+    gen_statem:enter_loop(Module, Options, State, Data, Server, Actions).
 
 %% @private
 -spec init_it(pid(), pid() | self, term(), module(), term(), list()) -> no_return().
 init_it(Starter, self, ServerRef, Module, Args, Options) ->
     init_it(Starter, self(), ServerRef, Module, Args, Options);
 init_it(Starter, Parent, ServerRef, Module, Args, Options) ->
-    case idle_after(Options) of
-        {plain, Plain} ->
-            gen_statem:init_it(Starter, Parent, ServerRef, Module, Args, Plain);
-        IdleAfter ->
-            Loop = loop(Module, gen:get_proc_name(ServerRef), Parent, Options, IdleAfter),
-            erlmcp_memory_wait:call(Module, init, [Args], ?MODULE, {init, Starter, ServerRef, Loop})
-    end.
+    Loop = loop(Module, gen:get_proc_name(ServerRef), Parent, Options),
+    erlmcp_memory_wait:call(Module, init, [Args], ?MODULE, {init, Starter, ServerRef, Loop}).
+
+loop(Module, Name, Parent, Options) ->
+    #loop{
+        name = Name,
+        parent = Parent,
+        debug = gen:debug_options(Name, Options),
+        modules = [Module],
+        hibernate_after = gen:hibernate_after(Options),
+        parking = erlmcp_memory_parking:new(Options)
+    }.
 
 initiated({ok, {ok, State, Data}}, Starter, _ServerRef, Loop) ->
     started(Starter, Loop#loop{state = State, data = Data}, []);
 initiated({ok, {ok, State, Data, Actions}}, Starter, _ServerRef, Loop) ->
     started(Starter, Loop#loop{state = State, data = Data}, Actions);
-initiated({ok, Result}, Starter, ServerRef, Loop) ->
+initiated({ok, Result} = Outcome, Starter, ServerRef, Loop) ->
     case is_refusal(Result) of
         true ->
-            erlmcp_memory_replay:gen_statem(Starter, Loop#loop.parent, ServerRef, Result);
+            Parent = Loop#loop.parent,
+            gen_statem:init_it(Starter, Parent, ServerRef, erlmcp_memory_replay, Outcome, []);
         false ->
             Reason = {bad_return_from_init, Result},
             failed(error, Reason, stack(), Starter, ServerRef, Loop, fun() -> exit(Reason) end)
@@ -278,7 +261,9 @@ waited(Loop) ->
 nothing(#loop{then = rest} = Loop) ->
     erlmcp_memory_parking:rest(?MODULE, Loop);
 nothing(#loop{then = hibernate} = Loop) ->
-    erlmcp_memory_wait:hibernate(?MODULE, with_timer(Loop));
+    #loop{parking = Parking} = Timed = with_timer(Loop),
+    Held = erlmcp_memory_parking:hold(Parking),
+    erlmcp_memory_wait:hibernate(?MODULE, Timed#loop{parking = Held});
 nothing(#loop{then = {park, Reason}, modules = [Module | _], parking = Parking} = Loop) ->
     case erlmcp_memory_parking:park(Reason, Loop#loop.data, Module, Parking) of
         {parked, Now} ->
