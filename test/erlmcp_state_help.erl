@@ -32,7 +32,7 @@ form(Group) ->
 %% The call raises badarg with a text for the argument at this position; gives the text.
 badarg(Position, Function, Args) ->
     try apply(?O, Function, Args) of
-        Result -> ct:fail({no_badarg, Function, Args, Result})
+        _ -> ct:fail({no_badarg, Function, length(Args)})
     catch
         error:badarg:Stack ->
             ?assertMatch([{?O, Function, Args, _} | _], Stack),
