@@ -219,7 +219,9 @@ pub fn part<'a>(term: &'a [u8], at: &mut usize) -> Option<Part<'a>> {
         tag::NEW_FLOAT => take(term, at, 8)
             .and_then(|bytes| Some(Part::Float(f64::from_be_bytes(bytes.try_into().ok()?)))),
         tag::NIL => Some(Part::Nil),
-        tag::STRING => sized(term, at, 2).filter(|s| !s.is_empty()).map(Part::String),
+        tag::STRING => sized(term, at, 2)
+            .filter(|s| !s.is_empty())
+            .map(Part::String),
         tag::BINARY => sized(term, at, 4).map(Part::Binary),
         tag::LIST => count(term, at, 4).filter(|n| *n > 0).map(Part::List),
         tag::SMALL_TUPLE => count(term, at, 1).map(Part::Tuple),

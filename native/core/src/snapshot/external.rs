@@ -1,7 +1,7 @@
 //! Terms with parts in the external format, as the first release of this library kept some: funs,
 //! and what nested deeper than it looked. Nothing that stands in them is believed.
 
-use super::import::{FREE_LIMIT, Import};
+use super::import::{FREE_LIMIT, Import, word};
 use super::{EXTERNAL_LIMIT, SnapshotError};
 use crate::etf::{self, Fun, FunHead, Part, part};
 use crate::packed::{MAX_ARITY, MapBuilder, Place, Writer};
@@ -231,11 +231,7 @@ impl<'t, I: Import> Translator<'t, I> {
     }
 
     /// Writes a part.
-    fn part(
-        &mut self,
-        part: Part<'t>,
-        to: &mut Writer<I::Anchor>,
-    ) -> Result<(), SnapshotError> {
+    fn part(&mut self, part: Part<'t>, to: &mut Writer<I::Anchor>) -> Result<(), SnapshotError> {
         match part {
             Part::Int(value) => to.int(value),
             Part::Float(value) if !value.is_finite() => return Err(SnapshotError::Corrupt),
@@ -247,9 +243,7 @@ impl<'t, I: Import> Translator<'t, I> {
             Part::Nil => to.nil(),
             Part::String(bytes) => to.byte_list(bytes.iter().copied()),
             Part::Binary(bytes) => to.binary(bytes),
-            Part::Flat(flat) => self
-                .host
-                .external(&[&[etf::VERSION], flat].concat(), to)?,
+            Part::Flat(flat) => self.host.external(&[&[etf::VERSION], flat].concat(), to)?,
             Part::List(len) => return self.list(len, to),
             Part::Tuple(arity) if arity <= MAX_ARITY => {
                 to.tuple(arity);
@@ -327,8 +321,8 @@ impl<'t, I: Import> Translator<'t, I> {
         if let Some(word) = self.atoms.get(atom) {
             return Ok(*word);
         }
-        let name = etf::atom_name(atom).filter(|name| etf::is_atom_name(name));
-        let word = self.host.atom(&name.ok_or(SnapshotError::Corrupt)?)?;
+        let name = etf::atom_name(atom).ok_or(SnapshotError::Corrupt)?;
+        let word = word(&name, self.host)?;
         self.atoms.insert(atom, word);
         Ok(word)
     }

@@ -38,6 +38,17 @@ pub trait Import {
     fn fields(&mut self, fields: Packed<Self::Anchor>) -> Result<Self::Fields, SnapshotError>;
 }
 
+/// Bytes of a name of 255 characters, which no name of an atom is longer than.
+const MAX_NAME: usize = 4 * 255;
+
+/// The word of an existing atom.
+pub(super) fn word<I: Import>(name: &str, host: &mut I) -> Result<u64, SnapshotError> {
+    if name.len() > MAX_NAME {
+        return Err(SnapshotError::Corrupt);
+    }
+    host.atom(name)
+}
+
 struct Importer<'i, I: Import> {
     host: &'i mut I,
     atoms: Vec<u64>,
@@ -55,10 +66,7 @@ pub(super) fn import<I: Import>(
 ) -> Result<I::Fields, SnapshotError> {
     let mut words = Vec::with_capacity(atoms.len());
     for name in atoms {
-        if !etf::is_atom_name(name) {
-            return Err(SnapshotError::Corrupt);
-        }
-        words.push(host.atom(name)?);
+        words.push(word(name, host)?);
     }
     let mut importer = Importer {
         host,
