@@ -4,7 +4,7 @@
 %%
 %%   ERL_LIBS=_build/default/lib escript make.escript external_terms.bin
 %%
-%% The file holds a list of {Name, Fields, Snapshot}. What is shared is the field `capabilities_ref'.
+%% The file holds a list of {Name, Fields, Snapshot}. The field `capabilities_ref' is shared.
 
 main([File]) ->
     Made = [{Name, Fields, snapshot(Fields)} || {Name, Fields} <- states()],
@@ -33,17 +33,21 @@ states() ->
         {a_closure_over_closures, #{metadata => #{handler => Outer}}},
         {a_closure_over_a_large_map, #{metadata => #{handler => Close(Big)}}},
         {interpreted_funs, #{metadata => #{handler => [Interpreted, fun() -> Big end]}}},
-        {functions_of_modules, #{metadata => #{fun lists:map/2 => [fun erlang:node/0 | fun lists:seq/2]}}},
+        {functions_of_modules, #{
+            metadata => #{fun lists:map/2 => [fun erlang:node/0 | fun lists:seq/2]}
+        }},
         {closures_as_keys, #{metadata => Keys}},
-        {in_a_share, #{capabilities_ref => [Keys, Outer, nested(300, Close(1), fun(T) -> {T, Keys} end)]}},
+        {in_a_share, #{
+            capabilities_ref => [Keys, Outer, nested(300, Close(1), fun(T) -> {T, Keys} end)]
+        }},
         {terms_of_every_kind, #{deep => nested(300, kinds(), fun(T) -> [T] end)}},
         {terms_of_every_kind_in_a_closure, #{metadata => #{handler => Close(kinds())}}},
         %% Where the first release stopped to look.
         {strings, #{metadata => maps:from_list(
-            [{D, nested(D, "text", fun(T) -> {T} end)} || D <- lists:seq(230, 260)])}}
+            [{D, nested(D, "text", fun(T) -> {T} end)} || D <- lists:seq(120, 135)])}}
         | [
             {{Name, Levels}, #{deep => nested(Levels, leaf, Wrap)}}
-         || {Name, Wrap} <- ways(), Levels <- [256, 300, 100_000]
+         || {Name, Wrap} <- ways(), Levels <- [128, 300, 100_000]
         ]
     ].
 
@@ -63,8 +67,9 @@ kinds() ->
         atom, '', 'späß', '日本', 0, 255, 256, -1, 1 bsl 31, -(1 bsl 31) - 1, 1 bsl 40, 1 bsl 59,
         (1 bsl 63) - 1, -(1 bsl 63), 1 bsl 63, -(1 bsl 64), 1 bsl 4000, 1.5, -2.25, 0.0, <<>>,
         binary:copy(<<"b">>, 300), <<1:1>>, <<0:70_001>>, [], "text", [255], [256], [0, 1 | 2],
-        lists:duplicate(70_000, $x), {}, {a, "b"}, list_to_tuple(lists:seq(1, 300)), #{}, #{1 => a, 1.5 => b},
-        maps:from_list([{integer_to_binary(N), [N]} || N <- lists:seq(1, 100)]), #{#{#{} => 1} => #{[] => {}}},
+        lists:duplicate(70_000, $x), {}, {a, "b"}, list_to_tuple(lists:seq(1, 300)),
+        #{}, #{1 => a, 1.5 => b}, #{#{#{} => 1} => #{[] => {}}},
+        maps:from_list([{integer_to_binary(N), [N]} || N <- lists:seq(1, 100)]),
         binary_to_term(<<131, 88, 119, 3, "a@b", 1:32, 2:32, 3:32>>),
         binary_to_term(<<131, 89, 119, 3, "a@b", 9:32, 1:32>>),
         binary_to_term(<<131, 90, 3:16, 119, 3, "a@b", 7:32, 1:32, 2:32, 3:32>>)

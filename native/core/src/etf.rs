@@ -4,8 +4,8 @@
 //! The packed form holds nearly every term itself. In the external format it keeps those that have
 //! no parts and that only a VM understands: big integers, bit strings, and processes, ports and
 //! references that may be another node's. Funs and native records are handed to the VM in this
-//! format, because it has no other door for them. Terms with parts are read from it ([`part`]) where
-//! older releases of this library kept some.
+//! format, because it has no other door for them. Terms with parts are read from it ([`part`])
+//! where the first release of this library kept some.
 
 /// The first byte of every term.
 pub const VERSION: u8 = 131;
