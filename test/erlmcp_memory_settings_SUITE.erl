@@ -161,7 +161,7 @@ what_is_loaded_is_not_read_from_files(Config) ->
 a_second_boot_reads_anew(Config) ->
     File = file(Config, "twice", [{erlmcp, settings(?HOST)}]),
     Next = file(Config, "next", [{erlmcp, settings({8, 80, true, false})}]),
-    Said = filename:join(proplists:get_value(priv_dir, Config), "said"),
+    Said = filename:join(proplists:get_value(priv_dir, Config), "in_force_in_each_boot"),
     Expression = lists:flatten(io_lib:format(
         "Force = erlmcp_memory_settings_SUITE:in_force(),"
         "file:write_file(~p, io_lib:format(\"~~0p.~~n\", [Force]), [append]),"

@@ -4,29 +4,38 @@
 //! The packed form holds nearly every term itself. In the external format it keeps those that have
 //! no parts and that only a VM understands: big integers, bit strings, and processes, ports and
 //! references that may be another node's. Funs and native records are handed to the VM in this
-//! format, because it has no other door for them.
+//! format, because it has no other door for them. Terms with parts are read from it ([`part`])
+//! where the first release of this library kept some.
 
 /// The first byte of every term.
 pub const VERSION: u8 = 131;
 
 mod tag {
     pub const RECORD: u8 = 67;
+    pub const NEW_FLOAT: u8 = 70;
     pub const BIT_BINARY: u8 = 77;
     pub const NEW_PID: u8 = 88;
     pub const NEW_PORT: u8 = 89;
     pub const NEWER_REFERENCE: u8 = 90;
+    pub const SMALL_INTEGER: u8 = 97;
+    pub const INTEGER: u8 = 98;
     pub const ATOM: u8 = 100;
     pub const REFERENCE: u8 = 101;
     pub const PORT: u8 = 102;
     pub const PID: u8 = 103;
     pub const SMALL_TUPLE: u8 = 104;
     pub const LARGE_TUPLE: u8 = 105;
+    pub const NIL: u8 = 106;
+    pub const STRING: u8 = 107;
+    pub const LIST: u8 = 108;
+    pub const BINARY: u8 = 109;
     pub const SMALL_BIG: u8 = 110;
     pub const LARGE_BIG: u8 = 111;
     pub const NEW_FUN: u8 = 112;
     pub const EXPORT: u8 = 113;
     pub const NEW_REFERENCE: u8 = 114;
     pub const SMALL_ATOM: u8 = 115;
+    pub const MAP: u8 = 116;
     pub const ATOM_UTF8: u8 = 118;
     pub const SMALL_ATOM_UTF8: u8 = 119;
     pub const V4_PORT: u8 = 120;
@@ -43,29 +52,31 @@ pub enum Flat<'a> {
 
 /// What these bytes are, version byte included, if they are exactly one term without parts.
 pub fn flat(external: &[u8]) -> Option<Flat<'_>> {
-    let (&[version, tag], rest) = external.split_first_chunk()?;
-    if version != VERSION {
+    let (&VERSION, term) = external.split_first()? else {
         return None;
-    }
-    let exactly = |length: Option<usize>| (length? == rest.len()).then_some(());
-    let length = |bytes: usize| {
-        let digits = rest.get(..bytes)?;
-        let length = digits
-            .iter()
-            .fold(0, |sum, digit| sum << 8 | usize::from(*digit));
-        Some(bytes + 1 + length)
+    };
+    let (flat, end) = first_flat(term)?;
+    (end == term.len()).then_some(flat)
+}
+
+/// The term without parts that these bytes begin with, and where it ends.
+fn first_flat(term: &[u8]) -> Option<(Flat<'_>, usize)> {
+    let (tag, rest) = term.split_first()?;
+    // A sign, or the number of bits in the last byte, stands between the length and the rest.
+    let number = |bytes: usize| {
+        let end = bytes + 1 + number(rest.get(..bytes)?);
+        Some((rest.get(bytes + 1..end)?, 1 + end))
     };
     let of_node = |before: usize, after: usize| {
         let end = skip_atom(rest, before)?;
-        exactly(Some(end + after))?;
-        Some(Flat::OfNode(&rest[before..end]))
+        rest.get(end..end + after)?;
+        Some((Flat::OfNode(&rest[before..end]), 1 + end + after))
     };
     let words = || Some(4 * usize::from(u16::from_be_bytes(*rest.first_chunk()?)));
-    match tag {
-        // A sign, or the number of bits in the last byte, stands between the length and the rest.
-        tag::SMALL_BIG => exactly(length(1)).and_then(|()| big(&rest[2..])),
-        tag::LARGE_BIG => exactly(length(4)).and_then(|()| big(&rest[5..])),
-        tag::BIT_BINARY => exactly(length(4)).map(|()| Flat::Number),
+    match *tag {
+        tag::SMALL_BIG => number(1).and_then(|(digits, end)| Some((big(digits)?, end))),
+        tag::LARGE_BIG => number(4).and_then(|(digits, end)| Some((big(digits)?, end))),
+        tag::BIT_BINARY => number(4).map(|(_, end)| (Flat::Number, end)),
         tag::PID => of_node(0, 9),
         tag::NEW_PID | tag::V4_PORT => of_node(0, 12),
         tag::PORT | tag::REFERENCE => of_node(0, 5),
@@ -74,6 +85,13 @@ pub fn flat(external: &[u8]) -> Option<Flat<'_>> {
         tag::NEWER_REFERENCE => of_node(2, 4 + words()?),
         _ => None,
     }
+}
+
+/// A number in big-endian bytes.
+fn number(bytes: &[u8]) -> usize {
+    bytes
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
 }
 
 /// An integer of these digits to the base 256, the lowest first, if it needs so many: a smaller one
@@ -133,6 +151,190 @@ pub fn atom(name: &str) -> Vec<u8> {
     out.extend_from_slice(name.as_bytes());
     out
 }
+
+/// A part of a term: one without parts of its own, or the head of one whose parts follow.
+#[derive(Debug, Clone, Copy)]
+pub enum Part<'a> {
+    /// An integer of 64 bits.
+    Int(i64),
+    /// A float, which may be one that Erlang does not have.
+    Float(f64),
+    /// An atom, see [`atom_name`].
+    Atom(&'a [u8]),
+    /// The empty list.
+    Nil,
+    /// A proper list of bytes.
+    String(&'a [u8]),
+    /// A binary.
+    Binary(&'a [u8]),
+    /// So many elements follow, at least one, and then the tail.
+    List(usize),
+    /// So many elements follow.
+    Tuple(usize),
+    /// So many keys follow, each with its value.
+    Map(usize),
+    /// The values follow that it closes over.
+    Fun(Fun<'a>),
+    /// `fun M:F/A`: two atoms and the arity.
+    Export(&'a [u8], &'a [u8], u8),
+    /// What [`flat`] knows, without a version byte.
+    Flat(&'a [u8]),
+}
+
+impl Part<'_> {
+    /// How many terms follow that belong to this part.
+    pub fn following(&self) -> usize {
+        match *self {
+            Part::List(n) => n + 1,
+            Part::Tuple(n) => n,
+            Part::Map(n) => 2 * n,
+            Part::Fun(Fun { head, .. }) => head.free as usize,
+            _ => 0,
+        }
+    }
+}
+
+/// The part of a term at `at`, which moves behind it. Only what a VM writes: each integer in its
+/// shortest form, and a process as the one that made a fun.
+pub fn part<'a>(term: &'a [u8], at: &mut usize) -> Option<Part<'a>> {
+    let start = *at;
+    match *term.get(start)? {
+        tag::SMALL_INTEGER | tag::INTEGER => return int(term, at).map(Part::Int),
+        tag::SMALL_BIG => {
+            if let Some(value) = int(term, at) {
+                return Some(Part::Int(value));
+            }
+        }
+        tag::ATOM | tag::SMALL_ATOM | tag::ATOM_UTF8 | tag::SMALL_ATOM_UTF8 => {
+            return atom_bytes(term, at).map(Part::Atom);
+        }
+        _ => {}
+    }
+    if let Some((_, length)) = first_flat(&term[start..]) {
+        *at += length;
+        return Some(Part::Flat(&term[start..*at]));
+    }
+    *at += 1;
+    match term[start] {
+        tag::NEW_FLOAT => take(term, at, 8)
+            .and_then(|bytes| Some(Part::Float(f64::from_be_bytes(bytes.try_into().ok()?)))),
+        tag::NIL => Some(Part::Nil),
+        tag::STRING => sized(term, at, 2)
+            .filter(|s| !s.is_empty())
+            .map(Part::String),
+        tag::BINARY => sized(term, at, 4).map(Part::Binary),
+        tag::LIST => count(term, at, 4).filter(|n| *n > 0).map(Part::List),
+        tag::SMALL_TUPLE => count(term, at, 1).map(Part::Tuple),
+        tag::LARGE_TUPLE => count(term, at, 4).map(Part::Tuple),
+        tag::MAP => count(term, at, 4).map(Part::Map),
+        tag::NEW_FUN => fun_at(term, at).map(Part::Fun),
+        tag::EXPORT => {
+            let (module, function) = (atom_bytes(term, at)?, atom_bytes(term, at)?);
+            let arity = u8::try_from(int(term, at)?).ok()?;
+            Some(Part::Export(module, function, arity))
+        }
+        _ => None,
+    }
+}
+
+fn take<'a>(term: &'a [u8], at: &mut usize, length: usize) -> Option<&'a [u8]> {
+    let taken = term.get(*at..at.checked_add(length)?)?;
+    *at += length;
+    Some(taken)
+}
+
+/// A number in so many bytes that counts what follows, which takes at least a byte each.
+fn count(term: &[u8], at: &mut usize, bytes: usize) -> Option<usize> {
+    let count = number(take(term, at, bytes)?);
+    (count <= term.len() - *at).then_some(count)
+}
+
+fn sized<'a>(term: &'a [u8], at: &mut usize, bytes: usize) -> Option<&'a [u8]> {
+    let length = count(term, at, bytes)?;
+    take(term, at, length)
+}
+
+fn atom_bytes<'a>(term: &'a [u8], at: &mut usize) -> Option<&'a [u8]> {
+    let start = std::mem::replace(at, skip_atom(term, *at)?);
+    Some(&term[start..*at])
+}
+
+/// An integer of 64 bits in its shortest form.
+fn int(term: &[u8], at: &mut usize) -> Option<i64> {
+    let rest = term.get(*at + 1..)?;
+    let (value, length, is_shortest) = match term[*at] {
+        tag::SMALL_INTEGER => (i64::from(*rest.first()?), 1, true),
+        tag::INTEGER => {
+            let value = i32::from_be_bytes(*rest.first_chunk()?);
+            (value.into(), 4, u8::try_from(value).is_err())
+        }
+        tag::SMALL_BIG => {
+            let (&[length @ ..=8, sign], rest) = rest.split_first_chunk()? else {
+                return None;
+            };
+            let digits = rest.get(..length.into())?;
+            let magnitude = digits.iter().rev().fold(0, |n, d| n << 8 | i128::from(*d));
+            let value = i64::try_from(if sign == 0 { magnitude } else { -magnitude }).ok()?;
+            let is_shortest = digits.last() != Some(&0) && i32::try_from(value).is_err();
+            (value, 2 + digits.len(), is_shortest)
+        }
+        _ => return None,
+    };
+    is_shortest.then(|| {
+        *at += 1 + length;
+        value
+    })
+}
+
+/// The elements of a list, so many, if each is a byte.
+pub fn bytes_of(elements: &[u8], len: usize) -> Option<impl ExactSizeIterator<Item = u8>> {
+    let (pairs, rest) = elements.as_chunks::<2>();
+    let is_bytes = rest.is_empty()
+        && pairs.len() == len
+        && pairs.iter().all(|[tag, _]| *tag == tag::SMALL_INTEGER);
+    is_bytes.then(|| pairs.iter().map(|[_, byte]| *byte))
+}
+
+/// What stands of a fun before the values that it closes over.
+#[derive(Debug, Clone, Copy)]
+pub struct Fun<'a> {
+    /// What the VM is told of it.
+    pub head: FunHead<'a>,
+    /// Its module, an atom.
+    pub module: &'a [u8],
+    /// Which fun of its module, and the checksum of its code, as the VM's first releases had them.
+    pub old: [i64; 2],
+    /// Where it ends, by what it says of its size.
+    pub end: usize,
+}
+
+fn fun_at<'a>(term: &'a [u8], at: &mut usize) -> Option<Fun<'a>> {
+    let end = *at + number(take(term, &mut { *at }, 4)?);
+    let fixed = take(term, at, 4 + 1 + UNIQ + 4 + 4)?;
+    let (uniq, numbers) = fixed[5..].split_at(UNIQ);
+    let module = atom_bytes(term, at)?;
+    let old = [int(term, at)?, int(term, at)?];
+    let Some(&(tag::PID | tag::NEW_PID)) = term.get(*at) else {
+        return None;
+    };
+    let (_, creator) = first_flat(&term[*at..])?;
+    *at += creator;
+    let head = FunHead {
+        arity: fixed[4],
+        uniq,
+        index: number(&numbers[..4]) as u32,
+        free: number(&numbers[4..]) as u32,
+    };
+    Some(Fun {
+        head,
+        module,
+        old,
+        end,
+    })
+}
+
+/// Bytes of the checksum of a module's code.
+pub const UNIQ: usize = 16;
 
 /// The elements of a tuple one behind the other, from its external format.
 pub fn tuple_elements(external: &[u8]) -> Option<&[u8]> {

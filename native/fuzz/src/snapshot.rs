@@ -285,8 +285,23 @@ pub fn forged() -> Vec<Vec<u8>> {
         &[0x7d, 0x42, 17, 5, 2],
         &[0x7e, 0, 5, 0x42, 1, 0x42, 1],
         &[0x7e, 2, 0x42, 1, 0x42, 1, 0x42, 12, 0x42, 3, 0x42, 3, 5, 5],
-        // Terms with parts in the external format.
+        // Terms with parts in the external format, as the first release wrote them: a fun that
+        // closes over a map, a function, lists of each kind, a string, and numbers of all sizes.
+        b"\x4a\x50\x83\x70\0\0\0\x4e\x01uniq-of-the-code\0\0\0\x03\0\0\0\x02\x77\x05lists\x61\x04\
+          \x62\x01\x02\x03\x04\x58\x77\x03n@h\0\0\0\x01\0\0\0\0\0\0\0\0\
+          \x74\0\0\0\x02\x77\x01a\x61\x01\x64\0\x01b\x6a\x68\0",
+        b"\x4a\x0f\x83\x71\x77\x05lists\x73\x02ok\x61\x02",
+        b"\x4a\x10\x83\x6c\0\0\0\x01\x6c\0\0\0\x01\x61\x05\x61\x06\x6a",
+        b"\x4a\x0b\x83\x6c\0\0\0\x02\x61\x05\x61\x06\x6a",
+        b"\x4a\x06\x83\x6b\0\x02ab",
+        b"\x4a\x1e\x83\x68\x03\x6e\x04\0\0\0\0\x80\x6e\x08\x01\0\0\0\0\0\0\0\x80\
+          \x46\x3f\xf8\0\0\0\0\0\0",
         &[0x4a, 4, 131, 104, 1, 106],
+        // And what is none.
+        &[
+            0x4a, 16, 131, 116, 0, 0, 0, 2, 97, 1, 106, 97, 1, 106, 97, 2, 97, 3,
+        ],
+        &[0x4a, 8, 131, 108, 0, 0, 0, 0, 106, 5],
         &[0x4a, 3, 131, 80, 0],
     ];
     let mut forged = Vec::new();

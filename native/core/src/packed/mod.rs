@@ -26,7 +26,7 @@ pub(crate) use links::LinkVec;
 pub use links::{Link, Links, Target};
 pub use page::{Entries, Page};
 pub use reader::{Item, ReadError, View, item, skip};
-pub use rewrite::{Rewrite, rewrite};
+pub use rewrite::{Place, Rewrite, rewrite};
 pub use writer::{MapBuilder, Scalar, Scratch, Writer, pack_atom, pack_int};
 
 use std::fmt::Debug;

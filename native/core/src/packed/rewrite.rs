@@ -9,6 +9,24 @@ use crate::map::MAX_PATH;
 /// A value of the greatest depth may have been put at the end of a path.
 const MAX_FRAMES: usize = MAX_DEPTH + MAX_PATH;
 
+/// Where an item lies.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Values around it of which more is to be written.
+    pub depth: usize,
+    /// Maps of which a key is being written.
+    pub keys: usize,
+    /// Funs of which what they close over is being written.
+    pub funs: usize,
+}
+
+impl Place {
+    /// Whether a value may lie there.
+    pub fn is_allowed(self) -> bool {
+        self.depth <= MAX_FRAMES && self.keys <= MAX_KEYS && self.funs <= MAX_FUNS
+    }
+}
+
 /// What a [`rewrite`] makes of the items that it meets.
 pub trait Rewrite {
     /// What the value that is read keeps alive.
@@ -19,12 +37,12 @@ pub trait Rewrite {
     /// have a key twice.
     type Error: From<ReadError>;
 
-    /// Writes an item that nothing follows; `in_key` inside a key of a map.
+    /// Writes an item that nothing follows.
     fn leaf(
         &mut self,
         leaf: Item<'_>,
         from: View<'_, Self::From>,
-        in_key: bool,
+        place: Place,
         to: &mut Writer<Self::To>,
     ) -> Result<(), Self::Error>;
 
@@ -62,10 +80,7 @@ pub fn rewrite<R: Rewrite>(
     let mut frames = vec![Frame::Values(1)];
     let mut left_at = Vec::new();
     let mut open = OpenMaps::default();
-    // Maps of which a key is being written.
-    let mut keys = 0;
-    // Funs of which what they close over is being written.
-    let mut funs = 0;
+    let (mut keys, mut funs) = (0, 0);
     while let Some(frame) = frames.pop() {
         match frame {
             Frame::Values(left) => match left {
@@ -114,7 +129,12 @@ pub fn rewrite<R: Rewrite>(
                 }
             },
         }
-        if frames.len() > MAX_FRAMES || funs > MAX_FUNS || keys > MAX_KEYS {
+        let place = Place {
+            depth: frames.len(),
+            keys,
+            funs,
+        };
+        if !place.is_allowed() {
             return Err(ReadError.into());
         }
         let next = item(here.bytes, &mut at)?;
@@ -174,7 +194,7 @@ pub fn rewrite<R: Rewrite>(
                 }
                 frames.push(Frame::Values(following));
             }
-            leaf => host.leaf(leaf, here, keys > 0, to)?,
+            leaf => host.leaf(leaf, here, place, to)?,
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! A value without anything that only one node knows.
 
 use super::{ATOM_LIMIT, RAW_LIMIT, SHARE_LIMIT, SHARE_REFERENCE_LIMIT, SnapshotError};
-use crate::packed::{Anchor, Item, Rewrite, Target, View, Writer, rewrite};
+use crate::packed::{Anchor, Item, Place, Rewrite, Target, View, Writer, rewrite};
 use std::collections::HashMap;
 use std::convert::Infallible;
 
@@ -148,7 +148,7 @@ impl<E: Export> Rewrite for Exporter<'_, E> {
         &mut self,
         leaf: Item<'_>,
         from: View<'_, E::Anchor>,
-        _in_key: bool,
+        _place: Place,
         to: &mut PortableWriter,
     ) -> Result<(), SnapshotError> {
         if self.written + to.len() > RAW_LIMIT {

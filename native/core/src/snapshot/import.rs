@@ -1,9 +1,9 @@
 //! A portable value as one of this node. Nothing that stands in it is believed.
 
-use super::{SHARE_REFERENCE_LIMIT, SnapshotError};
+use super::{SHARE_REFERENCE_LIMIT, SnapshotError, external};
 use crate::etf;
 use crate::packed::{
-    Anchor, FUN_HEAD, Item, Links, MAX_ARITY, Packed, RECORD_HEAD, ReadError, Rewrite, View,
+    Anchor, FUN_HEAD, Item, Links, MAX_ARITY, Packed, Place, RECORD_HEAD, ReadError, Rewrite, View,
     Writer, item, rewrite, skip,
 };
 use std::collections::HashSet;
@@ -38,6 +38,17 @@ pub trait Import {
     fn fields(&mut self, fields: Packed<Self::Anchor>) -> Result<Self::Fields, SnapshotError>;
 }
 
+/// Bytes of a name of 255 characters, which no name of an atom is longer than.
+const MAX_NAME: usize = 4 * 255;
+
+/// The word of an existing atom.
+pub(super) fn word<I: Import>(name: &str, host: &mut I) -> Result<u64, SnapshotError> {
+    if name.len() > MAX_NAME {
+        return Err(SnapshotError::Corrupt);
+    }
+    host.atom(name)
+}
+
 struct Importer<'i, I: Import> {
     host: &'i mut I,
     atoms: Vec<u64>,
@@ -55,10 +66,7 @@ pub(super) fn import<I: Import>(
 ) -> Result<I::Fields, SnapshotError> {
     let mut words = Vec::with_capacity(atoms.len());
     for name in atoms {
-        if !etf::is_atom_name(name) {
-            return Err(SnapshotError::Corrupt);
-        }
-        words.push(host.atom(name)?);
+        words.push(word(name, host)?);
     }
     let mut importer = Importer {
         host,
@@ -89,6 +97,11 @@ impl<I: Import> Importer<'_, I> {
         Ok(writer.finish())
     }
 
+    /// Whether equal values must have equal bytes here.
+    fn is_key(&self, place: Place) -> bool {
+        self.in_share || place.keys > 0
+    }
+
     fn atom(&self, number: u64) -> Result<u64, SnapshotError> {
         let number = usize::try_from(number).map_err(|_| SnapshotError::Corrupt)?;
         self.atoms
@@ -112,7 +125,7 @@ impl<I: Import> Importer<'_, I> {
                 Item::Int(0..=0xffff_ffff),
                 Item::Int(_),
                 Item::Int(_),
-            ) if uniq.len() == 16
+            ) if uniq.len() == etf::UNIQ
         )
         .then_some(())
     }
@@ -163,12 +176,12 @@ impl<I: Import> Rewrite for Importer<'_, I> {
         &mut self,
         leaf: Item<'_>,
         _from: View<'_, Infallible>,
-        in_key: bool,
+        place: Place,
         to: &mut Writer<I::Anchor>,
     ) -> Result<(), SnapshotError> {
         match leaf {
             Item::Float(value) if value.is_finite() => {
-                to.float(if in_key || self.in_share {
+                to.float(if self.is_key(place) {
                     self.host.float_key(value)
                 } else {
                     value
@@ -178,8 +191,12 @@ impl<I: Import> Rewrite for Importer<'_, I> {
             Item::Int(_) | Item::Nil | Item::Binary(_) => to.plain(leaf)?,
             Item::Atom(number) => to.atom(self.atom(number)?),
             Item::Opaque(external) => {
-                etf::flat(external).ok_or(SnapshotError::Corrupt)?;
-                self.host.external(external, to)?;
+                if etf::flat(external).is_some() {
+                    self.host.external(external, to)?;
+                } else {
+                    let is_key = self.is_key(place);
+                    external::translate(external, place, is_key, self.host, to)?;
+                }
             }
             Item::Share(number) => {
                 self.references += 1;
@@ -224,13 +241,14 @@ impl<I: Import> Rewrite for Importer<'_, I> {
             Item::Nil | Item::ByteList(_) | Item::List(_) | Item::Improper(_) => {
                 Err(SnapshotError::Corrupt)
             }
+            Item::Opaque(external) if external::is_list(external) => Err(SnapshotError::Corrupt),
             _ => Ok(()),
         }
     }
 }
 
 /// More values than any fun closes over: the VM's own limit.
-const FREE_LIMIT: usize = 255;
+pub(super) const FREE_LIMIT: usize = 255;
 
 impl From<ReadError> for SnapshotError {
     fn from(ReadError: ReadError) -> Self {

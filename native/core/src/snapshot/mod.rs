@@ -14,7 +14,8 @@
 //! shared contents, and the map of fields, both in the packed form ([`crate::packed`]) except that
 //! atoms and shares are numbers of the tables, and that what only the node itself can name (its
 //! processes, ports and references) is in Erlang's external format. Who made a fun, and whether
-//! its module is loaded, is no part of it.
+//! its module is loaded, is no part of it. The first release wrote funs and deep terms in the
+//! external format, too; these are read.
 //!
 //! Version 1, written by an Erlang predecessor, is read as well ([`V1`]).
 //!
@@ -23,6 +24,7 @@
 
 mod bounded;
 mod export;
+mod external;
 mod import;
 mod v1;
 
@@ -46,6 +48,9 @@ const SHARE_LIMIT: usize = 1 << 17;
 
 /// References to shared contents in one snapshot.
 const SHARE_REFERENCE_LIMIT: usize = 1 << 20;
+
+/// Bytes of one term with parts in the external format: what the first release wrote at most.
+const EXTERNAL_LIMIT: usize = 16 << 20;
 
 const VERSION: u8 = 2;
 const HEADER: usize = 14;
