@@ -8,7 +8,7 @@ use crate::terms::{Anchor, PackError, Source, unpack, with_content};
 use crate::{garbage, nif, reaper, reply, resource, share};
 use erlmcp_memory_core::awake::{Entry, Ledger};
 use erlmcp_memory_core::packed::{Packed, Target};
-use erlmcp_memory_core::parts::{self, Parts};
+use erlmcp_memory_core::parts::{self, Parts, Unfit};
 use parking_lot::Mutex;
 use rustler::{Encoder, Env, Term};
 
@@ -74,14 +74,27 @@ const BUILT_AT_ONCE: usize = 1 << 20;
 
 /// Packs a term.
 fn parked<'a>(term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Parked, PackError<'a>> {
-    with_content(term, opened, lane, |value| {
-        let parts = Parts::of(value.bytes, share::Parts::hasher());
+    match parked_as(term, opened, lane, true)? {
+        Ok(parked) => Ok(parked),
+        Err(Unfit) => Ok(parked_as(term, opened, lane, false)?.map_err(|Unfit| PackError::Unknown)?),
+    }
+}
+
+fn parked_as<'a>(
+    term: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+    guess: bool,
+) -> Result<Result<Parked, Unfit>, PackError<'a>> {
+    with_content(term, opened, lane, guess, |value, links| {
+        let parts = Parts::of(value, links, &share::Parts, share::Parts::hasher())?;
         let packed = parts.take(value, &share::Parts);
+        share::note_parts(&packed);
         let estimate = parts::built_bytes(&packed, |anchor| match anchor {
             Anchor::Share(share) => share::part_bytes(share.shared()),
             _ => 0,
         });
-        Parked { packed, estimate }
+        Ok(Parked { packed, estimate })
     })
 }
 

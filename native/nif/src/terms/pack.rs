@@ -9,6 +9,7 @@ use super::references::{LocalReferences, may_be_magic};
 use super::words::word;
 use crate::lane::{Budget, Busy, Lane};
 use crate::{pool, share, state};
+use erlmcp_memory_core::parts::{self, Path as Place};
 use erlmcp_memory_core::packed::{
     Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, Scratch, View,
     Writer, pack_atom,
@@ -108,24 +109,46 @@ pub fn pack_keys<'a>(
     }
 }
 
-/// Calls `with` with the packed form of a term as [`pack_content`] writes it. A normal scheduler
-/// does [`PARKED_AT_ONCE`] times as much for it as for others.
+/// Calls `with` with the packed form of a term as [`pack_content`] writes it, and with how many of
+/// its parts are links: where `guess` says so, what is the same as in the term that was parked
+/// before is one. A normal scheduler does [`PARKED_AT_ONCE`] times as much for it as for others.
 pub fn with_content<'a, R>(
     term: Term<'a>,
     opened: Term<'a>,
     lane: Lane,
-    with: impl FnOnce(View<'_, Anchor>) -> R,
+    guess: bool,
+    with: impl FnOnce(View<'_, Anchor>, usize) -> R,
 ) -> Result<R, PackError<'a>> {
     let mut packer = Packer::new(opened, lane, Writer::reusing(SCRATCH.take()));
     packer.budget = Budget::times(lane, PARKED_AT_ONCE);
     packer.open_keys = 1;
+    if guess {
+        packer.root = root_of(term);
+    }
     packer.whole(term)?;
-    let (scratch, links) = packer.finish()?.into_parts();
-    let result = with(View::new(scratch.bytes(), &links));
+    let links = packer.guessed;
+    let (scratch, kept) = packer.finish()?.into_parts();
+    let result = with(View::new(scratch.bytes(), &kept), links);
     if scratch.capacity() <= SCRATCH_KEPT {
         SCRATCH.set(scratch);
     }
     Ok(result)
+}
+
+/// The root of the places in a term.
+fn root_of(term: Term<'_>) -> Option<Place> {
+    match kind(term) {
+        Kind::Tuple(elements) => {
+            let first = elements.first().and_then(|first| {
+                // SAFETY: an element of a tuple belongs to the environment of the tuple.
+                let first = unsafe { Term::new(term.get_env(), *first) };
+                first.is_atom().then(|| word(first))
+            });
+            Some(Place::of_tuple(elements.len(), first))
+        }
+        Kind::Map => Some(Place::of_map()),
+        _ => None,
+    }
 }
 
 /// A state that was unpacked, used and parked in one time slice is on a heap for no longer than
@@ -237,6 +260,10 @@ struct Packer<'a> {
     open_keys: usize,
     /// Funs of which what they close over is being written.
     open_funs: usize,
+    /// Where the term begins, if parts of it are guessed.
+    root: Option<Place>,
+    /// Parts that were guessed.
+    guessed: usize,
 }
 
 impl<'a> Packer<'a> {
@@ -254,6 +281,36 @@ impl<'a> Packer<'a> {
             values: SmallVec::new(),
             open_keys: 0,
             open_funs: 0,
+            root: None,
+            guessed: 0,
+        }
+    }
+
+    /// Where the next value is, if that can be told.
+    fn place(&self) -> Option<Place> {
+        if self.open_keys != 1 || self.frames.len() > parts::PATH {
+            return None;
+        }
+        self.frames.iter().try_fold(self.root?, |place, frame| match frame {
+            Frame::Elements(_, behind) => Some(place.element(behind.len())),
+            Frame::Values(map, _) => Some(place.value(map.number())),
+            _ => None,
+        })
+    }
+
+    /// Writes the content that a term is, if that can be guessed.
+    fn guess(&mut self, term: Term<'a>) -> Result<bool, PackError<'a>> {
+        let Some(place) = self.place() else {
+            return Ok(false);
+        };
+        let admit = |bytes| self.budget.spend(bytes / size_of::<ErlNifTerm>());
+        match share::part_at(place, term, self.lane, admit)? {
+            Some(link) => {
+                self.writer.part(link.id(), Anchor::Share(link));
+                self.guessed += 1;
+                Ok(true)
+            }
+            None => Ok(false),
         }
     }
 
@@ -270,7 +327,9 @@ impl<'a> Packer<'a> {
         if self.leaf(term)? {
             return Ok(());
         }
+        let root = self.root.take();
         self.compound(term)?;
+        self.root = root;
         let mut is_measured = false;
         while let Some(frame) = self.frames.pop() {
             self.resume(frame)?;
@@ -372,6 +431,9 @@ impl<'a> Packer<'a> {
 
     /// Begins a term that has parts.
     fn compound(&mut self, term: Term<'a>) -> Result<(), PackError<'a>> {
+        if self.root.is_some() && self.guess(term)? {
+            return Ok(());
+        }
         match kind(term) {
             Kind::Cell(..) => self.list(term),
             Kind::Tuple(elements) => {
