@@ -77,6 +77,10 @@ pub trait Contents<A: Anchor> {
     /// one by now.
     fn add(&self, hash: u64, flat: usize, packed: Packed<A>) -> (u64, A);
 
+    /// Whether a value as a whole is to be a content, of which so many bytes are in no part. Most
+    /// are held by one owner alone.
+    fn is_shared(&self, hash: u64, own: usize) -> bool;
+
     /// The hash of the content that an anchor keeps, and its bytes when all is in its place.
     fn hash_of(&self, anchor: &A) -> Option<(u64, usize)>;
 
@@ -120,6 +124,7 @@ impl Parts {
         loop {
             if let Some(mut parts) = Self::scan(value, links > 0, contents, scale)? {
                 parts.hash(value.bytes, hasher);
+                parts.keep_whole(value.bytes.len(), contents);
                 return Ok(parts);
             }
             scale *= 8;
@@ -186,10 +191,20 @@ impl Parts {
             };
             // This value is ended, and maybe those that it is the last one of.
             loop {
+                let len = at + behind - ended.place;
                 let Some(outer) = open.last_mut() else {
+                    if known.is_some() || len - covered >= smallest {
+                        parts.push(Part {
+                            start: 0,
+                            end: at,
+                            size: parts.len() + 1,
+                            hash: known.unwrap_or(0),
+                            flat: len,
+                            is_link: known.is_some(),
+                        });
+                    }
                     return Ok(Some(Parts(parts)));
                 };
-                let len = at + behind - ended.place;
                 if len >= smallest {
                     let is_part = if len <= whole {
                         if parts[ended.first..].iter().any(|part| part.is_link) {
@@ -224,6 +239,18 @@ impl Parts {
                 }
                 ended = open.pop().ok_or(Unfit)?;
             }
+        }
+    }
+
+    /// Leaves the value itself out of the parts, unless it is one that others have as well.
+    fn keep_whole<A: Anchor>(&mut self, len: usize, contents: &impl Contents<A>) {
+        let Some(whole) = self.0.last().filter(|part| part.start == 0 && part.end == len) else {
+            return;
+        };
+        let inner = self.0[..self.0.len() - 1].iter().map(|part| part.flat);
+        let own = whole.flat.saturating_sub(inner.sum());
+        if !whole.is_link && !contents.is_shared(whole.hash, own) {
+            self.0.pop();
         }
     }
 
@@ -472,6 +499,25 @@ impl Path {
         Path(2)
     }
 
+    /// A value that is a tuple or a map; `None` for any other.
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let mut at = 0;
+        match item(bytes, &mut at) {
+            Ok(Item::Tuple(arity)) => Some(match item(bytes, &mut at) {
+                Ok(Item::Atom(word)) => Path::of_tuple(arity, Some(word)),
+                _ => Path::of_tuple(arity, None),
+            }),
+            Ok(Item::Entries(_) | Item::Map(_)) => Some(Path::of_map()),
+            _ => None,
+        }
+    }
+
+    /// The value itself.
+    #[must_use]
+    pub fn whole(self) -> Self {
+        self.step(5)
+    }
+
     /// In a tuple, with so many elements behind it.
     #[must_use]
     pub fn element(self, behind: usize) -> Self {
@@ -500,7 +546,11 @@ impl Path {
 
 /// Calls `found` with the parts of a value that was taken apart, and where they are, if that can
 /// be told.
-pub fn each_outer<A: Anchor>(value: &Packed<A>, mut found: impl FnMut(Path, &A)) {
+pub fn each_outer<A: Anchor>(
+    value: &Packed<A>,
+    contents: &impl Contents<A>,
+    mut found: impl FnMut(Path, &A),
+) {
     enum In {
         Tuple,
         /// Whether a value comes next.
@@ -543,13 +593,20 @@ pub fn each_outer<A: Anchor>(value: &Packed<A>, mut found: impl FnMut(Path, &A))
         };
         if start == 0 {
             root = match next {
-                Item::Tuple(arity) => Some(match item(bytes, &mut { at }) {
-                    Ok(Item::Atom(word)) => Path::of_tuple(arity, Some(word)),
-                    _ => Path::of_tuple(arity, None),
-                }),
-                Item::Entries(_) => Some(Path::of_map()),
-                _ => return,
+                Item::Part(id) => {
+                    if let Some(Target::Anchor(anchor)) = value.links().get(id)
+                        && let Some(content) = contents.content(anchor)
+                        && let Some(path) = Path::of(content.bytes())
+                    {
+                        found(path.whole(), anchor);
+                    }
+                    return;
+                }
+                _ => Path::of(bytes),
             };
+            if root.is_none() {
+                return;
+            }
         }
         if following > 0 {
             let kind = match next {

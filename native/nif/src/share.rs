@@ -241,6 +241,10 @@ impl Parts {
     }
 }
 
+/// Hashes of terms that were parked lately: one that comes a second time is worth a content of its
+/// own.
+static WHOLES: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
+
 /// The hashes of the contents that were parts of parked terms last, by their places there.
 static HINTS: [Hint; 1024] = [const {
     Hint {
@@ -262,7 +266,7 @@ impl Hint {
 
 /// Notes where the parts of a parked term are: the next one may have the same there.
 pub fn note_parts(packed: &Packed<Anchor>) {
-    parts::each_outer(packed, |path, anchor| {
+    parts::each_outer(packed, &Parts, |path, anchor| {
         if let Anchor::Share(share) = anchor {
             let hint = Hint::of(path);
             let hash = share.shared().hash();
@@ -291,7 +295,7 @@ pub fn part_at(
     }
     let mut outcome = Ok(());
     let found = STORE.find(hint.hash.load(Ordering::Relaxed), |shared| {
-        if shared.host.part.flat.load(Ordering::Relaxed) == 0 || outcome.is_err() {
+        if outcome.is_err() {
             return false;
         }
         let part = &shared.host;
@@ -328,12 +332,21 @@ impl Contents<Anchor> for Parts {
         (link.id(), Anchor::Share(link))
     }
 
+    fn is_shared(&self, hash: u64, own: usize) -> bool {
+        let last = &WHOLES[hash as usize % WHOLES.len()];
+        own >= parts::WHOLE || last.swap(hash, Ordering::Relaxed) == hash
+    }
+
     fn hash_of(&self, anchor: &Anchor) -> Option<(u64, usize)> {
         let Anchor::Share(share) = anchor else {
             return None;
         };
-        let flat = share.shared().host.part.flat.load(Ordering::Relaxed);
-        (flat > 0).then(|| (share.shared().hash(), flat))
+        let flat = match share.shared().host.part.flat.load(Ordering::Relaxed) {
+            // Shared by somebody who takes nothing apart.
+            0 => share.shared().packed().bytes().len(),
+            flat => flat,
+        };
+        Some((share.shared().hash(), flat))
     }
 
     fn content<'a>(&self, anchor: &'a Anchor) -> Option<&'a Packed<Anchor>> {
@@ -537,6 +550,9 @@ impl SharedBytes {
                 }
                 Anchor::State(state) if self.seen.insert(id) => {
                     rest.push(state.linked().state().fields().view().links);
+                }
+                Anchor::Parked(parked) if self.seen.insert(id) => {
+                    rest.push(parked.kept().packed().links());
                 }
                 _ => {}
             });
