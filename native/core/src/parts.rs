@@ -16,6 +16,10 @@
 //!
 //! A part is compared byte by byte with the content that it is taken for, through the parts inside
 //! of it; a hash decides nothing.
+//!
+//! Who packs a value may know of a part beforehand which content it is, and write a link in its
+//! place. A [`Path`] tells where parts were in values of the same shape ([`each_outer`]), so that
+//! it can be guessed which they are.
 
 use crate::packed::{
     Anchor, Item, Links, Packed, ReadError, Target, View, Writer, item,
@@ -53,6 +57,10 @@ struct Part {
     /// Parts inside, at any depth, and this one.
     size: usize,
     hash: u64,
+    /// Bytes that it has when all is in its place.
+    flat: usize,
+    /// It was a link already.
+    is_link: bool,
 }
 
 /// The parts of a value, the inner ones before what they lie in.
@@ -65,62 +73,109 @@ pub trait Contents<A: Anchor> {
     /// looked for; its id and what keeps it.
     fn find(&self, hash: u64, is_equal: &mut dyn FnMut(&Packed<A>) -> bool) -> Option<(u64, A)>;
 
-    /// Makes a content, unless there is an equal one by now.
-    fn add(&self, hash: u64, packed: Packed<A>) -> (u64, A);
+    /// Makes a content, which has so many bytes when all is in its place, unless there is an equal
+    /// one by now.
+    fn add(&self, hash: u64, flat: usize, packed: Packed<A>) -> (u64, A);
+
+    /// Whether a value as a whole is to be a content, of which so many bytes are in no part. Most
+    /// are held by one owner alone.
+    fn is_shared(&self, hash: u64, own: usize) -> bool;
+
+    /// The hash of the content that an anchor keeps, and its bytes when all is in its place.
+    fn hash_of(&self, anchor: &A) -> Option<(u64, usize)>;
 
     /// The content that an anchor keeps.
     fn content<'a>(&self, anchor: &'a A) -> Option<&'a Packed<A>>;
 }
 
-/// A value that has been begun, where its parts begin, and what they cover by then.
+/// A value cannot be taken apart as it was written: a link stands for what is too small to be a
+/// part there, or the bytes do not follow the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfit;
+
+impl From<ReadError> for Unfit {
+    fn from(_: ReadError) -> Self {
+        Unfit
+    }
+}
+
+/// A value that has been begun, where its parts begin, and what they cover by then. `place` is
+/// where it starts when all is in its place.
 struct Open {
     start: usize,
+    place: usize,
     left: usize,
     first: usize,
     covered: usize,
 }
 
 impl Parts {
-    /// Finds and hashes the parts of a value; none where the bytes do not follow the format.
-    pub fn of(bytes: &[u8], hasher: &impl BuildHasher) -> Self {
-        if bytes.len() < SMALL {
-            return Parts(Vec::new());
+    /// Finds and hashes the parts of a value, in which `links` parts are links already.
+    pub fn of<A: Anchor>(
+        value: View<'_, A>,
+        links: usize,
+        contents: &impl Contents<A>,
+        hasher: &impl BuildHasher,
+    ) -> Result<Self, Unfit> {
+        if value.bytes.len() < SMALL && links == 0 {
+            return Ok(Parts(Vec::new()));
         }
         let mut scale = 1;
         loop {
-            let Ok(found) = Self::scan(bytes, scale) else {
-                return Parts(Vec::new());
-            };
-            if let Some(mut parts) = found {
-                parts.hash(bytes, hasher);
-                return parts;
+            if let Some(mut parts) = Self::scan(value, links > 0, contents, scale)? {
+                parts.hash(value.bytes, hasher);
+                parts.keep_whole(value.bytes.len(), contents);
+                return Ok(parts);
             }
             scale *= 8;
         }
     }
 
     /// `None` where there are too many.
-    fn scan(bytes: &[u8], scale: usize) -> Result<Option<Self>, ReadError> {
+    fn scan<A: Anchor>(
+        value: View<'_, A>,
+        has_links: bool,
+        contents: &impl Contents<A>,
+        scale: usize,
+    ) -> Result<Option<Self>, Unfit> {
+        let bytes = value.bytes;
         let mut parts: Vec<Part> = Vec::new();
         // Bytes that are in parts, less those of the links that stand for these.
         let mut covered = 0;
+        // Bytes that links stand for, less their own.
+        let mut behind = 0;
         let mut open: SmallVec<[Open; 16]> = SmallVec::new();
         let mut at = 0;
         let (smallest, whole) = (SMALLEST * scale, WHOLE * scale);
         loop {
             let start = at;
+            let place = start + behind;
             let next = item(bytes, &mut at)?;
             let mut following = next.following();
-            if let Item::Map(page) = next {
-                let is_whole = at - start <= whole && !open.is_empty();
-                if !page.is_empty() && !is_whole {
-                    at -= page.body().len();
-                    following = 2 * page.len();
+            let mut known = None;
+            match next {
+                Item::Map(page) => {
+                    // Nothing in it is a part, unless it is a link.
+                    let is_whole = at - start <= whole && !has_links && !open.is_empty();
+                    if !page.is_empty() && !is_whole {
+                        at -= page.body().len();
+                        following = 2 * page.len();
+                    }
                 }
+                Item::Part(id) => {
+                    let Some(Target::Anchor(anchor)) = value.links.get(id) else {
+                        return Err(Unfit);
+                    };
+                    let (hash, flat) = contents.hash_of(anchor).ok_or(Unfit)?;
+                    behind += flat - (at - start);
+                    known = Some(hash);
+                }
+                _ => {}
             }
             if following > 0 {
                 open.push(Open {
                     start,
+                    place,
                     left: following,
                     first: parts.len(),
                     covered,
@@ -129,18 +184,32 @@ impl Parts {
             }
             let mut ended = Open {
                 start,
+                place,
                 left: 0,
                 first: parts.len(),
                 covered,
             };
             // This value is ended, and maybe those that it is the last one of.
             loop {
+                let len = at + behind - ended.place;
                 let Some(outer) = open.last_mut() else {
+                    if known.is_some() || len - covered >= smallest {
+                        parts.push(Part {
+                            start: 0,
+                            end: at,
+                            size: parts.len() + 1,
+                            hash: known.unwrap_or(0),
+                            flat: len,
+                            is_link: known.is_some(),
+                        });
+                    }
                     return Ok(Some(Parts(parts)));
                 };
-                let len = at - ended.start;
                 if len >= smallest {
                     let is_part = if len <= whole {
+                        if parts[ended.first..].iter().any(|part| part.is_link) {
+                            return Err(Unfit);
+                        }
                         parts.truncate(ended.first);
                         true
                     } else {
@@ -154,41 +223,91 @@ impl Parts {
                             start: ended.start,
                             end: at,
                             size: parts.len() - ended.first + 1,
-                            hash: 0,
+                            hash: known.unwrap_or(0),
+                            flat: len,
+                            is_link: known.is_some(),
                         });
                         covered = ended.covered + len - LINK;
                     }
+                }
+                if known.take().is_some() && parts.last().is_none_or(|part| !part.is_link) {
+                    return Err(Unfit);
                 }
                 outer.left -= 1;
                 if outer.left > 0 {
                     break;
                 }
-                let Some(outer) = open.pop() else {
-                    return Err(ReadError);
-                };
-                ended = outer;
+                ended = open.pop().ok_or(Unfit)?;
             }
+        }
+    }
+
+    /// Leaves the value itself out of the parts, unless it is one that others have as well.
+    fn keep_whole<A: Anchor>(&mut self, len: usize, contents: &impl Contents<A>) {
+        let Some(whole) = self.0.last().filter(|part| part.start == 0 && part.end == len) else {
+            return;
+        };
+        let inner = self.0[..self.0.len() - 1].iter().map(|part| part.flat);
+        let own = whole.flat.saturating_sub(inner.sum());
+        if !whole.is_link && !contents.is_shared(whole.hash, own) {
+            self.0.pop();
         }
     }
 
     fn hash(&mut self, bytes: &[u8], hasher: &impl BuildHasher) {
         for index in 0..self.0.len() {
             let part = self.0[index];
+            if part.is_link {
+                continue;
+            }
             self.0[index].hash = if part.size == 1 {
                 hasher.hash_one(&bytes[part.start..part.end])
             } else {
                 let mut state = hasher.build_hasher();
-                let mut at = part.start;
-                for inner in self.directly_in(index) {
-                    let inner = self.0[inner];
-                    state.write(&bytes[at..inner.start]);
-                    state.write_u64(inner.hash);
-                    at = inner.end;
-                }
-                state.write(&bytes[at..part.end]);
+                let end = self.each_piece(bytes, index, part.start, |piece| match piece {
+                    Piece::Items(items) => state.write(&bytes[items]),
+                    Piece::Entries(count) => state.write_usize(count),
+                    Piece::Part(inner) => state.write_u64(self.0[inner].hash),
+                });
+                state.write(&bytes[end..part.end]);
                 state.finish()
             };
         }
+    }
+
+    /// What stands before and between the parts that lie directly in a part, and these; returns
+    /// where the last one ends. Of maps that they lie in, only the number of entries: their offsets
+    /// depend on what is in its place.
+    fn each_piece(
+        &self,
+        bytes: &[u8],
+        index: usize,
+        start: usize,
+        mut piece: impl FnMut(Piece),
+    ) -> usize {
+        let mut at = start;
+        for inner in self.directly_in(index) {
+            let part = self.0[inner];
+            let mut copied = at;
+            while at < part.start {
+                let start = at;
+                let Ok(next) = item(bytes, &mut at) else {
+                    break;
+                };
+                if let Item::Map(page) = next
+                    && at > part.start
+                {
+                    piece(Piece::Items(copied..start));
+                    piece(Piece::Entries(page.len()));
+                    at -= page.body().len();
+                    copied = at;
+                }
+            }
+            piece(Piece::Items(copied..part.start));
+            piece(Piece::Part(inner));
+            at = part.end;
+        }
+        at
     }
 
     /// Whether there is none.
@@ -231,9 +350,13 @@ impl Parts {
                 continue;
             };
             let range = part.start..part.end;
+            if part.is_link {
+                made[index] = link_in(value, part.start);
+                continue;
+            }
             if is_ready {
                 let packed = self.linked(value, index, range, &mut made);
-                made[index] = Some(contents.add(part.hash, packed));
+                made[index] = Some(contents.add(part.hash, part.flat, packed));
                 continue;
             }
             let mut is_equal = |known: &Packed<A>| self.equals(value, index, known, contents);
@@ -257,32 +380,16 @@ impl Parts {
     ) -> Packed<A> {
         let View { bytes, links } = value;
         let mut to = Writer::new();
-        let mut at = range.start;
-        for inner in self.directly_in(index) {
-            let part = self.0[inner];
-            // Up to the part, item by item: a map that it lies in is written without its offsets.
-            let mut copied = at;
-            while at < part.start {
-                let start = at;
-                let Ok(next) = item(bytes, &mut at) else {
-                    break;
-                };
-                if let Item::Map(page) = next
-                    && at > part.start
-                {
-                    to.items(View::new(&bytes[copied..start], links));
-                    to.entries(page.len());
-                    at -= page.body().len();
-                    copied = at;
+        let end = self.each_piece(bytes, index, range.start, |piece| match piece {
+            Piece::Items(items) => to.items(View::new(&bytes[items], links)),
+            Piece::Entries(count) => to.entries(count),
+            Piece::Part(inner) => {
+                if let Some((id, anchor)) = made[inner].take() {
+                    to.part(id, anchor);
                 }
             }
-            to.items(View::new(&bytes[copied..part.start], links));
-            if let Some((id, anchor)) = made[inner].take() {
-                to.part(id, anchor);
-            }
-            at = part.end;
-        }
-        to.items(View::new(&bytes[at..range.end], links));
+        });
+        to.items(View::new(&bytes[end..range.end], links));
         to.finish()
     }
 
@@ -300,6 +407,7 @@ impl Parts {
         while let Some((index, known)) = rest.pop() {
             let part = self.0[index];
             if part.size == 1 {
+                // Not taken apart, and so no link.
                 if bytes[part.start..part.end] != *known.bytes() {
                     return false;
                 }
@@ -327,6 +435,14 @@ impl Parts {
                     let Item::Part(id) = item(known.bytes(), &mut there)? else {
                         return Ok(false);
                     };
+                    if part.is_link {
+                        let own = item(bytes, &mut { part.start })?;
+                        if !matches!(own, Item::Part(own) if own == id) {
+                            return Ok(false);
+                        }
+                        at = part.end;
+                        continue;
+                    }
                     let Some(content) = part_of(known.links(), id, contents) else {
                         return Ok(false);
                     };
@@ -340,6 +456,169 @@ impl Parts {
             }
         }
         true
+    }
+}
+
+/// What a part is put together of.
+enum Piece {
+    /// Items, as they stand there.
+    Items(Range<usize>),
+    /// The head of a map of so many entries.
+    Entries(usize),
+    /// A part.
+    Part(usize),
+}
+
+/// The link that stands there in a value.
+fn link_in<A: Anchor>(value: View<'_, A>, mut at: usize) -> Option<(u64, A)> {
+    let Ok(Item::Part(id)) = item(value.bytes, &mut at) else {
+        return None;
+    };
+    match value.links.get(id)? {
+        Target::Anchor(anchor) => Some((id, anchor.clone())),
+        _ => None,
+    }
+}
+
+/// A place in a value, through tuples and maps, as seen from its end: of a tuple that it is the
+/// last element of, nothing is noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Path(u64);
+
+/// The depth up to which places are told.
+pub const PATH: usize = 6;
+
+impl Path {
+    /// The root of a tuple, with its first element if that is an atom.
+    pub fn of_tuple(arity: usize, first: Option<u64>) -> Self {
+        Path(1).step(arity).step(first.map_or(0, |word| word as usize))
+    }
+
+    /// The root of a map.
+    pub fn of_map() -> Self {
+        Path(2)
+    }
+
+    /// A value that is a tuple or a map; `None` for any other.
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let mut at = 0;
+        match item(bytes, &mut at) {
+            Ok(Item::Tuple(arity)) => Some(match item(bytes, &mut at) {
+                Ok(Item::Atom(word)) => Path::of_tuple(arity, Some(word)),
+                _ => Path::of_tuple(arity, None),
+            }),
+            Ok(Item::Entries(_) | Item::Map(_)) => Some(Path::of_map()),
+            _ => None,
+        }
+    }
+
+    /// The value itself.
+    #[must_use]
+    pub fn whole(self) -> Self {
+        self.step(5)
+    }
+
+    /// In a tuple, with so many elements behind it.
+    #[must_use]
+    pub fn element(self, behind: usize) -> Self {
+        match behind {
+            0 => self,
+            _ => self.step(3).step(behind),
+        }
+    }
+
+    /// In a map, the value of the entry of this number, from 1.
+    #[must_use]
+    pub fn value(self, number: usize) -> Self {
+        self.step(4).step(number)
+    }
+
+    fn step(self, number: usize) -> Self {
+        let mixed = (self.0 ^ number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Path(mixed ^ mixed >> 32)
+    }
+
+    /// A number for it.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// Calls `found` with the parts of a value that was taken apart, and where they are, if that can
+/// be told.
+pub fn each_outer<A: Anchor>(
+    value: &Packed<A>,
+    contents: &impl Contents<A>,
+    mut found: impl FnMut(Path, &A),
+) {
+    enum In {
+        Tuple,
+        /// Whether a value comes next.
+        Map(bool),
+        Other,
+    }
+    let bytes = value.bytes();
+    let mut root = None;
+    let mut open: Vec<(In, usize, usize)> = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let start = at;
+        let Ok(next) = item(bytes, &mut at) else {
+            return;
+        };
+        if let Some((kind, left, total)) = open.last_mut() {
+            *left -= 1;
+            if let In::Map(is_value) = kind {
+                *is_value = (*total - *left) % 2 == 0;
+            }
+        }
+        if let Item::Part(id) = next
+            && open.len() <= PATH
+            && let Some(root) = root
+            && let Some(Target::Anchor(anchor)) = value.links().get(id)
+        {
+            let path = open.iter().try_fold(root, |path: Path, open| match *open {
+                (In::Tuple, left, _) => Some(path.element(left)),
+                (In::Map(true), left, total) => Some(path.value((total - left) / 2)),
+                _ => None,
+            });
+            if let Some(path) = path {
+                found(path, anchor);
+            }
+        }
+        let following = match next {
+            // Entries without parts.
+            Item::Map(_) => 0,
+            _ => next.following(),
+        };
+        if start == 0 {
+            root = match next {
+                Item::Part(id) => {
+                    if let Some(Target::Anchor(anchor)) = value.links().get(id)
+                        && let Some(content) = contents.content(anchor)
+                        && let Some(path) = Path::of(content.bytes())
+                    {
+                        found(path.whole(), anchor);
+                    }
+                    return;
+                }
+                _ => Path::of(bytes),
+            };
+            if root.is_none() {
+                return;
+            }
+        }
+        if following > 0 {
+            let kind = match next {
+                Item::Tuple(_) => In::Tuple,
+                Item::Entries(_) => In::Map(false),
+                _ => In::Other,
+            };
+            open.push((kind, following, following));
+        }
+        while let Some((_, 0, _)) = open.last() {
+            open.pop();
+        }
     }
 }
 

@@ -136,6 +136,11 @@ impl<A: Anchor, H: Host> Shared<A, H> {
         &self.content
     }
 
+    /// The hash that it is kept under.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
     /// A further owner.
     pub fn holder(self: &Arc<Self>) -> Holder<A, H> {
         let shard = thread_shard();
@@ -273,7 +278,7 @@ impl<A: Anchor, H: Host> Store<A, H> {
     pub fn intern_hashed(&self, hash: u64, packed: Packed<A>) -> Arc<Shared<A, H>> {
         // Dropped after the lock, which their end takes.
         let mut others = Vec::new();
-        match self.look_up(hash, &mut others, |known| equal(known, &packed)) {
+        match self.look_up(hash, &mut others, |known| equal(known.packed(), &packed)) {
             Ok(known) => known,
             Err(mut table) => {
                 let shared = Arc::new(Shared {
@@ -296,7 +301,7 @@ impl<A: Anchor, H: Host> Store<A, H> {
     pub fn find(
         &self,
         hash: u64,
-        is_equal: impl FnMut(&Packed<A>) -> bool,
+        is_equal: impl FnMut(&Arc<Shared<A, H>>) -> bool,
     ) -> Option<Arc<Shared<A, H>>> {
         let mut others = Vec::new();
         self.look_up(hash, &mut others, is_equal).ok()
@@ -308,7 +313,7 @@ impl<A: Anchor, H: Host> Store<A, H> {
         &self,
         hash: u64,
         others: &mut Vec<Arc<Shared<A, H>>>,
-        mut is_equal: impl FnMut(&Packed<A>) -> bool,
+        mut is_equal: impl FnMut(&Arc<Shared<A, H>>) -> bool,
     ) -> Result<Arc<Shared<A, H>>, MutexGuard<'_, HashTable<Known<A, H>>>> {
         loop {
             let table = self.table.shard(hash).lock();
@@ -326,7 +331,7 @@ impl<A: Anchor, H: Host> Store<A, H> {
             };
             // Compared after the lock, which others wait for: the values may be large.
             drop(table);
-            if is_equal(known.packed()) {
+            if is_equal(&known) {
                 return Ok(known);
             }
             others.push(known);

@@ -14,7 +14,7 @@ use crate::terms::{Anchor, Copied, Known, PackError, Path, Search, Source, pack_
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::packed::{Links, Packed};
-use erlmcp_memory_core::parts::{self, Contents};
+use erlmcp_memory_core::parts::{self, Contents, Path as Place};
 use erlmcp_memory_core::shared::{self, Content, Host, Store};
 use erlmcp_memory_core::threads::{SHARDS, thread_shard};
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::mem::ManuallyDrop;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 
 /// A content with what this crate keeps beside it.
@@ -99,6 +99,8 @@ impl Slot {
 struct Part {
     /// Bytes that the term takes on a heap, about; 0 before that was counted.
     built: AtomicUsize,
+    /// Packed bytes that it has when all is in its place.
+    flat: AtomicUsize,
     /// How often it was read in the packed form.
     reads: AtomicU32,
     /// The shards of threads that want a term made for them.
@@ -239,22 +241,112 @@ impl Parts {
     }
 }
 
+/// Hashes of terms that were parked lately: one that comes a second time is worth a content of its
+/// own.
+static WHOLES: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
+
+/// The hashes of the contents that were parts of parked terms last, by their places there.
+static HINTS: [Hint; 1024] = [const {
+    Hint {
+        path: AtomicU64::new(0),
+        hash: AtomicU64::new(0),
+    }
+}; 1024];
+
+struct Hint {
+    path: AtomicU64,
+    hash: AtomicU64,
+}
+
+impl Hint {
+    fn of(path: Place) -> &'static Self {
+        &HINTS[(path.number() >> 16) as usize % HINTS.len()]
+    }
+}
+
+/// Notes where the parts of a parked term are: the next one may have the same there.
+pub fn note_parts(packed: &Packed<Anchor>) {
+    parts::each_outer(packed, &Parts, |path, anchor| {
+        if let Anchor::Share(share) = anchor {
+            let hint = Hint::of(path);
+            let hash = share.shared().hash();
+            if hint.hash.load(Ordering::Relaxed) != hash
+                || hint.path.load(Ordering::Relaxed) != path.number()
+            {
+                hint.path.store(path.number(), Ordering::Relaxed);
+                hint.hash.store(hash, Ordering::Relaxed);
+            }
+        }
+    });
+}
+
+/// The content that a term is, if it is the one that was in this place last and that is kept as a
+/// term: the VM compares two terms faster than anybody takes one apart. `admit` is asked before
+/// with the bytes of that.
+pub fn part_at(
+    path: Place,
+    term: Term<'_>,
+    lane: Lane,
+    mut admit: impl FnMut(usize) -> Result<(), Busy>,
+) -> Result<Option<ShareLink>, Busy> {
+    let hint = Hint::of(path);
+    if hint.path.load(Ordering::Relaxed) != path.number() {
+        return Ok(None);
+    }
+    let mut outcome = Ok(());
+    let found = STORE.find(hint.hash.load(Ordering::Relaxed), |shared| {
+        if outcome.is_err() {
+            return false;
+        }
+        let part = &shared.host;
+        let kept = admit(part_bytes(shared)).and_then(|()| part.part_term(shared, Some(lane)));
+        match kept {
+            Ok(Some(kept)) => kept.is_identical(term),
+            Ok(None) => false,
+            Err(Busy) => {
+                outcome = Err(Busy);
+                false
+            }
+        }
+    });
+    outcome?;
+    Ok(found.map(|shared| ShareLink::new(&known(shared))))
+}
+
 impl Contents<Anchor> for Parts {
     fn find(
         &self,
         hash: u64,
         is_equal: &mut dyn FnMut(&Packed<Anchor>) -> bool,
     ) -> Option<(u64, Anchor)> {
-        let link = ShareLink::new(&known(STORE.find(hash, is_equal)?));
+        let link = ShareLink::new(&known(STORE.find(hash, |known| is_equal(known.packed()))?));
         Some((link.id(), Anchor::Share(link)))
     }
 
-    fn add(&self, hash: u64, packed: Packed<Anchor>) -> (u64, Anchor) {
+    fn add(&self, hash: u64, flat: usize, packed: Packed<Anchor>) -> (u64, Anchor) {
         let shared = known(STORE.intern_hashed(hash, packed));
+        shared.host.part.flat.store(flat, Ordering::Relaxed);
         // From below to above, so that what is inside has been counted.
         part_bytes(&shared);
         let link = ShareLink::new(&shared);
         (link.id(), Anchor::Share(link))
+    }
+
+    fn is_shared(&self, hash: u64, own: usize) -> bool {
+        let last = &WHOLES[hash as usize % WHOLES.len()];
+        own >= parts::WHOLE || last.swap(hash, Ordering::Relaxed) == hash
+    }
+
+    fn hash_of(&self, anchor: &Anchor) -> Option<(u64, usize)> {
+        let Anchor::Share(share) = anchor else {
+            return None;
+        };
+        let flat = match share.shared().host.part.flat.load(Ordering::Relaxed) {
+            // Shared by somebody who takes nothing apart.
+            0 => share.shared().packed().bytes().len(),
+            flat => flat,
+        };
+        Some((share.shared().hash(), flat))
     }
 
     fn content<'a>(&self, anchor: &'a Anchor) -> Option<&'a Packed<Anchor>> {
@@ -458,6 +550,9 @@ impl SharedBytes {
                 }
                 Anchor::State(state) if self.seen.insert(id) => {
                     rest.push(state.linked().state().fields().view().links);
+                }
+                Anchor::Parked(parked) if self.seen.insert(id) => {
+                    rest.push(parked.kept().packed().links());
                 }
                 _ => {}
             });

@@ -55,6 +55,13 @@ pub struct MapBuilder {
     next: usize,
 }
 
+impl MapBuilder {
+    /// The number of the entry whose value is being written, from 1.
+    pub fn number(&self) -> usize {
+        self.next
+    }
+}
+
 /// The width of the numbers of a map while it is written; where the body turns out to be small,
 /// they are narrowed at its end.
 const WIDE: usize = 4;
@@ -315,7 +322,7 @@ impl<A: Anchor> Writer<A> {
     }
 
     /// A content of its own, which `anchor` keeps.
-    pub(crate) fn part(&mut self, id: u64, anchor: A) {
+    pub fn part(&mut self, id: u64, anchor: A) {
         self.tagged(tag::PART, id);
         self.links.push((id, Target::Anchor(anchor)));
     }

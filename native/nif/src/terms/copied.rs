@@ -9,7 +9,8 @@ use crate::lane::Lane;
 use erlmcp_memory_core::map::MAX_PATH;
 use erlmcp_memory_core::packed::{Item, View, item, skip};
 use rustler::sys::{
-    ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_get_map_value, enif_make_copy,
+    ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_get_map_value, enif_is_identical,
+    enif_make_copy,
 };
 use rustler::{Binary, Env, MapIterator, OwnedEnv, Term};
 use smallvec::SmallVec;
@@ -96,6 +97,14 @@ impl Copied {
     /// A copy of the whole term.
     pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
         self.with(|term| term.in_env(env))
+    }
+
+    /// Whether the term is this one. It takes no longer than the kept term is large, whatever the
+    /// other one is.
+    pub fn is_identical(&self, term: Term<'_>) -> bool {
+        // SAFETY: both terms are valid in their environments; the call compares them and keeps
+        // neither.
+        unsafe { enif_is_identical(self.term, term.as_c_arg()) != 0 }
     }
 
     /// Calls `with` with the term where it lies.
