@@ -186,12 +186,13 @@ enter_loop(Module, Options, State, Action) ->
 enter_loop(Module, Options, State, ServerName, Action) when is_atom(Module), is_list(Options) ->
     case erlmcp_memory_parking:options(Options) of
         {park, Known} ->
-            Name = gen:get_proc_name(ServerName),
-            Loop = server(gen:get_parent(), ServerName, Name, Module, Known),
-            case take(Action, Loop) of
+            Parking = erlmcp_memory_parking:new(Known),
+            case erlmcp_memory_server_action:take(Action, erlmcp_memory_parking:tag(Parking)) of
                 Wrong when Wrong =:= error; Wrong =:= foreign ->
                     gen_server:enter_loop(Module, Options, State, ServerName, Action);
                 Taken ->
+                    Name = gen:get_proc_name(ServerName),
+                    Loop = server(gen:get_parent(), ServerName, Name, Module, Known, Parking),
                     next(Taken, Loop#server_1{state = State})
             end;
         {plain, Known} ->
@@ -217,17 +218,18 @@ enter_loop(Module, Options, State, ServerName, Action) ->
 init_it(Starter, self, ServerName, Module, Args, Options) ->
     init_it(Starter, self(), ServerName, Module, Args, Options);
 init_it(Starter, Parent, ServerName, Module, Args, Options) ->
-    Loop = server(Parent, ServerName, gen:name(ServerName), Module, Options),
+    Parking = erlmcp_memory_parking:new(Options),
+    Loop = server(Parent, ServerName, gen:name(ServerName), Module, Options, Parking),
     call(init, [Args], {init, Starter, Options}, Loop).
 
-server(Parent, ServerName, Name, Module, Options) ->
+server(Parent, ServerName, Name, Module, Options, Parking) ->
     #server_1{
         parent = Parent,
         name = ServerName,
         module = Module,
         hibernate_after = gen:hibernate_after(Options),
         debug = gen:debug_options(Name, Options),
-        parking = erlmcp_memory_parking:new(Options)
+        parking = Parking
     }.
 
 initialized({ok, {ok, State}}, Starter, _Options, Loop) ->
