@@ -11,7 +11,7 @@
 -define(NIF, erlmcp_memory_nif).
 
 -import(erlmcp_server_help, [
-    twins/1, start/2, start/3, idle/2, parked/1, told/0, down/1, exited/1, wait/1
+    twins/1, start/2, start/3, idle/2, parked/1, hibernates/1, told/0, down/1, exited/1, wait/1
 ]).
 -import(erlmcp_server_SUITE, [called/2]).
 
@@ -321,9 +321,7 @@ code_on_the_stack_while_it_waits(_Config) ->
     gen_server:cast(Of(debugged), cast),
     _ = told(),
     States = [{Name, sys:get_state(Server)} || {Name, Server} <- Waits],
-    wait(fun() ->
-        {current_function, {erlang, hibernate, 3}} =:= process_info(Of(refused), current_function)
-    end),
+    ok = hibernates(Of(refused)),
     [upgrade() || _ <- [1, 2, 3]],
     [?assert(is_process_alive(Server), Name) || {Name, Server} <- Waits],
     [
@@ -660,11 +658,6 @@ clean_state_packed_again(_Config) ->
             ]
         end)
     ).
-
-hibernates(Server) ->
-    wait(fun() ->
-        {current_function, {erlang, hibernate, 3}} =:= process_info(Server, current_function)
-    end).
 
 state_that_cannot_be_parked_tried_again(_Config) ->
     Server = start(engine(0), ?HELP:unparkable()),

@@ -168,11 +168,14 @@ idle({erlmcp_memory_server, [{idle_after, Ms}]}, Pid) when is_integer(Ms) ->
 idle(_Engine, _Pid) ->
     ok.
 
-%% Only of a server that is alone.
+%% Only of a server that is alone. In this order: it may hibernate before it parks, not after.
 parked(Pid) ->
+    wait(fun() -> erlmcp_memory_nif:awake_bytes() =:= 0 end),
+    hibernates(Pid).
+
+hibernates(Pid) ->
     wait(fun() ->
-        {current_function, {erlang, hibernate, 3}} =:= process_info(Pid, current_function) andalso
-            erlmcp_memory_nif:awake_bytes() =:= 0
+        {current_function, {erlang, hibernate, 3}} =:= process_info(Pid, current_function)
     end).
 
 wait(Condition) ->
