@@ -262,6 +262,8 @@ next({continue, Content}, #server_1{state = State} = Loop) ->
     call(handle_continue, [Content, State], {continue, Content}, Loop);
 next({now, Message}, Loop) ->
     decode(Message, Loop#server_1{action = infinity, timer = none});
+next({Action, Timer}, #server_1{action = Action, timer = Timer} = Loop) ->
+    again(Loop);
 next({Action, Timer}, Loop) ->
     again(Loop#server_1{action = Action, timer = Timer}).
 
@@ -269,6 +271,8 @@ next({Action, Timer}, Loop) ->
 again(#server_1{action = Time} = Loop) when is_integer(Time) ->
     %% Never too early by what is left of this millisecond.
     wait(Loop#server_1{until = now_ms() + Time + 1});
+again(#server_1{until = none} = Loop) ->
+    wait(Loop);
 again(Loop) ->
     wait(Loop#server_1{until = none}).
 
@@ -277,13 +281,16 @@ wait(#server_1{action = Action, parking = Parking} = Loop) ->
         true ->
             sleep(Loop);
         false ->
-            case erlmcp_memory_parking:settle(Parking) of
-                {crowded, Settled} when Action =/= 0 ->
-                    wait(crowded, 0, Loop#server_1{parking = Settled});
-                {_, Settled} ->
-                    wait_awake(Action, Loop#server_1{parking = Settled})
+            {Crowd, Settled} = erlmcp_memory_parking:settle(Parking),
+            case Crowd =:= crowded andalso Action =/= 0 of
+                true -> wait(crowded, 0, parking(Settled, Loop));
+                false -> wait_awake(Action, parking(Settled, Loop))
             end
     end.
+
+%% What is not changed is not copied: it is most of what a message costs.
+parking(Parking, #server_1{parking = Parking} = Loop) -> Loop;
+parking(Parking, Loop) -> Loop#server_1{parking = Parking}.
 
 %% `Time': of an integer timeout, what is left.
 wait_awake(hibernate, Loop) ->
@@ -295,6 +302,8 @@ wait_awake(Time, #server_1{parking = Parking} = Loop) ->
         IdleAfter -> wait(idle, IdleAfter, Loop)
     end.
 
+wait(Plan, Time, #server_1{plan = Plan} = Loop) ->
+    erlmcp_memory_wait:wait(?MODULE, Loop, Time);
 wait(Plan, Time, Loop) ->
     erlmcp_memory_wait:wait(?MODULE, Loop#server_1{plan = Plan}, Time).
 
@@ -554,7 +563,10 @@ tag(#server_1{parking = Parking}) ->
     erlmcp_memory_parking:tag(Parking).
 
 state(New, #server_1{state = Old, parking = Parking} = Loop) ->
-    Loop#server_1{state = New, parking = erlmcp_memory_parking:changed(Old, New, Parking)}.
+    case erts_debug:same(Old, New) of
+        true -> Loop;
+        false -> Loop#server_1{state = New, parking = erlmcp_memory_parking:changed(Old, New, Parking)}
+    end.
 
 replied(From, Reply, #server_1{state = State} = Loop) ->
     %% It alone knows all forms of what it is sent to.

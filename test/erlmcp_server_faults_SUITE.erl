@@ -384,7 +384,7 @@ code_on_the_stack_in_a_callback(_Config) ->
 %% Shapes that were in a release stay here as they were.
 old_loop_shape_refused(_Config) ->
     Loop = fun(Action) ->
-        Parking = {parking_1, ?NIF:slot_new(), 1000, awake, 0, 1000000},
+        Parking = {parking_1, ?NIF:slot_new(), 1000, awake, 0, now, 1000000},
         {server_1, self(), self(), ?SCRIPT, awake, Parking, Action, none, none, none, idle, infinity,
             []}
     end,
