@@ -270,7 +270,8 @@ rest(Engine, Loop) ->
 %% before it is asked again. `Slept': for how many it was already.
 -spec admit(urgency(), Slept :: non_neg_integer(), parking()) -> admitted | {sleep, pos_integer()}.
 admit(Urgency, Slept, #parking_1{slot = Slot, limit = Limit}) ->
-    case erlmcp_memory_nif:slot_reserve(Slot, Limit) of
+    %% Where nothing is awake, there is nothing to wait for: this state alone is more than the limit.
+    case erlmcp_memory_nif:slot_reserve(Slot, Limit) orelse erlmcp_memory_nif:awake_bytes() =:= 0 of
         true -> admitted;
         false -> sleep(Slept, wait_for(Urgency) - Slept)
     end.

@@ -578,7 +578,7 @@ system_calls(_Config) ->
                 idle(Engine, Server),
                 sys:get_status(Server),
                 sys:get_state(Server),
-                catch sys:change_code(Server, ?SCRIPT, 1, extra),
+                sys:change_code(Server, ?SCRIPT, 1, extra),
                 sys:terminate(Server, reason),
                 exited(Server)
             ],
@@ -747,7 +747,7 @@ enter(Module, Options, Name, Do, Action) ->
 
 told_or_exit(Server, Action) ->
     Quiet = lists:member(Action, [none, infinity, hibernate]),
-    Known = Quiet andalso (catch gen_server:call(Server, get)),
+    Known = Quiet andalso catch_exit(fun() -> gen_server:call(Server, get) end),
     receive
         {'EXIT', Server, Reason} -> {exit, Reason};
         {told, What} -> What
