@@ -21,11 +21,11 @@
 -include_lib("kernel/include/logger.hrl").
 -include("erlmcp_memory_opened.hrl").
 
--export([options/1, new/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
--export([settle/1, park/4, replace/3, hold/1, rest/2]).
+-export([options/1, new/1, tag/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
+-export([settle/1, park/4, replace/3, hold/1, rest/2, compact/1, expand/1]).
 -export([admit/3, wake/1, peek/1]).
 
--export_type([parking/0, reason/0, urgency/0]).
+-export_type([parking/0, compact/0, reason/0, urgency/0]).
 
 %% It is kept over replacements of this module: a new field needs a new tag, and a clause in each
 %% function that takes the old shape.
@@ -35,13 +35,17 @@
     %% awake: the slot does not hold the state. clean: it does. refused: it cannot. parked: the
     %% state is in the slot alone.
     state = awake :: awake | clean | refused | parked,
-    %% What the library was told of the heap; 0 where it has counted itself since.
+    %% What the library was told of the heap, and when it is to be told anew (native monotonic time).
     bytes = 0 :: non_neg_integer(),
-    limit :: non_neg_integer()
+    due = now :: now | integer(),
+    limit :: non_neg_integer() | infinity
 }).
 
 -opaque parking() :: #parking_1{}.
 %% How it stands with the state of a server.
+
+-type compact() :: nonempty_improper_list(Slot :: reference(), IdleAfter :: timeout()).
+%% All that is needed of it while the state is parked, in two words.
 
 -type reason() :: idle | crowded.
 %% Why a state is parked: no message came for the idle time, or too many bytes are awake.
@@ -59,6 +63,9 @@
 -define(WAIT_FOR_CALL, 20).
 -define(WAIT_FOR_OTHER, 200).
 -define(LONGEST_SLEEP, 20).
+%% Milliseconds between two looks at the size of the heap: where messages wait, a look takes as long
+%% as all the rest.
+-define(LOOK_INTERVAL, 1).
 %% Words of a heap that is collected before it hibernates. Hibernation collects heaps of 128 Ki words
 %% on a dirty scheduler, and may then miss the message that should end it (erlang/otp#10651).
 -define(LARGE_HEAP, 65536).
@@ -117,6 +124,10 @@ new(Options) ->
 spread(infinity) -> infinity;
 spread(IdleAfter) -> min(16#ffffffff, IdleAfter + erlang:phash2(self(), IdleAfter div ?SPREAD + 1)).
 
+%% @doc A reference that no other server has.
+-spec tag(parking()) -> reference().
+tag(#parking_1{slot = Slot}) -> Slot.
+
 %% @doc The idle time of this server, spread included.
 -spec idle_after(parking()) -> timeout().
 idle_after(#parking_1{idle_after = IdleAfter}) -> IdleAfter.
@@ -141,18 +152,32 @@ changed(Old, New, Parking) ->
     end.
 
 %% @doc To be asked before a server waits with its state awake: `calm', and it may wait for its idle
-%% time; `crowded', and it parks when there is no message now. Tells the node how large its heap is.
+%% time; `crowded', and it parks when there is no message now. Tells the node, once a
+%% millisecond at most, how large its heap is.
 -spec settle(parking()) -> {calm | crowded, parking()}.
-settle(#parking_1{slot = Slot, bytes = Published, limit = Limit, state = State} = Parking) ->
-    Bytes = heap_bytes(),
-    case abs(Bytes - Published) * 4 > Published of
+settle(#parking_1{due = Due, limit = Limit, state = State} = Parking) ->
+    Now = erlang:monotonic_time(),
+    case Due =:= now orelse Now >= Due of
         true ->
-            Now = Parking#parking_1{bytes = Bytes, limit = limit(Limit)},
-            {crowd(erlmcp_memory_nif:slot_awake(Slot, Bytes), Now#parking_1.limit, State), Now};
+            measured(Parking#parking_1{due = Now + interval(), limit = limit(Limit)});
         false ->
             {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
     end.
 
+interval() ->
+    erlang:convert_time_unit(?LOOK_INTERVAL, millisecond, native).
+
+measured(#parking_1{slot = Slot, bytes = Published, limit = Limit, state = State} = Parking) ->
+    Bytes = heap_bytes(),
+    case abs(Bytes - Published) * 4 > Published of
+        true ->
+            Awake = erlmcp_memory_nif:slot_awake(Slot, Bytes),
+            {crowd(Awake, Limit, State), Parking#parking_1{bytes = Bytes}};
+        false ->
+            {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
+    end.
+
+%% An atom is greater than any number.
 crowd(_Awake, _Limit, refused) -> calm;
 crowd(Awake, Limit, _State) when Awake > Limit -> crowded;
 crowd(_Awake, _Limit, _State) -> calm.
@@ -221,10 +246,18 @@ retry() ->
 -spec hold(parking()) -> parking().
 hold(#parking_1{state = refused} = Parking) ->
     true = erlang:garbage_collect(),
-    {calm, Settled} = settle(Parking),
-    Settled;
+    {calm, Measured} = measured(Parking),
+    Measured;
 hold(Parking) ->
     Parking.
+
+%% @doc To be kept by a server that hibernates.
+-spec compact(parking()) -> compact().
+compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> [Slot | IdleAfter].
+
+-spec expand(compact()) -> parking().
+expand([Slot | IdleAfter]) ->
+    #parking_1{slot = Slot, idle_after = IdleAfter, state = parked, limit = limit(infinity)}.
 
 %% @doc Hibernates a server whose state is parked. `Loop' must not lead to the state.
 -spec rest(Engine :: module(), Loop :: term()) -> no_return().
@@ -237,7 +270,8 @@ rest(Engine, Loop) ->
 %% before it is asked again. `Slept': for how many it was already.
 -spec admit(urgency(), Slept :: non_neg_integer(), parking()) -> admitted | {sleep, pos_integer()}.
 admit(Urgency, Slept, #parking_1{slot = Slot, limit = Limit}) ->
-    case erlmcp_memory_nif:slot_reserve(Slot, limit(Limit)) of
+    %% Where nothing is awake, there is nothing to wait for: this state alone is more than the limit.
+    case erlmcp_memory_nif:slot_reserve(Slot, Limit) orelse erlmcp_memory_nif:awake_bytes() =:= 0 of
         true -> admitted;
         false -> sleep(Slept, wait_for(Urgency) - Slept)
     end.
@@ -251,9 +285,9 @@ wait_for(other) -> ?WAIT_FOR_OTHER.
 
 %% @doc Builds the state. The slot holds it as well, until it changes.
 -spec wake(parking()) -> {State :: term(), parking()}.
-wake(#parking_1{state = parked, slot = Slot, limit = Limit} = Parking) ->
+wake(#parking_1{state = parked, slot = Slot} = Parking) ->
     State = erlmcp_memory_nif:slot_wake(Slot),
-    {State, Parking#parking_1{state = clean, bytes = 0, limit = limit(Limit)}}.
+    {State, Parking#parking_1{state = clean, bytes = 0, due = now}}.
 
 %% @doc A state that is parked and stays so.
 -spec peek(parking()) -> State :: term().

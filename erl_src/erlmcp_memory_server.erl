@@ -73,15 +73,23 @@
     %% monotonic time).
     action = infinity :: timeout() | hibernate,
     until = none :: none | integer(),
-    %% A timer of the module's, and the tag of the messages of all of them.
     timer = none :: erlmcp_memory_server_action:timer(),
-    tag :: reference(),
     %% A timer of ours, which runs only while the server hibernates.
     alarm = none :: none | {reference(), timeout | park},
     %% What is to be done when the present wait is over.
     plan = idle :: timeout | hibernate | erlmcp_memory_parking:reason(),
     hibernate_after :: timeout(),
     debug = [] :: [sys:dbg_opt()]
+}).
+
+%% One that sleeps and waits for nothing in particular, as most do.
+-record(asleep_1, {
+    parent :: pid(),
+    name :: gen_server:server_name() | pid(),
+    module :: module(),
+    parking :: erlmcp_memory_parking:compact(),
+    action :: infinity | hibernate,
+    hibernate_after :: timeout()
 }).
 
 -type server() :: #server_1{}.
@@ -178,13 +186,13 @@ enter_loop(Module, Options, State, Action) ->
 enter_loop(Module, Options, State, ServerName, Action) when is_atom(Module), is_list(Options) ->
     case erlmcp_memory_parking:options(Options) of
         {park, Known} ->
-            Tag = make_ref(),
-            case erlmcp_memory_server_action:take(Action, Tag) of
+            Parking = erlmcp_memory_parking:new(Known),
+            case erlmcp_memory_server_action:take(Action, erlmcp_memory_parking:tag(Parking)) of
                 Wrong when Wrong =:= error; Wrong =:= foreign ->
                     gen_server:enter_loop(Module, Options, State, ServerName, Action);
                 Taken ->
                     Name = gen:get_proc_name(ServerName),
-                    Loop = server(gen:get_parent(), ServerName, Name, Module, Tag, Known),
+                    Loop = server(gen:get_parent(), ServerName, Name, Module, Known, Parking),
                     next(Taken, Loop#server_1{state = State})
             end;
         {plain, Known} ->
@@ -210,18 +218,18 @@ enter_loop(Module, Options, State, ServerName, Action) ->
 init_it(Starter, self, ServerName, Module, Args, Options) ->
     init_it(Starter, self(), ServerName, Module, Args, Options);
 init_it(Starter, Parent, ServerName, Module, Args, Options) ->
-    Loop = server(Parent, ServerName, gen:name(ServerName), Module, make_ref(), Options),
+    Parking = erlmcp_memory_parking:new(Options),
+    Loop = server(Parent, ServerName, gen:name(ServerName), Module, Options, Parking),
     call(init, [Args], {init, Starter, Options}, Loop).
 
-server(Parent, ServerName, Name, Module, Tag, Options) ->
+server(Parent, ServerName, Name, Module, Options, Parking) ->
     #server_1{
         parent = Parent,
         name = ServerName,
         module = Module,
-        tag = Tag,
         hibernate_after = gen:hibernate_after(Options),
         debug = gen:debug_options(Name, Options),
-        parking = erlmcp_memory_parking:new(Options)
+        parking = Parking
     }.
 
 initialized({ok, {ok, State}}, Starter, _Options, Loop) ->
@@ -254,6 +262,8 @@ next({continue, Content}, #server_1{state = State} = Loop) ->
     call(handle_continue, [Content, State], {continue, Content}, Loop);
 next({now, Message}, Loop) ->
     decode(Message, Loop#server_1{action = infinity, timer = none});
+next({Action, Timer}, #server_1{action = Action, timer = Timer} = Loop) ->
+    again(Loop);
 next({Action, Timer}, Loop) ->
     again(Loop#server_1{action = Action, timer = Timer}).
 
@@ -261,6 +271,8 @@ next({Action, Timer}, Loop) ->
 again(#server_1{action = Time} = Loop) when is_integer(Time) ->
     %% Never too early by what is left of this millisecond.
     wait(Loop#server_1{until = now_ms() + Time + 1});
+again(#server_1{until = none} = Loop) ->
+    wait(Loop);
 again(Loop) ->
     wait(Loop#server_1{until = none}).
 
@@ -269,13 +281,16 @@ wait(#server_1{action = Action, parking = Parking} = Loop) ->
         true ->
             sleep(Loop);
         false ->
-            case erlmcp_memory_parking:settle(Parking) of
-                {crowded, Settled} when Action =/= 0 ->
-                    wait(crowded, 0, Loop#server_1{parking = Settled});
-                {_, Settled} ->
-                    wait_awake(Action, Loop#server_1{parking = Settled})
+            {Crowd, Settled} = erlmcp_memory_parking:settle(Parking),
+            case Crowd =:= crowded andalso Action =/= 0 of
+                true -> wait(crowded, 0, parking(Settled, Loop));
+                false -> wait_awake(Action, parking(Settled, Loop))
             end
     end.
+
+%% What is not changed is not copied: it is most of what a message costs.
+parking(Parking, #server_1{parking = Parking} = Loop) -> Loop;
+parking(Parking, Loop) -> Loop#server_1{parking = Parking}.
 
 %% `Time': of an integer timeout, what is left.
 wait_awake(hibernate, Loop) ->
@@ -287,6 +302,8 @@ wait_awake(Time, #server_1{parking = Parking} = Loop) ->
         IdleAfter -> wait(idle, IdleAfter, Loop)
     end.
 
+wait(Plan, Time, #server_1{plan = Plan} = Loop) ->
+    erlmcp_memory_wait:wait(?MODULE, Loop, Time);
 wait(Plan, Time, Loop) ->
     erlmcp_memory_wait:wait(?MODULE, Loop#server_1{plan = Plan}, Time).
 
@@ -319,7 +336,19 @@ now_ms() -> erlang:monotonic_time(millisecond).
 
 %% Hibernates with the state parked.
 sleep(#server_1{until = Until} = Loop) ->
-    erlmcp_memory_parking:rest(?MODULE, alarm(Until, timeout, Loop)).
+    erlmcp_memory_parking:rest(?MODULE, asleep(alarm(Until, timeout, Loop))).
+
+asleep(#server_1{timer = none, alarm = none, debug = []} = Loop) ->
+    #asleep_1{
+        parent = Loop#server_1.parent,
+        name = Loop#server_1.name,
+        module = Loop#server_1.module,
+        parking = erlmcp_memory_parking:compact(Loop#server_1.parking),
+        action = Loop#server_1.action,
+        hibernate_after = Loop#server_1.hibernate_after
+    };
+asleep(Loop) ->
+    Loop.
 
 %% Hibernates with the state on the heap.
 doze(#server_1{until = none, action = hibernate, parking = Parking} = Loop) ->
@@ -356,7 +385,16 @@ cancel_alarm(Timer) ->
 
 %% @private
 %% @doc There is a message for a server that hibernates.
--spec woken(server()) -> no_return().
+-spec woken(server() | #asleep_1{}) -> no_return().
+woken(#asleep_1{} = Asleep) ->
+    woken(#server_1{
+        parent = Asleep#asleep_1.parent,
+        name = Asleep#asleep_1.name,
+        module = Asleep#asleep_1.module,
+        parking = erlmcp_memory_parking:expand(Asleep#asleep_1.parking),
+        action = Asleep#asleep_1.action,
+        hibernate_after = Asleep#asleep_1.hibernate_after
+    });
 woken(Loop) ->
     erlmcp_memory_wait:wait(?MODULE, Loop, infinity).
 
@@ -381,14 +419,20 @@ decode({system, From, Request}, #server_1{parent = Parent, debug = Debug} = Loop
     sys:handle_system_msg(Request, From, Parent, ?MODULE, Debug, Loop, false);
 decode({'EXIT', Parent, Reason} = Message, #server_1{parent = Parent} = Loop) ->
     stop(Reason, Message, awake(Loop));
-decode({timeout, Ref, Tag}, #server_1{tag = Tag, timer = {Ref, Message}} = Loop) ->
+decode({timeout, Ref, _Tag}, #server_1{timer = {Ref, Message}} = Loop) ->
     admit(Message, 0, Loop#server_1{timer = none});
-decode({timeout, _, Tag}, #server_1{tag = Tag} = Loop) ->
-    %% It was cancelled too late.
-    again(Loop);
-decode(Message, #server_1{timer = none} = Loop) ->
+decode({timeout, _, Tag} = Message, Loop) when is_reference(Tag) ->
+    case tag(Loop) of
+        %% It was cancelled too late.
+        Tag -> again(Loop);
+        _ -> decoded(Message, Loop)
+    end;
+decode(Message, Loop) ->
+    decoded(Message, Loop).
+
+decoded(Message, #server_1{timer = none} = Loop) ->
     admit(Message, 0, Loop);
-decode(Message, #server_1{timer = {Ref, _}} = Loop) ->
+decoded(Message, #server_1{timer = {Ref, _}} = Loop) ->
     ok = erlang:cancel_timer(Ref, [{async, true}, {info, false}]),
     admit(Message, 0, Loop#server_1{timer = none}).
 
@@ -511,11 +555,18 @@ handled({Class, Reason, Stacktrace}, From, Message, Loop) ->
     },
     terminate(Crash, Loop).
 
-take(Action, #server_1{tag = Tag}) ->
-    erlmcp_memory_server_action:take(Action, Tag).
+take(Action, Loop) ->
+    erlmcp_memory_server_action:take(Action, tag(Loop)).
+
+%% Of the messages of the module's timers.
+tag(#server_1{parking = Parking}) ->
+    erlmcp_memory_parking:tag(Parking).
 
 state(New, #server_1{state = Old, parking = Parking} = Loop) ->
-    Loop#server_1{state = New, parking = erlmcp_memory_parking:changed(Old, New, Parking)}.
+    case erts_debug:same(Old, New) of
+        true -> Loop;
+        false -> Loop#server_1{state = New, parking = erlmcp_memory_parking:changed(Old, New, Parking)}
+    end.
 
 replied(From, Reply, #server_1{state = State} = Loop) ->
     %% It alone knows all forms of what it is sent to.
@@ -601,8 +652,14 @@ system_code_change(#server_1{module = Module} = Loop, _Module, OldVersion, Extra
         exit:Reason -> {'EXIT', Reason}
     end.
 
-code_changed({ok, New}, Old, Loop) -> {ok, replaced(Old, New, Loop)};
-code_changed(Return, _Old, _Loop) -> Return.
+code_changed({ok, New}, Old, Loop) ->
+    Changed = replaced(Old, New, Loop),
+    %% An upgrade suspends all servers until each was here: none keeps what it looked at.
+    _ = erlmcp_memory_parking:is_parked(Changed#server_1.parking) andalso
+        erlang:garbage_collect(),
+    {ok, Changed};
+code_changed(Return, _Old, _Loop) ->
+    Return.
 
 %% @private
 -spec system_get_state(server()) -> {ok, State :: term()}.
