@@ -21,11 +21,11 @@
 -include_lib("kernel/include/logger.hrl").
 -include("erlmcp_memory_opened.hrl").
 
--export([options/1, new/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
--export([settle/1, park/4, replace/3, hold/1, rest/2]).
+-export([options/1, new/1, tag/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
+-export([settle/1, park/4, replace/3, hold/1, rest/2, compact/1, expand/1]).
 -export([admit/3, wake/1, peek/1]).
 
--export_type([parking/0, reason/0, urgency/0]).
+-export_type([parking/0, compact/0, reason/0, urgency/0]).
 
 %% It is kept over replacements of this module: a new field needs a new tag, and a clause in each
 %% function that takes the old shape.
@@ -37,11 +37,14 @@
     state = awake :: awake | clean | refused | parked,
     %% What the library was told of the heap; 0 where it has counted itself since.
     bytes = 0 :: non_neg_integer(),
-    limit :: non_neg_integer()
+    limit :: non_neg_integer() | infinity
 }).
 
 -opaque parking() :: #parking_1{}.
 %% How it stands with the state of a server.
+
+-type compact() :: nonempty_improper_list(Slot :: reference(), IdleAfter :: timeout()).
+%% All that is needed of it while the state is parked, in two words.
 
 -type reason() :: idle | crowded.
 %% Why a state is parked: no message came for the idle time, or too many bytes are awake.
@@ -117,6 +120,10 @@ new(Options) ->
 spread(infinity) -> infinity;
 spread(IdleAfter) -> min(16#ffffffff, IdleAfter + erlang:phash2(self(), IdleAfter div ?SPREAD + 1)).
 
+%% @doc A reference that no other server has.
+-spec tag(parking()) -> reference().
+tag(#parking_1{slot = Slot}) -> Slot.
+
 %% @doc The idle time of this server, spread included.
 -spec idle_after(parking()) -> timeout().
 idle_after(#parking_1{idle_after = IdleAfter}) -> IdleAfter.
@@ -153,6 +160,7 @@ settle(#parking_1{slot = Slot, bytes = Published, limit = Limit, state = State} 
             {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
     end.
 
+%% An atom is greater than any number.
 crowd(_Awake, _Limit, refused) -> calm;
 crowd(Awake, Limit, _State) when Awake > Limit -> crowded;
 crowd(_Awake, _Limit, _State) -> calm.
@@ -226,6 +234,14 @@ hold(#parking_1{state = refused} = Parking) ->
 hold(Parking) ->
     Parking.
 
+%% @doc To be kept by a server that hibernates.
+-spec compact(parking()) -> compact().
+compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> [Slot | IdleAfter].
+
+-spec expand(compact()) -> parking().
+expand([Slot | IdleAfter]) ->
+    #parking_1{slot = Slot, idle_after = IdleAfter, state = parked, limit = limit(infinity)}.
+
 %% @doc Hibernates a server whose state is parked. `Loop' must not lead to the state.
 -spec rest(Engine :: module(), Loop :: term()) -> no_return().
 rest(Engine, Loop) ->
@@ -237,7 +253,7 @@ rest(Engine, Loop) ->
 %% before it is asked again. `Slept': for how many it was already.
 -spec admit(urgency(), Slept :: non_neg_integer(), parking()) -> admitted | {sleep, pos_integer()}.
 admit(Urgency, Slept, #parking_1{slot = Slot, limit = Limit}) ->
-    case erlmcp_memory_nif:slot_reserve(Slot, limit(Limit)) of
+    case erlmcp_memory_nif:slot_reserve(Slot, Limit) of
         true -> admitted;
         false -> sleep(Slept, wait_for(Urgency) - Slept)
     end.
@@ -251,9 +267,9 @@ wait_for(other) -> ?WAIT_FOR_OTHER.
 
 %% @doc Builds the state. The slot holds it as well, until it changes.
 -spec wake(parking()) -> {State :: term(), parking()}.
-wake(#parking_1{state = parked, slot = Slot, limit = Limit} = Parking) ->
+wake(#parking_1{state = parked, slot = Slot} = Parking) ->
     State = erlmcp_memory_nif:slot_wake(Slot),
-    {State, Parking#parking_1{state = clean, bytes = 0, limit = limit(Limit)}}.
+    {State, Parking#parking_1{state = clean, bytes = 0}}.
 
 %% @doc A state that is parked and stays so.
 -spec peek(parking()) -> State :: term().

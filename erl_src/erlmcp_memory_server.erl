@@ -73,15 +73,23 @@
     %% monotonic time).
     action = infinity :: timeout() | hibernate,
     until = none :: none | integer(),
-    %% A timer of the module's, and the tag of the messages of all of them.
     timer = none :: erlmcp_memory_server_action:timer(),
-    tag :: reference(),
     %% A timer of ours, which runs only while the server hibernates.
     alarm = none :: none | {reference(), timeout | park},
     %% What is to be done when the present wait is over.
     plan = idle :: timeout | hibernate | erlmcp_memory_parking:reason(),
     hibernate_after :: timeout(),
     debug = [] :: [sys:dbg_opt()]
+}).
+
+%% One that sleeps and waits for nothing in particular, as most do.
+-record(asleep_1, {
+    parent :: pid(),
+    name :: gen_server:server_name() | pid(),
+    module :: module(),
+    parking :: erlmcp_memory_parking:compact(),
+    action :: infinity | hibernate,
+    hibernate_after :: timeout()
 }).
 
 -type server() :: #server_1{}.
@@ -178,13 +186,12 @@ enter_loop(Module, Options, State, Action) ->
 enter_loop(Module, Options, State, ServerName, Action) when is_atom(Module), is_list(Options) ->
     case erlmcp_memory_parking:options(Options) of
         {park, Known} ->
-            Tag = make_ref(),
-            case erlmcp_memory_server_action:take(Action, Tag) of
+            Name = gen:get_proc_name(ServerName),
+            Loop = server(gen:get_parent(), ServerName, Name, Module, Known),
+            case take(Action, Loop) of
                 Wrong when Wrong =:= error; Wrong =:= foreign ->
                     gen_server:enter_loop(Module, Options, State, ServerName, Action);
                 Taken ->
-                    Name = gen:get_proc_name(ServerName),
-                    Loop = server(gen:get_parent(), ServerName, Name, Module, Tag, Known),
                     next(Taken, Loop#server_1{state = State})
             end;
         {plain, Known} ->
@@ -210,15 +217,14 @@ enter_loop(Module, Options, State, ServerName, Action) ->
 init_it(Starter, self, ServerName, Module, Args, Options) ->
     init_it(Starter, self(), ServerName, Module, Args, Options);
 init_it(Starter, Parent, ServerName, Module, Args, Options) ->
-    Loop = server(Parent, ServerName, gen:name(ServerName), Module, make_ref(), Options),
+    Loop = server(Parent, ServerName, gen:name(ServerName), Module, Options),
     call(init, [Args], {init, Starter, Options}, Loop).
 
-server(Parent, ServerName, Name, Module, Tag, Options) ->
+server(Parent, ServerName, Name, Module, Options) ->
     #server_1{
         parent = Parent,
         name = ServerName,
         module = Module,
-        tag = Tag,
         hibernate_after = gen:hibernate_after(Options),
         debug = gen:debug_options(Name, Options),
         parking = erlmcp_memory_parking:new(Options)
@@ -319,7 +325,19 @@ now_ms() -> erlang:monotonic_time(millisecond).
 
 %% Hibernates with the state parked.
 sleep(#server_1{until = Until} = Loop) ->
-    erlmcp_memory_parking:rest(?MODULE, alarm(Until, timeout, Loop)).
+    erlmcp_memory_parking:rest(?MODULE, asleep(alarm(Until, timeout, Loop))).
+
+asleep(#server_1{timer = none, alarm = none, debug = []} = Loop) ->
+    #asleep_1{
+        parent = Loop#server_1.parent,
+        name = Loop#server_1.name,
+        module = Loop#server_1.module,
+        parking = erlmcp_memory_parking:compact(Loop#server_1.parking),
+        action = Loop#server_1.action,
+        hibernate_after = Loop#server_1.hibernate_after
+    };
+asleep(Loop) ->
+    Loop.
 
 %% Hibernates with the state on the heap.
 doze(#server_1{until = none, action = hibernate, parking = Parking} = Loop) ->
@@ -356,7 +374,16 @@ cancel_alarm(Timer) ->
 
 %% @private
 %% @doc There is a message for a server that hibernates.
--spec woken(server()) -> no_return().
+-spec woken(server() | #asleep_1{}) -> no_return().
+woken(#asleep_1{} = Asleep) ->
+    woken(#server_1{
+        parent = Asleep#asleep_1.parent,
+        name = Asleep#asleep_1.name,
+        module = Asleep#asleep_1.module,
+        parking = erlmcp_memory_parking:expand(Asleep#asleep_1.parking),
+        action = Asleep#asleep_1.action,
+        hibernate_after = Asleep#asleep_1.hibernate_after
+    });
 woken(Loop) ->
     erlmcp_memory_wait:wait(?MODULE, Loop, infinity).
 
@@ -381,14 +408,20 @@ decode({system, From, Request}, #server_1{parent = Parent, debug = Debug} = Loop
     sys:handle_system_msg(Request, From, Parent, ?MODULE, Debug, Loop, false);
 decode({'EXIT', Parent, Reason} = Message, #server_1{parent = Parent} = Loop) ->
     stop(Reason, Message, awake(Loop));
-decode({timeout, Ref, Tag}, #server_1{tag = Tag, timer = {Ref, Message}} = Loop) ->
+decode({timeout, Ref, _Tag}, #server_1{timer = {Ref, Message}} = Loop) ->
     admit(Message, 0, Loop#server_1{timer = none});
-decode({timeout, _, Tag}, #server_1{tag = Tag} = Loop) ->
-    %% It was cancelled too late.
-    again(Loop);
-decode(Message, #server_1{timer = none} = Loop) ->
+decode({timeout, _, Tag} = Message, Loop) when is_reference(Tag) ->
+    case tag(Loop) of
+        %% It was cancelled too late.
+        Tag -> again(Loop);
+        _ -> decoded(Message, Loop)
+    end;
+decode(Message, Loop) ->
+    decoded(Message, Loop).
+
+decoded(Message, #server_1{timer = none} = Loop) ->
     admit(Message, 0, Loop);
-decode(Message, #server_1{timer = {Ref, _}} = Loop) ->
+decoded(Message, #server_1{timer = {Ref, _}} = Loop) ->
     ok = erlang:cancel_timer(Ref, [{async, true}, {info, false}]),
     admit(Message, 0, Loop#server_1{timer = none}).
 
@@ -511,8 +544,12 @@ handled({Class, Reason, Stacktrace}, From, Message, Loop) ->
     },
     terminate(Crash, Loop).
 
-take(Action, #server_1{tag = Tag}) ->
-    erlmcp_memory_server_action:take(Action, Tag).
+take(Action, Loop) ->
+    erlmcp_memory_server_action:take(Action, tag(Loop)).
+
+%% Of the messages of the module's timers.
+tag(#server_1{parking = Parking}) ->
+    erlmcp_memory_parking:tag(Parking).
 
 state(New, #server_1{state = Old, parking = Parking} = Loop) ->
     Loop#server_1{state = New, parking = erlmcp_memory_parking:changed(Old, New, Parking)}.
@@ -601,8 +638,14 @@ system_code_change(#server_1{module = Module} = Loop, _Module, OldVersion, Extra
         exit:Reason -> {'EXIT', Reason}
     end.
 
-code_changed({ok, New}, Old, Loop) -> {ok, replaced(Old, New, Loop)};
-code_changed(Return, _Old, _Loop) -> Return.
+code_changed({ok, New}, Old, Loop) ->
+    Changed = replaced(Old, New, Loop),
+    %% An upgrade suspends all servers until each was here: none keeps what it looked at.
+    _ = erlmcp_memory_parking:is_parked(Changed#server_1.parking) andalso
+        erlang:garbage_collect(),
+    {ok, Changed};
+code_changed(Return, _Old, _Loop) ->
+    Return.
 
 %% @private
 -spec system_get_state(server()) -> {ok, State :: term()}.
