@@ -42,7 +42,26 @@ all() ->
         a_name_is_left_after_a_failed_start,
         actions_of_init_are_not_done,
         enter_loop_differs,
-        a_wrong_start_raises_something_else
+        a_wrong_start_raises_something_else,
+        sys_shows_something_else,
+        a_failed_replacement_loses_the_data,
+        code_change_differs,
+        debug_is_dropped_by_parking,
+        a_suspended_machine_spins,
+        an_exit_of_the_parent_is_ignored,
+        a_report_is_another_one,
+        a_reply_does_not_arrive,
+        a_machine_waits_in_code_that_is_purged,
+        an_older_loop_is_refused,
+        data_stay_alive_by_what_came_last,
+        data_that_are_equal_are_taken_for_the_same,
+        data_that_cannot_be_parked_end_the_machine,
+        looking_unparks_the_data,
+        a_machine_does_not_park,
+        plain_machines_park,
+        a_wrong_setting_is_taken_for_another_value,
+        a_newer_release_was_not_reviewed,
+        random_events_agree
     ].
 
 %% There would be thousands of reports, which the cases compare and nobody reads.
@@ -165,8 +184,6 @@ an_action_is_taken_otherwise(_Config) ->
         hibernate,
         {hibernate, true},
         [hibernate, {hibernate, false}],
-        postpone,
-        {postpone, true},
         [postpone, {postpone, false}],
         {next_event, internal, Event},
         {next_event, cast, Event},
@@ -210,7 +227,16 @@ an_action_is_taken_otherwise(_Config) ->
                 timeouts(Machine)
             end)
          || Action <- Actions, State <- [a, b]
-        ]
+        ] ++
+            [
+                rested(Machine, fun() ->
+                    cast(Machine, {keep_state, '$data', Action}),
+                    _ = call(Machine, {next_state, c, '$same', ?OK}),
+                    _ = call(Machine, {next_state, b, '$same', ?OK}),
+                    get(Machine, n)
+                end)
+             || Action <- [postpone, {postpone, true}, [{postpone, true}, hibernate]]
+            ]
     end).
 
 a_bad_action_is_taken(_Config) ->
@@ -255,7 +281,8 @@ a_state_enter_call_is_missing(_Config) ->
                     b => {keep_state_and_data, [{reply, '$from', entered}, {{timeout, t}, 0, x}]},
                     c => {next_state, c, '$data', hibernate}
                 },
-                Machine = machine(Side, [Mode, state_enter], data(self(), #{enter => Enter})),
+                Data = data(self(), #{enter => Enter, from => {self(), ref}}),
+                Machine = machine(Side, [Mode, state_enter], Data),
                 [
                     rested(Machine, fun() ->
                         _ = call(Machine, Result),
@@ -314,7 +341,7 @@ a_bad_state_enter_call_is_taken(_Config) ->
 a_state_is_no_atom(_Config) ->
     same(fun(Side) ->
         Machine = machine(Side, [handle_event_function, state_enter]),
-        States = [{a, #{}}, [1], 1, 1.0, "a", <<"a">>, self()],
+        States = [{a, #{}}, [1], 1, 1.0, "a", <<"a">>],
         Replies = [
             rested(Machine, fun() -> call(Machine, {next_state, State, '$same', ?OK}) end)
          || State <- States
@@ -373,7 +400,7 @@ a_postponed_event_is_lost_by_parking(_Config) ->
             gen_statem:send_request(
                 Machine,
                 {do, N, {'$eval', fun
-                    ({call, From}, #{n := 0}) -> {keep_state_and_data, [postpone, {reply, From, N}]};
+                    (_, #{n := 0}) -> {keep_state_and_data, postpone};
                     ({call, From}, #{n := 1}) -> {keep_state_and_data, {reply, From, N}}
                 end}}
             )
@@ -660,15 +687,14 @@ a_name_is_left_after_a_failed_start(_Config) ->
     same(fun(Side) ->
         [
             begin
-                Failing = [Name, ?SCRIPT, {state_functions, data(self()), {stop, oops}}],
-                {error, oops} = start(Side, start, Failing),
+                Failed = outcome(Side, start, [Name], state_functions, {stop, oops}),
                 Machine = machine(Side, [Name], state_functions, data(self())),
                 rest(Machine),
                 Again = start(Side, Function, [Name, ?SCRIPT, {state_functions, none, ignore}]),
                 ok = call(server(Name), {keep_state, '$data', ?OK}),
                 Registered = named([Name]) =:= Machine,
                 stop(Machine),
-                {Again, Registered, named([Name])}
+                {Failed, Again, Registered, named([Name])}
             end
          || Name <- [{local, erlmcp_statem_name}, {global, g}, {via, global, v}],
             Function <- [start, start_link, start_monitor]
@@ -705,11 +731,7 @@ actions_of_init_are_not_done(_Config) ->
 
 enter_loop_differs(_Config) ->
     same(fun(Side) ->
-        {Module, Options} =
-            case Side of
-                plain -> {gen_statem, []};
-                _ -> {?M, [Side]}
-            end,
+        {Module, Options} = erlmcp_statem_twin:side(Side),
         Self = self(),
         Entries = [
             {none, []},
@@ -752,7 +774,6 @@ enter_loop_differs(_Config) ->
 
 a_wrong_start_raises_something_else(_Config) ->
     Wrong = [
-        ["module", args, []],
         [?SCRIPT, args, options],
         [name, ?SCRIPT, args, []],
         [{nothing, name}, ?SCRIPT, args, []],
@@ -779,6 +800,647 @@ failure(Fun) ->
         Class:Reason -> {Class, Reason}
     end.
 
+%%% sys
+
+sys_shows_something_else(_Config) ->
+    Looks = [
+        fun sys:get_state/1,
+        fun sys:get_status/1,
+        fun(M) -> sys:replace_state(M, fun(Same) -> Same end) end,
+        fun(M) -> sys:replace_state(M, fun({S, D}) -> {S, D#{n := 7}} end) end,
+        fun(M) -> sys:replace_state(M, fun({_, D}) -> {b, D} end) end,
+        fun(M) -> catch sys:replace_state(M, fun(_) -> error(oops) end) end,
+        fun(M) -> gen:call(M, system, unknown) end,
+        fun(M) -> sys:change_code(M, ?SCRIPT, vsn, extra) end,
+        fun(M) -> sys:statistics(M, true) end,
+        fun(M) ->
+            {ok, Counts} = sys:statistics(M, get),
+            lists:keydelete(reductions, 1, lists:nthtail(2, Counts))
+        end,
+        fun(M) -> sys:log(M, true) end,
+        fun(M) -> sys:log(M, get) end,
+        fun(M) -> sys:log(M, false) end,
+        fun sys:no_debug/1,
+        fun sys:suspend/1,
+        fun sys:resume/1,
+        fun sys:get_state/1
+    ],
+    Conditions = [
+        fun(M) -> call(M, {keep_state, '$data', ?OK}) end,
+        fun(M) -> call(M, {keep_state, '$data', [?OK, {{timeout, t}, ?NEVER, x}]}), rest(M) end,
+        fun(M) -> call(M, {keep_state, '$data', [?OK, postpone, hibernate]}), rest(M) end,
+        fun(M) -> call(M, {keep_state, '$same', ?OK}), rest(M), sys:suspend(M) end
+    ],
+    for_each_mode(fun(Side, Mode) ->
+        [
+            begin
+                Machine = machine(Side, Mode),
+                rest(Machine),
+                _ = Condition(Machine),
+                Shown = [Look(Machine) || Look <- Looks],
+                rest(Machine),
+                Last = {get(Machine, n), sys:get_state(Machine)},
+                rest(Machine),
+                _ = Condition(Machine),
+                Reason = lists:nth(erlang:phash2(Mode, 3) + 1, [normal, shutdown, oops]),
+                ok = sys:terminate(Machine, Reason),
+                stopped(Machine),
+                {Shown, Last}
+            end
+         || Condition <- Conditions
+        ]
+    end).
+
+a_failed_replacement_loses_the_data(_Config) ->
+    each_side(fun(Side) ->
+        Machine = machine(Side, state_functions),
+        {a, 0} = get(Machine, n),
+        rest(Machine),
+        Before = sys:get_state(Machine),
+        [
+            ?assertError(
+                {callback_failed, {?M, system_replace_state}, _},
+                sys:replace_state(Machine, Replace)
+            )
+         || Replace <- [fun(_) -> error(oops) end, fun(_) -> nothing end, fun({_, _}) -> {a} end]
+        ],
+        rest(Machine),
+        ?assert(Before =:= sys:get_state(Machine)),
+        ?assertEqual({a, 0}, get(Machine, n))
+    end).
+
+code_change_differs(_Config) ->
+    Changes = [
+        {state_functions, {ok, b, '$data'}},
+        {[handle_event_function, state_enter], {ok, {no, atom}, '$data'}},
+        {handle_event_function, {ok, a, '$same'}},
+        {handle_event_function, {'$throw', {ok, c, '$data'}}},
+        {nothing, {ok, b, '$data'}},
+        {state_functions, {ok, b}},
+        {state_functions, {error, oops}},
+        {state_functions, nothing},
+        {state_functions, {'$error', oops}},
+        {state_functions, {'$exit', oops}}
+    ],
+    for_each_mode(fun(Side, Mode) ->
+        [
+            begin
+                Machine = machine(Side, Mode),
+                _ = call(Machine, {keep_state, '$data', [?OK, {state_timeout, ?NEVER, x}]}),
+                rest(Machine),
+                ok = sys:suspend(Machine),
+                Changed = without_stack(sys:change_code(Machine, ?SCRIPT, vsn, Change)),
+                ok = sys:resume(Machine),
+                rest(Machine),
+                {Changed, call(Machine, {keep_state, '$data', ?OK}), catch timeouts(Machine)}
+            end
+         || Change <- Changes
+        ]
+    end).
+
+without_stack({error, {'EXIT', {Reason, _}}}) -> {error, {'EXIT', Reason}};
+without_stack(Changed) -> Changed.
+
+debug_is_dropped_by_parking(Config) ->
+    File = filename:join(proplists:get_value(priv_dir, Config), "debug"),
+    for_each_mode(fun(Side, Mode) ->
+        Self = self(),
+        {ok, Machine} = start(
+            Side,
+            start,
+            [?SCRIPT, {Mode, data(self()), {ok, a, '$same'}}],
+            [{debug, [{log, 20}, statistics, {log_to_file, File}]}]
+        ),
+        Install = fun(Count, Event, Name) ->
+            Self ! {installed, Count, element(1, Event), Name},
+            Count + 1
+        end,
+        ok = sys:install(Machine, {count, Install, 0}),
+        [
+            begin
+                rest(Machine),
+                _ = call(Machine, Result),
+                Machine ! hello,
+                settled(Machine)
+            end
+         || Result <- [
+                {next_state, b, '$data', [?OK, {state_timeout, ?NEVER, x}]},
+                {next_state, c, '$data', [?OK, postpone, {{timeout, t}, 0, x}]},
+                {keep_state, '$data', [?OK, {next_event, internal, x}, {push_callback_module, ?SCRIPT}]},
+                {next_state, a, '$data', [?OK, hibernate, {timeout, ?NEVER, x}]}
+            ]
+        ],
+        rest(Machine),
+        {ok, Log} = sys:log(Machine, get),
+        {ok, [_, _, _ | Counts]} = sys:statistics(Machine, get),
+        ok = sys:remove(Machine, count),
+        rest(Machine),
+        ok = gen_statem:stop(Machine, shutdown, ?DEADLINE),
+        {ok, Text} = file:read_file(File),
+        {Log, Counts, re:replace(Text, "<[0-9.]+>|#Ref<[0-9.]+>", "x", [global, {return, binary}])}
+    end).
+
+%% It would, if sys were to hibernate it while a message waits that is none for it.
+a_suspended_machine_spins(_Config) ->
+    each_side(fun(Side) ->
+        Machine = machine(Side, state_functions),
+        ok = call(Machine, {keep_state, '$data', [?OK, hibernate]}),
+        rest(Machine),
+        ok = sys:suspend(Machine),
+        Machine ! hello,
+        _ = sys:get_state(Machine),
+        {reductions, Before} = process_info(Machine, reductions),
+        receive
+        after 100 -> ok
+        end,
+        {reductions, After} = process_info(Machine, reductions),
+        ?assert(After - Before < 10000),
+        ok = sys:resume(Machine),
+        await(hello)
+    end).
+
+%%% Exits
+
+an_exit_of_the_parent_is_ignored(_Config) ->
+    Whens = [
+        fun(_) -> ok end,
+        fun erlmcp_statem_twin:rest/1,
+        fun sys:suspend/1,
+        fun(Machine) -> rest(Machine), sys:suspend(Machine) end
+    ],
+    same(fun(Side) ->
+        [
+            begin
+                Self = self(),
+                {Module, Options} = erlmcp_statem_twin:side(Side),
+                Init = {'$eval', fun(none, Data) ->
+                    process_flag(trap_exit, Traps),
+                    {ok, a, Data}
+                end},
+                Parent = spawn(fun() ->
+                    Arguments = {state_functions, data(Self), Init},
+                    Self ! {started, Module:start_link(?SCRIPT, Arguments, Options)},
+                    receive
+                        {exit, Reason} -> exit(Reason)
+                    end
+                end),
+                receive
+                    {started, {ok, Machine}} -> watch(Machine)
+                end,
+                %% Others' exits are messages.
+                _ = Traps andalso exit(Machine, others),
+                _ = When(Machine),
+                Parent ! {exit, Reason},
+                Reason =:= normal andalso not Traps orelse stopped(Machine),
+                Reason
+            end
+         || Traps <- [true, false], Reason <- [normal, shutdown, oops], When <- Whens
+        ]
+    end).
+
+%%% Reports
+
+a_report_is_another_one(Config) ->
+    Shows = [
+        #{},
+        #{terminate => none},
+        #{s => "format_status(Map) -> maps:map(fun(K, V) -> {shown, K, is_list(V)} end, Map)."},
+        #{s => "format_status(Map) -> Map#{unknown => 1}."},
+        #{s => "format_status(_) -> nothing."},
+        #{s => "format_status(_) -> error(oops)."},
+        #{s => "format_status(O, [D, S, Data]) -> {O, is_list(D), S, maps:get(n, Data)}."},
+        #{s => "format_status(normal, [_, S, _]) -> [{data, [{\"State\", S}]}]; "
+               "format_status(terminate, [_, S, _]) -> S."},
+        #{s => "format_status(_, _) -> throw(thrown)."},
+        #{s => "format_status(_, _) -> error(oops)."}
+    ],
+    Modules = [
+        compiled(Config, list_to_atom("erlmcp_statem_shown_" ++ integer_to_list(N)), Show)
+     || {N, Show} <- lists:zip(lists:seq(1, length(Shows)), Shows)
+    ],
+    Ends = [
+        {'$error', oops},
+        {stop, oops, '$data'},
+        {stop_and_reply, oops, ?OK},
+        {stop, {shutdown, x}},
+        nothing,
+        {keep_state_and_data, [?OK, {state_timeout, -1, x}]},
+        {'$eval', fun({call, {From, _}}, _) -> exit({From, oops}) end},
+        {'$eval', fun(_, _) -> labelled(), error(oops) end}
+    ],
+    same(fun(Side) ->
+        [
+            begin
+                {ok, Machine} = start(
+                    Side,
+                    start,
+                    [Module, {[handle_event_function, state_enter], Data, {ok, a, '$same'}}],
+                    [{debug, [{log, 10}]}]
+                ),
+                _ = call(Machine, {keep_state, '$data', [?OK, postpone]}),
+                _ = call(Machine, {keep_state, '$data', [?OK, {{timeout, t}, ?NEVER, x}]}),
+                rest(Machine),
+                Status = sys:get_status(Machine),
+                rest(Machine),
+                Reply = call(Machine, End),
+                stopped(Machine),
+                {Status, Reply}
+            end
+         || Module <- Modules,
+            End <- Ends,
+            Data <- [data(self())] ++
+                [data(self(), #{terminate => {'$error', bad}}) || Module =:= hd(Modules)]
+        ]
+    end),
+    [
+        begin
+            code:purge(Module),
+            code:delete(Module)
+        end
+     || Module <- Modules
+    ].
+
+labelled() ->
+    Library = proc_lib,
+    case erlang:function_exported(Library, set_label, 1) of
+        true -> Library:set_label({a, label});
+        false -> ok
+    end.
+
+%%% Replies
+
+a_reply_does_not_arrive(_Config) ->
+    same(fun(Side) ->
+        Machine = machine(Side, state_functions),
+        Hold = {'$eval', fun({call, From}, Data) -> {keep_state, Data#{from => From}, []} end},
+        Answer = {keep_state_and_data, {reply, '$from', answered}},
+        Others = {'$eval', fun(_, #{from := From}) ->
+            spawn(fun() -> gen_statem:reply(From, by_another) end),
+            keep_state_and_data
+        end},
+        [
+            begin
+                rest(Machine),
+                Request = gen_statem:send_request(Machine, {do, hold, Hold}),
+                settled(Machine),
+                rest(Machine),
+                cast(Machine, How),
+                gen_statem:receive_response(Request, ?DEADLINE)
+            end
+         || How <- [Answer, Others]
+        ] ++
+            [
+                begin
+                    Late = catch gen_statem:call(Machine, {do, hold, Hold}, {How, 1}),
+                    rest(Machine),
+                    cast(Machine, Answer),
+                    settled(Machine),
+                    Late
+                end
+             || How <- [clean_timeout, dirty_timeout]
+            ]
+    end).
+
+%%% Upgrades
+
+%% Waiting, parked, hibernating, suspended and in a callback. After the second of them, nothing of
+%% the code is left in which it began.
+a_machine_waits_in_code_that_is_purged(_Config) ->
+    Self = self(),
+    each_side(fun(Side) ->
+        process_flag(trap_exit, true),
+        [Waiting, Resting, Hibernating, Suspended, Busy, Postponing] =
+            Machines = [machine(Side, state_functions) || _ <- lists:seq(1, 6)],
+        [ok = call(Machine, {next_state, b, '$data', ?OK}) || Machine <- Machines],
+        ok = call(Postponing, {keep_state_and_data, [?OK, postpone, {state_timeout, ?NEVER, x}]}),
+        rest(Resting),
+        rest(Postponing),
+        ok = call(Hibernating, {keep_state, '$data', [?OK, hibernate]}),
+        ok = sys:suspend(Suspended),
+        Working = {'$eval', fun({call, From}, Data) ->
+            Stage = self(),
+            maps:get(owner, Data) ! {busy, Stage},
+            receive
+                go_on -> {next_state, c, Data, {reply, From, done}}
+            end
+        end},
+        Request = gen_statem:send_request(Busy, {do, work, Working}),
+        receive
+            {busy, Busy} -> ok
+        end,
+        [
+            begin
+                _ = code:purge(Module),
+                ?assertEqual({module, Module}, code:load_file(Module)),
+                [?assert(is_process_alive(Machine)) || Machine <- Machines]
+            end
+         || _ <- [1, 2, 3], Module <- engine()
+        ],
+        Busy ! go_on,
+        {reply, done} = gen_statem:receive_response(Request, ?DEADLINE),
+        ok = sys:resume(Suspended),
+        [
+            ?assertEqual({State, N}, get(Machine, n))
+         || {Machine, State, N} <- [
+                {Waiting, b, 1},
+                {Resting, b, 1},
+                {Hibernating, b, 2},
+                {Suspended, b, 1},
+                {Busy, c, 1},
+                {Postponing, b, 1}
+            ]
+        ],
+        [ok = gen_statem:stop(Machine) || Machine <- Machines],
+        Self ! {done, Side}
+    end).
+
+%% All of it but the one module that never changes.
+engine() ->
+    [
+        erlmcp_memory_statem,
+        erlmcp_memory_statem_step,
+        erlmcp_memory_statem_timers,
+        erlmcp_memory_statem_report,
+        erlmcp_memory_parking
+    ].
+
+%% These are what the first version leaves behind when it is replaced. Newer ones must take them.
+an_older_loop_is_refused(_Config) ->
+    erlmcp_statem_twin:transcript({idle_after, 0}, fun(_Side) ->
+        Self = self(),
+        Parking = fun() -> {parking_1, erlmcp_memory_nif:slot_new(), 0, awake, 0, infinity} end,
+        Loop = fun(State, Data, Then, Timers) ->
+            {loop, 1, self(), Self, [], [?SCRIPT], state_functions, false, State, Data, [], Timers,
+                false, infinity, Parking(), Then, undefined}
+        end,
+        Empty = {timers, #{}, [], #{}},
+        Shapes = [
+            fun() ->
+                Ref = make_ref(),
+                Timers = {timers, #{state_timeout => {Ref, x}}, [], #{make_ref() => []}},
+                erlmcp_memory_wait:wait(?M, Loop(b, data(Self), {park, idle}, Timers), infinity)
+            end,
+            fun() ->
+                erlmcp_memory_wait:hibernate(?M, Loop(b, data(Self), hibernate, Empty))
+            end,
+            fun() ->
+                Slot = erlmcp_memory_nif:slot_new(),
+                ok = erlmcp_memory_nif:slot_park(Slot, data(Self), []),
+                Asleep = {asleep, 1, self(), Self, [?SCRIPT], state_functions, false, b, infinity,
+                    [Slot | 0]},
+                erlmcp_memory_wait:hibernate(?M, Asleep)
+            end,
+            fun() ->
+                Queue = [{info, hello}],
+                Step = {step, Loop(a, data(Self), rest, Empty), Queue, a, data(Self), false, false,
+                    [], [], false, false},
+                Args = [info, {do, x, {next_state, b, '$same'}}, data(Self)],
+                erlmcp_memory_wait:call(?SCRIPT, a, Args, ?M, Step)
+            end,
+            fun() ->
+                Then = {admit, {cast, x}, other, 5},
+                {loop, V, N, P, D, M, Mode, E, S, _, Po, T, H, HA, _, Then, Timer} =
+                    Loop(b, data(Self), Then, Empty),
+                Slot = erlmcp_memory_nif:slot_new(),
+                ok = erlmcp_memory_nif:slot_park(Slot, data(Self), []),
+                Parked = {parking_1, Slot, 0, parked, 0, infinity},
+                erlmcp_memory_wait:sleep(
+                    ?M,
+                    {loop, V, N, P, D, M, Mode, E, S, undefined, Po, T, H, HA, Parked, Then, Timer},
+                    1
+                )
+            end
+        ],
+        [
+            begin
+                Machine = watch(
+                    proc_lib:spawn(fun() ->
+                        put(mode, state_functions),
+                        Shape()
+                    end)
+                ),
+                {b, 0} = get(Machine, n),
+                _ = sys:get_status(Machine),
+                ok = call(Machine, {next_state, c, '$data', ?OK}),
+                rest(Machine),
+                {c, 1} = get(Machine, n)
+            end
+         || Shape <- Shapes
+        ]
+    end).
+
+%%% Parking
+
+data_stay_alive_by_what_came_last(_Config) ->
+    Large = fun() -> [{N, <<N:800>>} || N <- lists:seq(1, 2000)] end,
+    erlmcp_statem_twin:transcript({idle_after, 0}, fun(Side) ->
+        Machine = machine(Side, handle_event_function),
+        [
+            begin
+                Act(),
+                settled(Machine),
+                wait_for(fun() -> erlmcp_statem_twin:is_parked(Machine) end),
+                {binary, Held} = process_info(Machine, binary),
+                ?assert(length(Held) < 5)
+            end
+         || Act <- [
+                fun() -> gen_statem:cast(Machine, Large()) end,
+                fun() -> Machine ! Large() end,
+                fun() ->
+                    Held = Large(),
+                    call(Machine, {'$eval', fun({call, From}, Data) ->
+                        {keep_state, Data#{held => Held}, {reply, From, Held}}
+                    end})
+                end,
+                fun() ->
+                    call(Machine, {'$eval', fun({call, From}, Data) ->
+                        try
+                            error({oops, Large()})
+                        catch
+                            error:_ -> throw({keep_state, Data#{held => x}, {reply, From, ok}})
+                        end
+                    end})
+                end,
+                fun() -> sys:replace_state(Machine, fun({S, D}) -> {S, D#{held => Large()}} end) end,
+                fun() -> sys:get_status(Machine) end
+            ]
+        ]
+    end).
+
+%% Before OTP 27, 0.0 and -0.0 are equal.
+data_that_are_equal_are_taken_for_the_same(_Config) ->
+    each_side(fun(Side) ->
+        Machine = machine(Side, state_functions, data(self(), #{zero => 0.0})),
+        rest(Machine),
+        Set = fun(Zero) ->
+            {'$eval', fun({call, From}, Data) ->
+                {keep_state, Data#{zero := Zero}, {reply, From, ok}}
+            end}
+        end,
+        [
+            begin
+                ok = call(Machine, Set(Zero)),
+                rest(Machine),
+                {a, Read} = get(Machine, zero),
+                ?assertEqual(<<Zero/float>>, <<Read/float>>),
+                rest(Machine)
+            end
+         || Zero <- [binary_to_term(term_to_binary(-0.0)), 0.0, binary_to_term(term_to_binary(-0.0))]
+        ]
+    end).
+
+data_that_cannot_be_parked_end_the_machine(_Config) ->
+    Deep = lists:foldl(fun(_, Key) -> #{Key => x} end, x, lists:seq(1, 2000)),
+    erlmcp_statem_twin:transcript({idle_after, 0}, fun(Side) ->
+        Machine = machine(Side, state_functions),
+        Hold = {'$eval', fun({call, From}, Data) ->
+            {keep_state, Data#{held => Deep}, {reply, From, ok}}
+        end},
+        rest(Machine),
+        ok = gen_statem:call(Machine, {do, hold, Hold}),
+        rest(Machine),
+        ?assertNot(erlmcp_statem_twin:is_parked(Machine)),
+        [
+            begin
+                {a, Held} = get(Machine, held),
+                ?assert(Held =:= Deep),
+                rest(Machine),
+                ok = call(Machine, {next_state, a, '$data', [?OK | Actions]}),
+                rest(Machine)
+            end
+         || Actions <- [[], [hibernate], []]
+        ],
+        _ = sys:replace_state(Machine, fun({S, D}) -> {S, maps:remove(held, D)} end),
+        ok = call(Machine, {keep_state, '$data', ?OK}),
+        wait_for(fun() -> erlmcp_statem_twin:is_parked(Machine) end),
+        _ = sys:replace_state(Machine, fun({S, D}) -> {S, D#{held => Deep}} end),
+        {a, Still} = get(Machine, held),
+        ?assert(Still =:= Deep)
+    end).
+
+looking_unparks_the_data(_Config) ->
+    erlmcp_statem_twin:transcript({idle_after, 0}, fun(Side) ->
+        Machine = machine(Side, state_functions),
+        ok = call(Machine, {keep_state_and_data, [?OK, {state_timeout, ?NEVER, x}]}),
+        wait_for(fun() -> erlmcp_statem_twin:is_parked(Machine) end),
+        Awake = erlmcp_memory_nif:awake_bytes(),
+        [
+            begin
+                _ = Look(Machine),
+                rest(Machine),
+                ?assert(erlmcp_statem_twin:is_parked(Machine)),
+                ?assertEqual(Awake, erlmcp_memory_nif:awake_bytes())
+            end
+         || Look <- [fun sys:get_state/1, fun sys:get_status/1, fun replaced/1, fun late/1]
+        ]
+    end).
+
+replaced(Machine) ->
+    sys:replace_state(Machine, fun({S, D}) -> {S, D#{n := 1}} end).
+
+late(Machine) ->
+    sys:suspend(Machine),
+    sys:get_state(Machine),
+    sys:resume(Machine).
+
+a_machine_does_not_park(_Config) ->
+    erlmcp_statem_twin:transcript({idle_after, 20}, fun(_Side) ->
+        Parks = fun(Options) ->
+            {ok, Machine} = start(plain_side(Options), start, [
+                ?SCRIPT, {state_functions, data(self()), {ok, a, '$same'}}
+            ]),
+            Machine
+        end,
+        [
+            begin
+                Machine = Parks(Idle),
+                [
+                    begin
+                        ok = call(Machine, {keep_state, '$data', [?OK | Actions]}),
+                        wait_for(fun() -> erlmcp_statem_twin:is_parked(Machine) end)
+                    end
+                 || Actions <- [[], [hibernate], [{state_timeout, ?NEVER, x}], [postpone]]
+                ]
+            end
+         || Idle <- [0, 1, 20]
+        ],
+        %% Awake or hibernating, but on its heap.
+        Never = Parks(infinity),
+        ok = call(Never, {keep_state, '$data', [?OK, hibernate]}),
+        wait_for(fun() -> is_hibernating(Never) end),
+        ?assertNot(erlmcp_statem_twin:is_parked(Never)),
+        {ok, Hibernating} = ?M:start(
+            ?SCRIPT,
+            {state_functions, data(self()), {ok, a, '$same'}},
+            [{idle_after, infinity}, {hibernate_after, 1}]
+        ),
+        watch(Hibernating),
+        wait_for(fun() -> is_hibernating(Hibernating) end),
+        ?assertNot(erlmcp_statem_twin:is_parked(Hibernating))
+    end).
+
+plain_side(Idle) -> {idle_after, Idle}.
+
+is_hibernating(Machine) ->
+    process_info(Machine, current_function) =:= {current_function, {erlang, hibernate, 3}}.
+
+%% Where the setting says so: nothing of ours is in them.
+plain_machines_park(_Config) ->
+    with_setting(connection_state_compact, false, fun() ->
+        erlmcp_statem_twin:transcript({idle_after, 1}, fun(Side) ->
+            Machine = machine(Side, state_functions),
+            wait_for(fun() ->
+                {_, {_, Function, _}} = process_info(Machine, current_function),
+                Function =:= hibernate
+            end),
+            ?assertNot(erlmcp_statem_twin:is_parked(Machine)),
+            ?assertMatch({status, _, {module, gen_statem}, _}, sys:get_status(Machine)),
+            Self = self(),
+            Entered = watch(
+                proc_lib:spawn(fun() ->
+                    put(mode, state_functions),
+                    ?M:enter_loop(?SCRIPT, [{idle_after, 1}], a, data(Self))
+                end)
+            ),
+            ?assertMatch({status, _, {module, gen_statem}, _}, sys:get_status(Entered))
+        end)
+    end).
+
+a_wrong_setting_is_taken_for_another_value(_Config) ->
+    [
+        with_setting(Key, Value, fun() ->
+            Failure = {invalid_config, Key, Value},
+            [
+                ?assertEqual({error, Failure}, ?M:Start(?SCRIPT, {none, x, ignore}, []))
+             || Start <- [start, start_link, start_monitor]
+            ],
+            ?assertError(Failure, ?M:enter_loop(?SCRIPT, [], a, x))
+        end)
+     || {Key, Value} <- [
+            {connection_idle_after, soon},
+            {awake_memory_limit, -1},
+            {connection_state_compact, maybe}
+        ]
+    ].
+
+with_setting(Key, Value, Act) ->
+    ok = application:set_env(erlmcp_memory, Key, Value),
+    try
+        Act()
+    after
+        ok = application:unset_env(erlmcp_memory, Key)
+    end.
+
+%% Somebody reads what has changed in gen, gen_statem, sys and proc_lib, and raises the number.
+a_newer_release_was_not_reviewed(_Config) ->
+    ?assert(list_to_integer(erlang:system_info(otp_release)) =< 29).
+
+random_events_agree(_Config) ->
+    case code:which(proper) of
+        non_existing -> {skip, "PropEr is not installed"};
+        _ -> ?assert(erlmcp_statem_prop:check())
+    end.
+
 %%% What the cases have in common
 
 for_each_mode(Act) ->
@@ -793,6 +1455,13 @@ for_each_mode(Act) ->
             ]
         ]
     end).
+
+%% Those that can park, and one that cannot.
+each_side(Act) ->
+    [
+        erlmcp_statem_twin:transcript({idle_after, Idle}, Act)
+     || Idle <- [0, 20, infinity]
+    ].
 
 machine(Side, Mode) ->
     machine(Side, Mode, data(self())).

@@ -5,7 +5,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([same/1, same/2, transcript/2]).
--export([start/3, start/4, watch/1, call/2, cast/2, get/2, rest/1, await/1]).
+-export([side/1, start/3, start/4, watch/1, call/2, cast/2, get/2, rest/1, await/1]).
 -export([is_parked/1, wait_for/1, ended/1]).
 -export([log/2]).
 
@@ -22,7 +22,7 @@ same(Act) ->
 
 same(Act, Sides) ->
     Expected = transcript(plain, Act),
-    ?assertNot(has_failed(Expected)),
+    [ct:fail({log_failed, Failed}) || Failed <- failed(Expected)],
     [
         case transcript(Side, Act) of
             Expected ->
@@ -56,8 +56,8 @@ first_difference(Here, There) when is_tuple(Here), is_tuple(There) ->
 first_difference(Here, There) ->
     {Here, There}.
 
-has_failed({_Value, _Ends, Messages}) ->
-    lists:keymember(log_failed, 1, Messages).
+failed({_Value, _Ends, Messages}) ->
+    [Failed || Failed <- Messages, element(1, Failed) =:= log_failed].
 
 transcript(Side, Act) ->
     Self = self(),
@@ -79,6 +79,7 @@ transcript(Side, Act) ->
             ct:pal("~p: ~P", [Side, Reason, 60]),
             ct:fail(stage)
     after 4 * ?DEADLINE ->
+        ct:pal("~p: ~P", [Side, process_info(Stage, current_stacktrace), 60]),
         exit(Stage, kill),
         _ = logger:remove_handler(?MODULE),
         ct:fail(deadline)
@@ -105,16 +106,15 @@ messages() ->
 
 %%% What an act does
 
+side(plain) -> {gen_statem, []};
+side(Option) -> {erlmcp_memory_statem, [Option]}.
+
 start(Side, Function, Arguments) ->
     start(Side, Function, Arguments, []).
 
 %% Arguments: a name, if there is one, module, and arguments of init/1.
 start(Side, Function, Arguments, Options) ->
-    {Module, More} =
-        case Side of
-            plain -> {gen_statem, []};
-            _ -> {erlmcp_memory_statem, [Side]}
-        end,
+    {Module, More} = side(Side),
     Started = apply(Module, Function, Arguments ++ [Options ++ More]),
     case Started of
         {ok, {Pid, _}} -> watch(Pid);
@@ -185,7 +185,9 @@ wait_for(Condition, Deadline) ->
             ok;
         false ->
             ?assert(erlang:monotonic_time(millisecond) < Deadline),
+            %% Without a pattern it would not look at what came.
             receive
+                {?MODULE, never} -> ok
             after 1 -> wait_for(Condition, Deadline)
             end
     end.
@@ -213,12 +215,17 @@ logged(#{level := Level, msg := {report, Report}, meta := #{report_cb := Format}
 logged(#{level := Level, msg := Message}) ->
     {log, Level, Message}.
 
-text(Format, Report) when is_function(Format, 1) ->
-    {_, _} = Format(Report),
-    two;
+%% What a module shows of itself may be nothing that OTP can format.
 text(Format, Report) ->
-    _ = unicode:characters_to_list(Format(Report, #{depth => 30, chars_limit => 3000, single_line => false})),
-    one.
+    try
+        case Format of
+            _ when is_function(Format, 1) -> {_, _} = Format(Report);
+            _ -> unicode:characters_to_list(Format(Report, #{depth => 30, chars_limit => 3000}))
+        end,
+        formatted
+    catch
+        _:_ -> not_formatted
+    end.
 
 %%% What differs between any two processes, or is a frame of an engine
 
@@ -233,7 +240,12 @@ mask(Pid, Names) when is_pid(Pid); is_port(Pid) ->
 mask(Ref, Names) when is_reference(Ref) ->
     {ref, Names};
 mask(Fun, Names) when is_function(Fun) ->
-    {{'fun', erlang:fun_info(Fun, module), erlang:fun_info(Fun, name)}, Names};
+    {module, Module} = erlang:fun_info(Fun, module),
+    case is_engine(Module) andalso erlang:fun_info(Fun, type) of
+        {type, local} -> {printing, Names};
+        {type, external} when Module =:= erlmcp_memory_statem_report -> {printing, Names};
+        _ -> {{Module, erlang:fun_info(Fun, name)}, Names}
+    end;
 mask({Key, Value}, Names) when
     is_integer(Value),
     Key =:= heap_size orelse Key =:= stack_size orelse Key =:= reductions orelse
@@ -246,8 +258,10 @@ mask({erlmcp_memory_statem, system_replace_state}, Names) ->
     {{gen_statem, system_replace_state}, Names};
 mask([Number | _] = List, Names) when is_integer(Number), length(List) > 100 ->
     {{list, erlang:phash2(List)}, Names};
-mask([{Module, _Function, _Arity, Where} = Frame | Rest], Names) when
-    is_atom(Module), is_list(Where)
+mask("Status for state machine <" ++ _, Names) ->
+    {status_of_a_pid, Names};
+mask([{Module, Function, Arity, Where} = Frame | Rest], Names) when
+    is_atom(Module), is_atom(Function), is_integer(Arity) orelse is_list(Arity), is_list(Where)
 ->
     case is_engine(Module) of
         true ->
