@@ -35,8 +35,9 @@
     %% awake: the slot does not hold the state. clean: it does. refused: it cannot. parked: the
     %% state is in the slot alone.
     state = awake :: awake | clean | refused | parked,
-    %% What the library was told of the heap; 0 where it has counted itself since.
+    %% What the library was told of the heap, and when it is to be told anew (native monotonic time).
     bytes = 0 :: non_neg_integer(),
+    due = now :: now | integer(),
     limit :: non_neg_integer() | infinity
 }).
 
@@ -62,6 +63,9 @@
 -define(WAIT_FOR_CALL, 20).
 -define(WAIT_FOR_OTHER, 200).
 -define(LONGEST_SLEEP, 20).
+%% Milliseconds between two looks at the size of the heap: where messages wait, a look takes as long
+%% as all the rest.
+-define(LOOK_INTERVAL, 1).
 %% Words of a heap that is collected before it hibernates. Hibernation collects heaps of 128 Ki words
 %% on a dirty scheduler, and may then miss the message that should end it (erlang/otp#10651).
 -define(LARGE_HEAP, 65536).
@@ -148,14 +152,27 @@ changed(Old, New, Parking) ->
     end.
 
 %% @doc To be asked before a server waits with its state awake: `calm', and it may wait for its idle
-%% time; `crowded', and it parks when there is no message now. Tells the node how large its heap is.
+%% time; `crowded', and it parks when there is no message now. Tells the node, once a
+%% millisecond at most, how large its heap is.
 -spec settle(parking()) -> {calm | crowded, parking()}.
-settle(#parking_1{slot = Slot, bytes = Published, limit = Limit, state = State} = Parking) ->
+settle(#parking_1{due = Due, limit = Limit, state = State} = Parking) ->
+    Now = erlang:monotonic_time(),
+    case Due =:= now orelse Now >= Due of
+        true ->
+            measured(Parking#parking_1{due = Now + interval(), limit = limit(Limit)});
+        false ->
+            {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
+    end.
+
+interval() ->
+    erlang:convert_time_unit(?LOOK_INTERVAL, millisecond, native).
+
+measured(#parking_1{slot = Slot, bytes = Published, limit = Limit, state = State} = Parking) ->
     Bytes = heap_bytes(),
     case abs(Bytes - Published) * 4 > Published of
         true ->
-            Now = Parking#parking_1{bytes = Bytes, limit = limit(Limit)},
-            {crowd(erlmcp_memory_nif:slot_awake(Slot, Bytes), Now#parking_1.limit, State), Now};
+            Awake = erlmcp_memory_nif:slot_awake(Slot, Bytes),
+            {crowd(Awake, Limit, State), Parking#parking_1{bytes = Bytes}};
         false ->
             {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
     end.
@@ -229,8 +246,8 @@ retry() ->
 -spec hold(parking()) -> parking().
 hold(#parking_1{state = refused} = Parking) ->
     true = erlang:garbage_collect(),
-    {calm, Settled} = settle(Parking),
-    Settled;
+    {calm, Measured} = measured(Parking),
+    Measured;
 hold(Parking) ->
     Parking.
 
@@ -269,7 +286,7 @@ wait_for(other) -> ?WAIT_FOR_OTHER.
 -spec wake(parking()) -> {State :: term(), parking()}.
 wake(#parking_1{state = parked, slot = Slot} = Parking) ->
     State = erlmcp_memory_nif:slot_wake(Slot),
-    {State, Parking#parking_1{state = clean, bytes = 0}}.
+    {State, Parking#parking_1{state = clean, bytes = 0, due = now}}.
 
 %% @doc A state that is parked and stays so.
 -spec peek(parking()) -> State :: term().

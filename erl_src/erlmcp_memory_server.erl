@@ -186,12 +186,13 @@ enter_loop(Module, Options, State, Action) ->
 enter_loop(Module, Options, State, ServerName, Action) when is_atom(Module), is_list(Options) ->
     case erlmcp_memory_parking:options(Options) of
         {park, Known} ->
-            Name = gen:get_proc_name(ServerName),
-            Loop = server(gen:get_parent(), ServerName, Name, Module, Known),
-            case take(Action, Loop) of
+            Parking = erlmcp_memory_parking:new(Known),
+            case erlmcp_memory_server_action:take(Action, erlmcp_memory_parking:tag(Parking)) of
                 Wrong when Wrong =:= error; Wrong =:= foreign ->
                     gen_server:enter_loop(Module, Options, State, ServerName, Action);
                 Taken ->
+                    Name = gen:get_proc_name(ServerName),
+                    Loop = server(gen:get_parent(), ServerName, Name, Module, Known, Parking),
                     next(Taken, Loop#server_1{state = State})
             end;
         {plain, Known} ->
@@ -217,17 +218,18 @@ enter_loop(Module, Options, State, ServerName, Action) ->
 init_it(Starter, self, ServerName, Module, Args, Options) ->
     init_it(Starter, self(), ServerName, Module, Args, Options);
 init_it(Starter, Parent, ServerName, Module, Args, Options) ->
-    Loop = server(Parent, ServerName, gen:name(ServerName), Module, Options),
+    Parking = erlmcp_memory_parking:new(Options),
+    Loop = server(Parent, ServerName, gen:name(ServerName), Module, Options, Parking),
     call(init, [Args], {init, Starter, Options}, Loop).
 
-server(Parent, ServerName, Name, Module, Options) ->
+server(Parent, ServerName, Name, Module, Options, Parking) ->
     #server_1{
         parent = Parent,
         name = ServerName,
         module = Module,
         hibernate_after = gen:hibernate_after(Options),
         debug = gen:debug_options(Name, Options),
-        parking = erlmcp_memory_parking:new(Options)
+        parking = Parking
     }.
 
 initialized({ok, {ok, State}}, Starter, _Options, Loop) ->
@@ -260,6 +262,8 @@ next({continue, Content}, #server_1{state = State} = Loop) ->
     call(handle_continue, [Content, State], {continue, Content}, Loop);
 next({now, Message}, Loop) ->
     decode(Message, Loop#server_1{action = infinity, timer = none});
+next({Action, Timer}, #server_1{action = Action, timer = Timer} = Loop) ->
+    again(Loop);
 next({Action, Timer}, Loop) ->
     again(Loop#server_1{action = Action, timer = Timer}).
 
@@ -267,6 +271,8 @@ next({Action, Timer}, Loop) ->
 again(#server_1{action = Time} = Loop) when is_integer(Time) ->
     %% Never too early by what is left of this millisecond.
     wait(Loop#server_1{until = now_ms() + Time + 1});
+again(#server_1{until = none} = Loop) ->
+    wait(Loop);
 again(Loop) ->
     wait(Loop#server_1{until = none}).
 
@@ -275,13 +281,16 @@ wait(#server_1{action = Action, parking = Parking} = Loop) ->
         true ->
             sleep(Loop);
         false ->
-            case erlmcp_memory_parking:settle(Parking) of
-                {crowded, Settled} when Action =/= 0 ->
-                    wait(crowded, 0, Loop#server_1{parking = Settled});
-                {_, Settled} ->
-                    wait_awake(Action, Loop#server_1{parking = Settled})
+            {Crowd, Settled} = erlmcp_memory_parking:settle(Parking),
+            case Crowd =:= crowded andalso Action =/= 0 of
+                true -> wait(crowded, 0, parking(Settled, Loop));
+                false -> wait_awake(Action, parking(Settled, Loop))
             end
     end.
+
+%% What is not changed is not copied: it is most of what a message costs.
+parking(Parking, #server_1{parking = Parking} = Loop) -> Loop;
+parking(Parking, Loop) -> Loop#server_1{parking = Parking}.
 
 %% `Time': of an integer timeout, what is left.
 wait_awake(hibernate, Loop) ->
@@ -293,6 +302,8 @@ wait_awake(Time, #server_1{parking = Parking} = Loop) ->
         IdleAfter -> wait(idle, IdleAfter, Loop)
     end.
 
+wait(Plan, Time, #server_1{plan = Plan} = Loop) ->
+    erlmcp_memory_wait:wait(?MODULE, Loop, Time);
 wait(Plan, Time, Loop) ->
     erlmcp_memory_wait:wait(?MODULE, Loop#server_1{plan = Plan}, Time).
 
@@ -552,7 +563,10 @@ tag(#server_1{parking = Parking}) ->
     erlmcp_memory_parking:tag(Parking).
 
 state(New, #server_1{state = Old, parking = Parking} = Loop) ->
-    Loop#server_1{state = New, parking = erlmcp_memory_parking:changed(Old, New, Parking)}.
+    case erts_debug:same(Old, New) of
+        true -> Loop;
+        false -> Loop#server_1{state = New, parking = erlmcp_memory_parking:changed(Old, New, Parking)}
+    end.
 
 replied(From, Reply, #server_1{state = State} = Loop) ->
     %% It alone knows all forms of what it is sent to.

@@ -10,6 +10,7 @@ pub mod heap;
 pub mod histogram;
 pub mod map;
 pub mod packed;
+pub mod parts;
 pub mod pool;
 pub mod reclaim;
 pub mod samples;

@@ -3,29 +3,35 @@
 //! A *parked term* is a reference of its own, for users. A *slot* belongs to one server: it holds
 //! the packed form of the server's state and counts what the server has unparked.
 
+use crate::cycles::{self, Suspect};
 use crate::lane::{Busy, Lane, NoResult};
-use crate::terms::{Anchor, PackError, Source, pack, unpack};
-use crate::{garbage, nif, reaper, reply, resource};
+use crate::terms::{Anchor, Known, PackError, Source, unpack, with_content};
+use crate::{garbage, nif, reaper, reply, resource, share};
 use erlmcp_memory_core::awake::{Entry, Ledger};
-use erlmcp_memory_core::packed::{Links, Packed, Target};
+use erlmcp_memory_core::heap;
+use erlmcp_memory_core::packed::{Packed, Target};
+use erlmcp_memory_core::parts::{self, Parts, Unfit};
 use parking_lot::Mutex;
 use rustler::{Encoder, Env, Term};
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
 
 /// A term off the heap.
 struct Parked {
     packed: Packed<Anchor>,
     /// Bytes that the term takes on a heap, about.
-    estimate: usize,
+    built: usize,
 }
 
 impl Drop for Parked {
     fn drop(&mut self) {
         let packed = std::mem::replace(&mut self.packed, Packed::from_bytes(&[]));
-        let is_short = match packed.links() {
-            Links::None => packed.bytes().len() <= FREED_AT_ONCE,
-            Links::One((_, target)) => matches!(target, Target::Anchor(_)),
-            Links::Many(..) => false,
-        };
+        let links = packed.links().as_slice();
+        let is_short = packed.bytes().len() <= FREED_AT_ONCE
+            && links.len() <= LINKS_AT_ONCE
+            && links
+                .iter()
+                .all(|(_, target)| matches!(target, Target::Anchor(Anchor::Share(_))));
         if !is_short {
             reaper::free_value(packed);
         }
@@ -35,10 +41,100 @@ impl Drop for Parked {
 /// Bytes that are freed where they are.
 const FREED_AT_ONCE: usize = 64 << 10;
 
+/// Links that are dropped where they are: what is behind them is freed elsewhere.
+const LINKS_AT_ONCE: usize = 32;
+
 /// The resource behind a parked term.
-pub struct Handle(Parked);
+pub struct Handle(ManuallyDrop<Arc<Kept>>);
 
 resource!(Handle, c"erlmcp_memory_parked");
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: this is the end of the handle, so nothing takes its content a second time.
+        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
+    }
+}
+
+/// A parked term that values may refer to.
+pub struct Kept {
+    parked: Parked,
+    /// The one reference that stands for it.
+    known: Known,
+    /// Whether it leads to a pooled state.
+    cyclic: bool,
+}
+
+impl Kept {
+    /// The term.
+    pub fn packed(&self) -> &Packed<Anchor> {
+        &self.parked.packed
+    }
+
+    /// Whether it leads to a pooled state.
+    pub fn is_cyclic(&self) -> bool {
+        self.cyclic
+    }
+}
+
+/// Drops an owner.
+fn unlink(kept: Arc<Kept>) {
+    if kept.cyclic {
+        cycles::suspect(Suspect::Parked(kept));
+    }
+}
+
+/// A parked term in a value of this library.
+pub struct ParkedLink(ManuallyDrop<Arc<Kept>>);
+
+impl std::fmt::Debug for ParkedLink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ParkedLink")
+    }
+}
+
+impl Clone for ParkedLink {
+    fn clone(&self) -> Self {
+        ParkedLink(self.0.clone())
+    }
+}
+
+impl Drop for ParkedLink {
+    fn drop(&mut self) {
+        // SAFETY: this is the end of the link, so nothing takes its content a second time.
+        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
+    }
+}
+
+impl ParkedLink {
+    /// What tells this parked term from all others while it lives.
+    pub fn id(&self) -> u64 {
+        Arc::as_ptr(&self.0).addr() as u64
+    }
+
+    /// The parked term.
+    pub fn kept(&self) -> &Arc<Kept> {
+        &self.0
+    }
+
+    /// A reference to it.
+    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let new = || Handle(self.0.clone());
+        self.0.known.find_or(env, new).to_term(env)
+    }
+
+    /// What it takes, in bytes, without what it shares.
+    pub fn heap_bytes(&self) -> usize {
+        heap::arc::<Kept>() + self.0.packed().heap_bytes()
+    }
+}
+
+/// The link to a parked term, if the term is one.
+pub fn link(env: Env<'_>, term: Term<'_>) -> Option<ParkedLink> {
+    let Handle(kept) = resource::get::<Handle>(term)?;
+    kept.known.set(env, term);
+    Some(ParkedLink(kept.clone()))
+}
 
 /// What a server has of its state outside of its heap.
 #[derive(Default)]
@@ -63,16 +159,43 @@ pub fn register(env: Env<'_>) -> bool {
     resource::register::<Handle>(env) && resource::register::<Slot>(env)
 }
 
+/// Bytes that a normal scheduler builds: a millisecond of work where it has to be built item by
+/// item.
+const BUILT_AT_ONCE: usize = 1 << 20;
+
 /// Packs a term.
 fn parked<'a>(term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Parked, PackError<'a>> {
-    let packed = pack(term, opened, lane)?;
-    let estimate = 8 * packed.bytes().len();
-    Ok(Parked { packed, estimate })
+    match parked_as(term, opened, lane, true)? {
+        Ok(parked) => Ok(parked),
+        Err(Unfit) => Ok(parked_as(term, opened, lane, false)?.map_err(|Unfit| PackError::Unknown)?),
+    }
+}
+
+fn parked_as<'a>(
+    term: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+    guess: bool,
+) -> Result<Result<Parked, Unfit>, PackError<'a>> {
+    with_content(term, opened, lane, guess, |value, links| {
+        let parts = Parts::of(value, links, &share::Parts, share::Parts::hasher())?;
+        let packed = parts.take(value, &share::Parts);
+        share::note_parts(&packed);
+        let built = parts::built_bytes(&packed, |anchor| match anchor {
+            Anchor::Share(share) => share::part_bytes(share.shared()),
+            _ => 0,
+        });
+        Ok(Parked { packed, built })
+    })
 }
 
 /// Builds a parked term.
 fn build<'a>(env: Env<'a>, parked: &Parked, lane: Lane) -> Result<Term<'a>, Busy> {
-    unpack(env, parked.packed.view(), Source::Owned, lane)
+    if lane == Lane::Fast && parked.built > BUILT_AT_ONCE {
+        return Err(Busy);
+    }
+    let source = Source::Parked(lane);
+    unpack(env, parked.packed.view(), source, Lane::Dirty)
 }
 
 nif!(park => sized park(term, opened));
@@ -93,7 +216,16 @@ fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resul
     match parked(term, opened, lane) {
         Ok(parked) => {
             let bytes = parked.packed.bytes().len();
-            Ok(garbage::made(env, resource::make(env, Handle(parked)), bytes))
+            let mut cyclic = false;
+            let links = parked.packed.links();
+            links.each_anchor(&mut |_, anchor| cyclic |= cycles::leads_to_pooled(anchor));
+            let kept = Kept {
+                parked,
+                known: Known::default(),
+                cyclic,
+            };
+            let handle = Handle(ManuallyDrop::new(Arc::new(kept)));
+            Ok(garbage::made(env, resource::make(env, handle), bytes))
         }
         Err(error) => reply::not_packed(env, 1, error),
     }
@@ -101,7 +233,7 @@ fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resul
 
 fn unpark<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     match resource::get::<Handle>(reference) {
-        Some(Handle(parked)) => Ok(reply::ok_value(env, build(env, parked, lane)?)),
+        Some(Handle(kept)) => Ok(reply::ok_value(env, build(env, &kept.parked, lane)?)),
         None => Ok(reply::badarg(env, 1, NOT_PARKED)),
     }
 }
@@ -146,7 +278,7 @@ fn slot_wake<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'
     let held = lane.lock(&slot.parked)?;
     let parked = held.as_ref().ok_or(NoResult::BadArg)?;
     let term = build(env, parked, lane)?;
-    slot.entry.set_awake(&LEDGER, parked.estimate);
+    slot.entry.set_awake(&LEDGER, parked.built);
     Ok(term)
 }
 
@@ -174,7 +306,7 @@ fn slot_reserve<'a>(
 ) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
     let held = lane.lock(&slot.parked)?;
-    let estimate = held.as_ref().map_or(0, |parked| parked.estimate);
+    let estimate = held.as_ref().map_or(0, |parked| parked.built);
     // A limit that is no integer of 64 bits is none.
     let limit = limit.decode().unwrap_or(usize::MAX);
     Ok(slot.entry.reserve(&LEDGER, estimate, limit).encode(env))
