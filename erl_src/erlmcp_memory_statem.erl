@@ -259,7 +259,7 @@ waited(Loop) ->
     nothing(current(Loop)).
 
 nothing(#loop{then = rest} = Loop) ->
-    erlmcp_memory_parking:rest(?MODULE, Loop);
+    erlmcp_memory_parking:rest(?MODULE, asleep(Loop));
 nothing(#loop{then = hibernate} = Loop) ->
     #loop{parking = Parking} = Timed = with_timer(Loop),
     Held = erlmcp_memory_parking:hold(Parking),
@@ -267,8 +267,7 @@ nothing(#loop{then = hibernate} = Loop) ->
 nothing(#loop{then = {park, Reason}, modules = [Module | _], parking = Parking} = Loop) ->
     case erlmcp_memory_parking:park(Reason, Loop#loop.data, Module, Parking) of
         {parked, Now} ->
-            Parked = Loop#loop{then = rest, data = undefined, parking = Now},
-            erlmcp_memory_parking:rest(?MODULE, Parked);
+            nothing(Loop#loop{then = rest, data = undefined, parking = Now});
         {later, Time, Now} ->
             wait({park, Reason}, Time, Loop#loop{parking = Now});
         {awake, Now} when Reason =:= crowded ->
@@ -276,6 +275,25 @@ nothing(#loop{then = {park, Reason}, modules = [Module | _], parking = Parking} 
         {awake, Now} ->
             wait(hibernate, 0, Loop#loop{parking = Now})
     end.
+
+asleep(#loop{debug = [], postponed = [], hibernate = false, timer = undefined} = Loop) ->
+    case erlmcp_memory_statem_timers:is_empty(Loop#loop.timers) of
+        true ->
+            #asleep{
+                name = Loop#loop.name,
+                parent = Loop#loop.parent,
+                modules = Loop#loop.modules,
+                mode = Loop#loop.mode,
+                enter = Loop#loop.enter,
+                state = Loop#loop.state,
+                hibernate_after = Loop#loop.hibernate_after,
+                parking = erlmcp_memory_parking:compact(Loop#loop.parking)
+            };
+        false ->
+            Loop
+    end;
+asleep(Loop) ->
+    Loop.
 
 %% One that an action has sent into hibernation keeps its data awake for the idle time. No receive
 %% can be left after a time meanwhile, so a timer ends it.
@@ -294,7 +312,7 @@ without_timer(#loop{timer = Ref, timers = Timers} = Loop) ->
     Loop#loop{timer = undefined, timers = erlmcp_memory_statem_timers:stop(Ref, Timers)}.
 
 %% @private
--spec woken(#loop{}) -> no_return().
+-spec woken(#loop{} | #asleep{}) -> no_return().
 woken(Loop) ->
     %% If there is no message, it goes back to where it was.
     erlmcp_memory_wait:wait(?MODULE, current(Loop), 0).
@@ -408,6 +426,18 @@ carried(Hibernate) ->
     Hibernate andalso erlang:system_info(otp_release) >= "28".
 
 %% Loops and steps of older versions become those of this one here.
+current(#asleep{version = ?LOOP_VERSION} = Asleep) ->
+    #loop{
+        name = Asleep#asleep.name,
+        parent = Asleep#asleep.parent,
+        modules = Asleep#asleep.modules,
+        mode = Asleep#asleep.mode,
+        enter = Asleep#asleep.enter,
+        state = Asleep#asleep.state,
+        hibernate_after = Asleep#asleep.hibernate_after,
+        parking = erlmcp_memory_parking:expand(Asleep#asleep.parking),
+        then = rest
+    };
 current(#loop{version = ?LOOP_VERSION} = Loop) -> Loop;
 current(#step{loop = #loop{version = ?LOOP_VERSION}} = Step) -> Step.
 

@@ -1,7 +1,7 @@
 %% What a state machine is between two events, and within one.
 %%
 %% A process may sleep, or work in a callback, over any number of upgrades: then these shapes are
-%% read by newer code than that which wrote them. So a change to either record is a new version,
+%% read by newer code than that which wrote them. So a change to one of the records is a new version,
 %% and erlmcp_memory_statem:current/1 brings all older ones up to date.
 -define(LOOP_VERSION, 1).
 
@@ -27,6 +27,19 @@
     then = wait :: erlmcp_memory_statem:then(),
     %% The timer of the idle time while it hibernates with its data awake.
     timer :: reference() | undefined
+}).
+
+%% One that is parked and waits for nothing in particular, as most do: what it needs to wake.
+-record(asleep, {
+    version = ?LOOP_VERSION :: pos_integer(),
+    name :: term(),
+    parent :: pid(),
+    modules :: [module(), ...],
+    mode :: state_functions | handle_event_function,
+    enter :: boolean(),
+    state :: term(),
+    hibernate_after :: timeout(),
+    parking :: erlmcp_memory_parking:compact()
 }).
 
 -record(step, {

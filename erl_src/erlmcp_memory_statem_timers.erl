@@ -10,7 +10,7 @@
 %% harm.
 -module(erlmcp_memory_statem_timers).
 
--export([new/0, set/2, cancel/2, stop/2, message/3, due/1, list/1]).
+-export([new/0, is_empty/1, set/2, cancel/2, stop/2, message/3, due/1, list/1]).
 
 -export_type([timers/0, type/0, action/0, started/0]).
 
@@ -33,6 +33,11 @@
 -spec new() -> timers().
 new() ->
     #timers{}.
+
+%% @doc Whether there is nothing to be kept.
+-spec is_empty(timers()) -> boolean().
+is_empty(Timers) ->
+    Timers =:= #timers{}.
 
 %% @doc Does what actions say, the last one first: the last one for a type is the one that counts.
 %% Also returns which timeouts it started, in the order in which it did.
