@@ -2,15 +2,19 @@
 //! benchmarked with cargo alone. The NIF crate beside it only translates Erlang terms.
 
 pub mod buffer;
+pub mod charts;
 pub mod copy;
 pub mod etf;
 pub mod gc;
 pub mod heap;
+pub mod heat;
 pub mod histogram;
 pub mod map;
+pub mod outline;
 pub mod packed;
 pub mod pool;
 pub mod reclaim;
+pub mod resident;
 pub mod samples;
 pub mod shared;
 pub mod snapshot;

@@ -8,6 +8,7 @@ use super::unpack::{Source, unpack};
 use crate::lane::Lane;
 use erlmcp_memory_core::map::MAX_PATH;
 use erlmcp_memory_core::packed::{Item, View, item, skip};
+use erlmcp_memory_core::threads::{Tally, Usage};
 use rustler::sys::{
     ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_get_map_value, enif_make_copy,
 };
@@ -39,8 +40,16 @@ unsafe impl Send for Copied {}
 // lies off the heap are atomic, and `of` made the one copy that may rewrite a binary's header.
 unsafe impl Sync for Copied {}
 
+static TERMS: Tally = Tally::new();
+
+/// The terms that are kept to be copied, and their bytes: these lie among the heaps of processes.
+pub fn copied() -> Usage {
+    TERMS.sum()
+}
+
 impl Drop for Copied {
     fn drop(&mut self) {
+        TERMS.went(self.term_bytes());
         // SAFETY: the environment has no other owner.
         unsafe { enif_free_env(self.env) };
     }
@@ -80,10 +89,12 @@ impl Copied {
                 words: 0,
                 large: SmallVec::new(),
             };
+            TERMS.came(0);
             let mut large = SmallVec::new();
             let words = copied.with(|term| heap_words(term, 0, &mut |part| large.push(part)));
             large.sort_unstable();
             (copied.words, copied.large) = (words, large);
+            TERMS.add(0, copied.term_bytes() as isize);
             Some(copied)
         })
     }
@@ -101,7 +112,11 @@ impl Copied {
 
     /// About what it takes, in bytes.
     pub fn bytes(&self) -> usize {
-        ENVIRONMENT + self.words * size_of::<ErlNifTerm>()
+        ENVIRONMENT + self.term_bytes()
+    }
+
+    fn term_bytes(&self) -> usize {
+        self.words * size_of::<ErlNifTerm>()
     }
 
     /// What a list of keys leads to, in the environment of the list.
