@@ -53,8 +53,9 @@
 -export([compress_state/1, decompress_state/1]).
 -export([estimate_memory/1, state_size_info/1, cleanup_state/1]).
 -export([share/1, shared/1, find_shared/2]).
+-export([park/1, unpark/1]).
 
--export_type([state/0, field/0, path/0, share/0, size_info/0, decompress_error/0]).
+-export_type([state/0, field/0, path/0, share/0, parked/0, size_info/0, decompress_error/0]).
 
 -opaque state() :: reference() | erlmcp_memory_plain_state:state().
 %% A connection state. With the default settings it passes `is_reference/1'.
@@ -67,6 +68,9 @@
 
 -type share() :: reference().
 %% Content that is kept once.
+
+-opaque parked() :: reference().
+%% A term off the heap.
 
 -type size_info() :: #{
     total_bytes := non_neg_integer(),
@@ -340,6 +344,23 @@ find_shared(Ref, Path) ->
         {badarg, Position, Text} -> ?BADARG([Ref, Path], Position, Text);
         none -> error;
         {ok, _} = Ok -> Ok
+    end.
+
+%% @doc A reference to the term off the heap of any process. {@link unpark/1} builds it again.
+-spec park(term()) -> parked().
+park(Term) ->
+    Bytes = bytes(Term),
+    case ?OPENED(park, [Term], [Bytes], erlmcp_memory_nif:park(Term, [], Bytes)) of
+        {badarg, Position, Text} -> ?BADARG([Term], Position, Text);
+        Parked -> Parked
+    end.
+
+%% @doc The term that was parked.
+-spec unpark(parked()) -> term().
+unpark(Parked) ->
+    case erlmcp_memory_nif:unpark(Parked) of
+        {ok, Term} -> Term;
+        {badarg, Position, Text} -> ?BADARG([Parked], Position, Text)
     end.
 
 bytes(Term) when is_binary(Term) -> byte_size(Term);

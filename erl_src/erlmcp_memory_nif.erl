@@ -19,6 +19,22 @@
     share_get/1,
     share_find/3
 ]).
+%% --- parked terms ---
+-export([
+    park/3,
+    unpark/1,
+    slot_new/0,
+    slot_park/3,
+    slot_rest/1,
+    slot_wake/1,
+    slot_peek/1,
+    slot_awake/2,
+    slot_reserve/2,
+    slot_enter/1,
+    slot_enter/2,
+    slot_leave/1,
+    awake_bytes/0
+]).
 %% --- connection states ---
 -export([
     state_new/2,
@@ -163,6 +179,63 @@ share_get(_Ref) -> ?NOT_LOADED.
 
 -spec share_find(term(), term(), opened()) -> {ok, term()} | none | badarg() | closed().
 share_find(_Ref, _Path, _Opened) -> ?NOT_LOADED.
+
+%% --- parked terms ---
+
+-spec park(term(), opened(), bytes()) ->
+    reference() | collect(reference()) | badarg() | closed().
+park(_Term, _Opened, _Bytes) -> ?NOT_LOADED.
+
+-spec unpark(term()) -> {ok, term()} | badarg().
+unpark(_Ref) -> ?NOT_LOADED.
+
+%% @doc A slot for the state of one server. When its last reference goes, so do its awake bytes and
+%% its place.
+-spec slot_new() -> reference().
+slot_new() -> ?NOT_LOADED.
+
+%% @doc Packs the state into the slot in the place of what was there; no bytes are awake then. On
+%% `badarg' the slot is as it was.
+-spec slot_park(Slot :: reference(), State :: term(), opened()) -> ok | badarg() | closed().
+slot_park(_Slot, _State, _Opened) -> ?NOT_LOADED.
+
+%% @doc Says that what the slot holds is still the state: no bytes are awake.
+-spec slot_rest(Slot :: reference()) -> ok.
+slot_rest(_Slot) -> ?NOT_LOADED.
+
+%% @doc Builds the state, which stays in the slot; as many bytes are awake as it takes, about.
+-spec slot_wake(Slot :: reference()) -> State :: term().
+slot_wake(_Slot) -> ?NOT_LOADED.
+
+%% @doc Builds the state; nothing is counted.
+-spec slot_peek(Slot :: reference()) -> State :: term().
+slot_peek(_Slot) -> ?NOT_LOADED.
+
+%% @doc Says how many bytes the server has awake; returns those of the node.
+-spec slot_awake(Slot :: reference(), Bytes :: non_neg_integer()) -> non_neg_integer().
+slot_awake(_Slot, _Bytes) -> ?NOT_LOADED.
+
+%% @doc Counts what the state in the slot will take, unless the node had more than the limit awake
+%% then.
+-spec slot_reserve(Slot :: reference(), Limit :: non_neg_integer() | infinity) -> boolean().
+slot_reserve(_Slot, _Limit) -> ?NOT_LOADED.
+
+%% @doc Takes a place among the idle servers that park at the same time: half of the dirty
+%% schedulers, at least one.
+-spec slot_enter(Slot :: reference()) -> boolean().
+slot_enter(Slot) ->
+    slot_enter(Slot, max(1, erlang:system_info(dirty_cpu_schedulers_online) div 2)).
+
+-spec slot_enter(Slot :: reference(), Places :: pos_integer()) -> boolean().
+slot_enter(_Slot, _Places) -> ?NOT_LOADED.
+
+%% @doc Gives the place back.
+-spec slot_leave(Slot :: reference()) -> ok.
+slot_leave(_Slot) -> ?NOT_LOADED.
+
+%% @doc Bytes that all servers of the node have awake.
+-spec awake_bytes() -> non_neg_integer().
+awake_bytes() -> ?NOT_LOADED.
 
 %% --- connection states ---
 

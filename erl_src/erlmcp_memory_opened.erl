@@ -13,8 +13,8 @@
 -type opened() :: tuple().
 %% `{Fun, export, Module, Function, Arity}',
 %% `{Fun, 'fun', Module, Arity, Uniq, Index, OldIndex, OldUniq, Free}',
-%% `{Record, record, Module, Name, IsExported, FieldNames, Values}', `{BitString, bits}' or
-%% `{Term, unknown}'.
+%% `{Record, record, Module, Name, IsExported, FieldNames, Values}', `{BitString, bits}',
+%% `{Binary, held}' or `{Term, unknown}'.
 
 %% Funs in funs that are opened: more than the library takes.
 -define(MAX_ROUNDS, 1001).
@@ -68,6 +68,12 @@ open(Fun) when is_function(Fun) ->
             [Module, Arity, Uniq, Index, OldIndex, OldUniq, Free] =
                 info(Fun, [module, arity, new_uniq, new_index, index, uniq, env]),
             {Fun, 'fun', Module, Arity, Uniq, Index, OldIndex, OldUniq, Free}
+    end;
+open(Binary) when is_binary(Binary) ->
+    %% A part of a larger binary would keep all of that.
+    case binary:referenced_byte_size(Binary) > 2 * byte_size(Binary) of
+        true -> {Binary, bits};
+        false -> {Binary, held}
     end;
 open(Bits) when is_bitstring(Bits) ->
     {Bits, bits};

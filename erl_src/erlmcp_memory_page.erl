@@ -74,7 +74,7 @@ alerts(Alerts) ->
         "Alerts",
         table(
             [{text, "Level"}, {text, "Metric"}, {number, "Value"}, {number, "Threshold"},
-                {text, "Advice"}],
+                {long, "Advice"}],
             [
                 [["<span class=\"", escape(Level), "\">", escape(Level), "</span>"],
                     escape(Metric), decimal(Value), decimal(Threshold), escape(Advice)]
@@ -108,8 +108,11 @@ charts({Status, Charts}) ->
             ]),
             note(pauses(Status, erlmcp_memory_nif:profiler_gc()))
         ]),
-        note(io_lib:format("~b samples of ~b taken in ~.1f hours.", [Held, Taken, Ms / 3.6e6]))
+        note(io_lib:format("~b samples of ~b taken in ~ts.", [Held, Taken, span(Ms)]))
     ].
+
+span(Ms) when Ms < 7200000 -> io_lib:format("~.1f minutes", [Ms / 60000]);
+span(Ms) -> io_lib:format("~.1f hours", [Ms / 3600000]).
 
 enumerated(List) ->
     lists:zip(lists:seq(1, length(List)), List).
@@ -167,7 +170,7 @@ shares(#{shares := #{largest := Largest}}) ->
     section(
         "Largest shares",
         table(
-            [{text, "What"}, {number, "Memory"}, {number, "Holders"}],
+            [{long, "What"}, {number, "Memory"}, {number, "Holders"}],
             [
                 [escape(Summary), bytes(Bytes), integer_to_list(Holders)]
              || #{bytes := Bytes, holders := Holders, summary := Summary} <- Largest
@@ -236,6 +239,7 @@ table(Columns, Rows) ->
         "</tbody></table></div>"
     ].
 
+cell(Element, long, Content) -> ["<", Element, " class=\"w\">", Content, "</", Element, ">"];
 cell(Element, text, Content) -> ["<", Element, ">", Content, "</", Element, ">"];
 cell(Element, number, Content) -> ["<", Element, " class=\"n\">", Content, "</", Element, ">"].
 
@@ -267,7 +271,7 @@ escaped(Char) when Char >= 16#2066, Char =< 16#2069 -> <<"&#xfffd;">>;
 escaped(Char) -> <<Char/utf8>>.
 
 bytes(unknown) -> "-";
-bytes(Bytes) when abs(Bytes) >= 10 * ?MB -> io_lib:format("~.1f MB", [Bytes / ?MB]);
+bytes(Bytes) when abs(Bytes) >= ?MB -> io_lib:format("~.1f MB", [Bytes / ?MB]);
 bytes(Bytes) when abs(Bytes) >= 10240 -> io_lib:format("~.1f KB", [Bytes / 1024]);
 bytes(Bytes) -> io_lib:format("~b bytes", [Bytes]).
 
@@ -300,7 +304,7 @@ style() ->
         ".tiles b{display:block;font-size:22px}.tiles span{color:var(--dim);font-size:14px}",
         ".table{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14px}",
         "th,td{text-align:left;padding:6px 12px 6px 0;border-bottom:1px solid var(--grid);",
-        "vertical-align:top;overflow-wrap:anywhere;min-width:64px}th{color:var(--dim);",
+        "vertical-align:top;min-width:64px}td.w{min-width:240px}th{color:var(--dim);",
         "font-weight:600}.n{text-align:right;white-space:nowrap}",
         ".warning{color:var(--warn);font-weight:600}.critical{color:var(--crit);font-weight:600}",
         "figure{margin:0}svg{display:block;width:100%;height:auto}.narrow{display:none}",

@@ -1,6 +1,7 @@
 //! The parts of `erlmcp_memory` that need no BEAM: everything here can be built, tested and
 //! benchmarked with cargo alone. The NIF crate beside it only translates Erlang terms.
 
+pub mod awake;
 pub mod buffer;
 pub mod charts;
 pub mod copy;
@@ -12,6 +13,7 @@ pub mod histogram;
 pub mod map;
 pub mod outline;
 pub mod packed;
+pub mod parts;
 pub mod pool;
 pub mod reclaim;
 pub mod resident;

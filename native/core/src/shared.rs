@@ -21,7 +21,7 @@ use crate::heap;
 use crate::packed::{Anchor, Packed};
 use crate::threads::{SHARDS, Tally, Usage, thread_shard};
 use hashbrown::HashTable;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::mem::ManuallyDrop;
@@ -163,6 +163,11 @@ impl<A: Anchor, H: Host> Shared<A, H> {
         (self.packed().heap_bytes(), self.hash)
     }
 
+    /// The hash that it is kept under.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
     /// A further owner.
     pub fn holder(self: &Arc<Self>) -> Holder<A, H> {
         let shard = thread_shard();
@@ -207,6 +212,11 @@ impl<A: Anchor, H: Host> Shared<A, H> {
             shared: Arc::clone(self),
             shard,
         })
+    }
+
+    /// Whether it has more than a few owners.
+    pub fn has_many_owners(&self) -> bool {
+        self.homes.get().is_some() || self.first.lock().strong_count() >= FEW
     }
 
     /// How many own it, where holders are counted in one place ([`Host::is_counted`]).
@@ -341,17 +351,24 @@ impl<A: Anchor, H: Host> Default for Store<A, H> {
 }
 
 impl<A: Anchor, H: Host> Store<A, H> {
+    /// What contents are hashed with.
+    pub fn hasher(&self) -> &impl BuildHasher {
+        &self.hasher
+    }
+
     /// The content that equals this value: an existing one, or a new one.
     pub fn intern(&self, packed: Packed<A>) -> Arc<Shared<A, H>> {
         let hash = self.hasher.hash_one(packed.bytes());
-        // Those of this hash that were found to differ.
-        let mut others: Vec<Arc<Shared<A, H>>> = Vec::new();
-        loop {
-            let mut part = self.table.part(hash).lock();
-            let known = part
-                .of_hash(hash)
-                .find(|known| !others.iter().any(|other| Arc::ptr_eq(other, known)));
-            let Some(known) = known else {
+        self.intern_hashed(hash, packed)
+    }
+
+    /// As [`intern`](Self::intern), under a hash that equal values have in common.
+    pub fn intern_hashed(&self, hash: u64, packed: Packed<A>) -> Arc<Shared<A, H>> {
+        // Dropped after the lock, which their end takes.
+        let mut others = Vec::new();
+        match self.look_up(hash, &mut others, |known| equal(known.packed(), &packed)) {
+            Ok(known) => known,
+            Err(mut part) => {
                 let shared = Arc::new(Shared {
                     content: Arc::new(Content::new(packed, &self.usage)),
                     hash,
@@ -367,12 +384,42 @@ impl<A: Anchor, H: Host> Store<A, H> {
                 part.known
                     .insert_unique(hash, (hash, weak), |(hash, _)| *hash);
                 part.ranks.insert(shared.rank());
-                return shared;
+                drop(part);
+                shared
+            }
+        }
+    }
+
+    /// The content of this hash of which `is_equal` says that it is the one.
+    pub fn find(
+        &self,
+        hash: u64,
+        is_equal: impl FnMut(&Arc<Shared<A, H>>) -> bool,
+    ) -> Option<Arc<Shared<A, H>>> {
+        let mut others = Vec::new();
+        self.look_up(hash, &mut others, is_equal).ok()
+    }
+
+    /// A content, or the lock under which there is none. `others` gets those of this hash that were
+    /// found to differ.
+    fn look_up(
+        &self,
+        hash: u64,
+        others: &mut Vec<Arc<Shared<A, H>>>,
+        mut is_equal: impl FnMut(&Arc<Shared<A, H>>) -> bool,
+    ) -> Result<Arc<Shared<A, H>>, MutexGuard<'_, Part<A, H>>> {
+        loop {
+            let part = self.table.part(hash).lock();
+            let known = part
+                .of_hash(hash)
+                .find(|known| !others.iter().any(|other| Arc::ptr_eq(other, known)));
+            let Some(known) = known else {
+                return Err(part);
             };
             // Compared after the lock, which others wait for: the values may be large.
             drop(part);
-            if equal(known.packed(), &packed) {
-                return known;
+            if is_equal(&known) {
+                return Ok(known);
             }
             others.push(known);
         }

@@ -15,6 +15,7 @@
 //! [`sweep`] comes back to it.
 
 use crate::connection::ConnectionState;
+use crate::park::Kept;
 use crate::pool::{Cell, Held};
 use crate::reaper;
 use crate::share::{Holder, Shared};
@@ -32,6 +33,7 @@ pub enum Suspect {
     State(Arc<Linked>),
     Shared(Arc<Shared>),
     Holder(Holder),
+    Parked(Arc<Kept>),
 }
 
 /// Whether an anchor keeps a pooled state alive.
@@ -40,6 +42,7 @@ pub fn leads_to_pooled(anchor: &Anchor) -> bool {
         Anchor::Pooled(_) => true,
         Anchor::Share(share) => share.shared().host.is_cyclic(),
         Anchor::State(state) => state.linked().is_cyclic(),
+        Anchor::Parked(parked) => parked.kept().is_cyclic(),
         Anchor::Foreign(_) => false,
     }
 }
@@ -79,6 +82,7 @@ pub fn examine(suspect: Suspect) {
         Suspect::Pooled(cell) => cells.push(Arc::downgrade(cell)),
         Suspect::State(linked) => graph.reach(Node::State(Arc::clone(linked))),
         Suspect::Shared(shared) => graph.reach(Node::Shared(Arc::clone(shared))),
+        Suspect::Parked(kept) => graph.reach(Node::Parked(Arc::clone(kept))),
         Suspect::Holder(holder) => graph.reach(Node::Shared(Arc::clone(holder.shared()))),
     }
     graph.walk(false);
@@ -111,6 +115,7 @@ enum Node {
     Cell(Arc<Cell>),
     State(Arc<Linked>),
     Shared(Arc<Shared>),
+    Parked(Arc<Kept>),
     Blob(Arc<Packed<Anchor>>),
     Trie(Arc<Trie<Anchor>>),
     Links(Arc<[Link<Anchor>]>),
@@ -142,6 +147,7 @@ impl Node {
             Node::Cell(cell) => Arc::as_ptr(cell).addr(),
             Node::State(state) => Arc::as_ptr(state).addr(),
             Node::Shared(shared) => Arc::as_ptr(shared).addr(),
+            Node::Parked(kept) => Arc::as_ptr(kept).addr(),
             Node::Blob(blob) => Arc::as_ptr(blob).addr(),
             Node::Trie(node) => Arc::as_ptr(node).addr(),
             Node::Links(links) => Arc::as_ptr(links).addr(),
@@ -154,6 +160,7 @@ impl Node {
             Node::Cell(cell) => Arc::strong_count(cell),
             Node::State(state) => Arc::strong_count(state),
             Node::Shared(shared) => shared.owners(),
+            Node::Parked(kept) => Arc::strong_count(kept),
             Node::Blob(blob) => Arc::strong_count(blob),
             Node::Trie(node) => Arc::strong_count(node),
             Node::Links(links) => Arc::strong_count(links),
@@ -199,6 +206,7 @@ impl Graph {
                 Node::Cell(_) => {}
                 Node::State(linked) => each_owned(linked.state().fields().view().links, &mut owned),
                 Node::Shared(shared) => each_owned(shared.packed().links(), &mut owned),
+                Node::Parked(kept) => each_owned(kept.packed().links(), &mut owned),
                 Node::Blob(blob) => each_owned(blob.links(), &mut owned),
                 Node::Trie(node) => match &**node {
                     Trie::Leaf(page) => each_owned(page.links(), &mut owned),
@@ -283,6 +291,7 @@ fn target(target: &Target<Anchor>) -> Option<Node> {
         Target::Anchor(Anchor::Pooled(pooled)) => Node::Cell(Arc::clone(pooled.cell())),
         Target::Anchor(Anchor::State(state)) => Node::State(Arc::clone(state.linked())),
         Target::Anchor(Anchor::Share(share)) => Node::Shared(Arc::clone(share.shared())),
+        Target::Anchor(Anchor::Parked(parked)) => Node::Parked(Arc::clone(parked.kept())),
         Target::Anchor(Anchor::Foreign(_)) => return None,
     })
 }

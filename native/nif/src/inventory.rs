@@ -1,11 +1,11 @@
 //! What the library holds, by kind: counted while it comes and goes, so that nothing is walked.
 
 use crate::terms::{atom_name, copied, environment_bytes, from_word};
-use crate::{alloc, buffer, pool, profiler, share, state};
+use crate::{alloc, buffer, park, pool, profiler, share, state};
 use erlmcp_memory_core::histogram::BOUNDS;
 use erlmcp_memory_core::outline::outline;
 use erlmcp_memory_core::resident::Resident;
-use erlmcp_memory_core::threads::{Tally, Usage};
+use erlmcp_memory_core::threads::Usage;
 use rustler::{Env, NifMap};
 
 /// What there is of a kind.
@@ -21,21 +21,9 @@ pub struct Stock {
     pub objects: usize,
 }
 
-/// Parked terms: who parks and unparks counts here.
-pub static PARKED: Tally = Tally::new();
-
-fn parked() -> Stock {
-    let parked = PARKED.sum();
-    Stock {
-        count: parked.count,
-        heap: parked.bytes,
-        objects: 0,
-    }
-}
-
 /// Connections: states of all kinds.
 pub fn connections() -> usize {
-    pool::stock().0.count + state::stock().count + parked().count
+    pool::stock().0.count + state::stock().count + park::stock().count
 }
 
 /// A part of [`Inventory`].
@@ -106,8 +94,12 @@ impl Heap {
 #[rustler::nif]
 fn inventory() -> Inventory {
     let (pooled_states, buffers) = (pool::stock(), buffer::stock());
-    let (samples, parked, shares, compact_states) =
-        (profiler::stock(), parked(), share::stock(), state::stock());
+    let (samples, parked, shares, compact_states) = (
+        profiler::stock(),
+        park::stock(),
+        share::stock(),
+        state::stock(),
+    );
     let kinds = [
         pooled_states.0,
         buffers.0,

@@ -74,9 +74,17 @@ impl Budget {
         }
     }
 
+    /// As [`new`](Self::new), for a call that may do so many times as much on a normal scheduler.
+    pub fn times(lane: Lane, times: usize) -> Self {
+        let Budget { left } = Self::new(lane);
+        Budget {
+            left: left.saturating_mul(times),
+        }
+    }
+
     /// Whether this is the budget of a normal scheduler.
     pub fn is_bounded(&self) -> bool {
-        self.left <= FAST_TERMS
+        self.left != usize::MAX
     }
 
     /// Takes a unit for one term, and those for copying this number of bytes.

@@ -12,6 +12,7 @@ mod iodata;
 mod lane;
 mod load;
 mod opened;
+mod park;
 mod pool;
 mod profiler;
 mod reaper;

@@ -4,7 +4,7 @@
 //! this library and in objects whose types it registered; so a module that is loaded again takes
 //! both over where it comes with this very library, and is refused where it comes with another.
 
-use crate::{alloc, buffer, histogram, pool, profiler, resource, share, state, terms};
+use crate::{alloc, buffer, histogram, park, pool, profiler, resource, share, state, terms};
 use rustler::codegen_runtime::{
     ErlNifEntry, ErlNifEnv, ErlNifTerm, c_int, c_void, internal_write_symbols, inventory,
 };
@@ -76,6 +76,7 @@ fn is_loaded(env: Env<'_>, known: Term<'_>) -> bool {
     }
     let registered = buffer::register(env)
         && histogram::register(env)
+        && park::register(env)
         && pool::register(env)
         && profiler::register(env)
         && share::register(env)

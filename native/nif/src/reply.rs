@@ -73,6 +73,11 @@ pub fn not_packed<'a>(env: Env<'a>, position: u32, error: PackError<'a>) -> Resu
             position,
             "holds a term of a kind that this library does not know",
         ),
+        PackError::TooShared => badarg(
+            env,
+            position,
+            "written out in full, more than 1 MiB and more than 8 times as large as it is",
+        ),
         PackError::Busy => return Err(Busy),
         PackError::TooLarge => badarg(env, position, "larger than 512 MiB"),
         PackError::NotAPath => badarg(

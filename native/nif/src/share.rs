@@ -18,14 +18,16 @@ use crate::terms::{
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::packed::{Links, Packed};
+use erlmcp_memory_core::parts::{self, Contents, Path as Place};
 use erlmcp_memory_core::shared::{self, Content, Host, Store};
 use erlmcp_memory_core::threads::{SHARDS, Tally, thread_shard};
 use parking_lot::Mutex;
 use rustler::{Env, Term};
 use std::collections::HashSet;
+use std::hash::BuildHasher;
 use std::mem::ManuallyDrop;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 
 /// A content with what this crate keeps beside it.
@@ -49,6 +51,8 @@ pub struct Slot {
     /// Whether the content leads to a pooled state.
     cyclic: OnceLock<bool>,
     readers: OnceLock<Box<Readers>>,
+    /// Of a content that is part of parked terms.
+    part: Part,
 }
 
 /// The reader in each shard of threads.
@@ -97,7 +101,7 @@ impl Host for Slot {
     }
 
     fn heap_bytes(&self) -> usize {
-        self.readers().map(Reader::heap_bytes).sum()
+        self.readers().map(Reader::heap_bytes).sum::<usize>() + self.part.heap_bytes()
     }
 }
 
@@ -110,6 +114,265 @@ impl Slot {
     /// Whether the content leads to a pooled state.
     pub fn is_cyclic(&self) -> bool {
         self.cyclic.get().copied().unwrap_or(false)
+    }
+}
+
+/// What is kept of a content that is part of parked terms.
+#[derive(Default)]
+struct Part {
+    /// Bytes that the term takes on a heap, about; 0 before that was counted.
+    built: AtomicUsize,
+    /// Packed bytes that it has when all is in its place.
+    flat: AtomicUsize,
+    /// How often it was read in the packed form.
+    reads: AtomicU32,
+    /// The shards of threads that want a term made for them.
+    wanted: AtomicU32,
+    /// The content as a term for each shard of threads, once that pays.
+    terms: OnceLock<Box<[OnceLock<Copied>; SHARDS]>>,
+    /// What these take of [`FEW_TERMS`].
+    few: AtomicUsize,
+}
+
+/// Building the term of a part pays when it was read so often.
+const PART_READS: u32 = 4;
+
+/// Bytes of a part's term that is made on a normal scheduler.
+const MADE_AT_ONCE: usize = 256 << 10;
+
+/// Bytes of the terms that are kept of parts with few owners: such a term takes three times what
+/// the packed form does, and a node may have a part for each server.
+const FEW_TERMS: usize = 8 << 20;
+
+/// What these take now.
+static FEW: AtomicUsize = AtomicUsize::new(0);
+
+impl Part {
+    fn terms(&self) -> impl Iterator<Item = &Copied> {
+        let terms = self.terms.get().into_iter().flat_map(|all| all.iter());
+        terms.filter_map(OnceLock::get)
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let table = match self.terms.get() {
+            Some(_) => heap::block(SHARDS * size_of::<OnceLock<Copied>>()),
+            None => 0,
+        };
+        table + self.terms().map(Copied::bytes).sum::<usize>()
+    }
+
+    /// Whether a term may be kept for a part, which many have or which is one of a few.
+    fn is_worth(&self, shared: &Shared, bytes: usize) -> bool {
+        if shared.has_many_owners() {
+            return true;
+        }
+        let admitted = FEW.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |sum| {
+            (sum + bytes <= FEW_TERMS).then_some(sum + bytes)
+        });
+        if admitted.is_ok() {
+            self.few.fetch_add(bytes, Ordering::Relaxed);
+        }
+        admitted.is_ok()
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        FEW.fetch_sub(*self.few.get_mut(), Ordering::Relaxed);
+        if let Some(terms) = self.terms.take()
+            && terms
+                .iter()
+                .filter_map(OnceLock::get)
+                .any(|term| term.bytes() > FREED_AT_ONCE)
+        {
+            reaper::free(terms);
+        }
+    }
+}
+
+impl Slot {
+    /// The term of a content that is part of parked terms, if there is one for this thread. Where
+    /// a parked term is read in a lane, it may be made.
+    pub fn part_term(&self, shared: &Shared, lane: Option<Lane>) -> Result<Option<&Copied>, Busy> {
+        let part = &self.part;
+        let shard = thread_shard();
+        if let Some(term) = part.terms.get().and_then(|terms| terms[shard].get()) {
+            return Ok(Some(term));
+        }
+        let Some(lane) = lane else {
+            return Ok(None);
+        };
+        if part.reads.load(Ordering::Relaxed) < PART_READS {
+            part.reads.fetch_add(1, Ordering::Relaxed);
+            return Ok(None);
+        }
+        let bytes = part_bytes(shared);
+        if !KEPT_AS_TERM.contains(&shared.packed().bytes().len())
+            || bytes > MOST_KEPT
+            || self.is_cyclic()
+        {
+            return Ok(None);
+        }
+        if lane == Lane::Fast && bytes > MADE_AT_ONCE {
+            part.wanted.fetch_or(1 << shard, Ordering::Relaxed);
+            return Err(Busy);
+        }
+        let wanted = part.wanted.swap(0, Ordering::Relaxed) | 1 << shard;
+        for shard in (0..SHARDS).filter(|shard| wanted & 1 << shard != 0) {
+            if !part.is_worth(shared, bytes) {
+                part.reads.store(0, Ordering::Relaxed);
+                break;
+            }
+            let view = shared.packed().view();
+            if let Some(term) = Copied::whole(view, Source::Owned, bytes / size_of::<usize>()) {
+                let _ = part.terms.get_or_init(Box::default)[shard].set(term);
+            }
+        }
+        Ok(part.terms.get().and_then(|terms| terms[shard].get()))
+    }
+}
+
+/// Bytes of the largest term that is kept.
+const MOST_KEPT: usize = 16 << 20;
+
+/// Bytes that the term of a part takes on a heap, about.
+pub fn part_bytes(shared: &Shared) -> usize {
+    match shared.host.part.built.load(Ordering::Relaxed) {
+        0 => {
+            let bytes = parts::built_bytes(shared.packed(), |anchor| match anchor {
+                Anchor::Share(share) => part_bytes(share.shared()),
+                _ => 0,
+            });
+            shared.host.part.built.store(bytes, Ordering::Relaxed);
+            bytes
+        }
+        bytes => bytes,
+    }
+}
+
+/// The store, for values that are taken apart.
+pub struct Parts;
+
+impl Parts {
+    /// What parts are hashed with.
+    pub fn hasher() -> &'static impl BuildHasher {
+        STORE.hasher()
+    }
+}
+
+/// Hashes of terms that were parked lately: one that comes a second time is worth a content of its
+/// own.
+static WHOLES: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
+
+/// The hashes of the contents that were parts of parked terms last, by their places there.
+static HINTS: [Hint; 1024] = [const {
+    Hint {
+        path: AtomicU64::new(0),
+        hash: AtomicU64::new(0),
+    }
+}; 1024];
+
+struct Hint {
+    path: AtomicU64,
+    hash: AtomicU64,
+}
+
+impl Hint {
+    fn of(path: Place) -> &'static Self {
+        &HINTS[(path.number() >> 16) as usize % HINTS.len()]
+    }
+}
+
+/// Notes where the parts of a parked term are: the next one may have the same there.
+pub fn note_parts(packed: &Packed<Anchor>) {
+    parts::each_outer(packed, &Parts, |path, anchor| {
+        if let Anchor::Share(share) = anchor {
+            let hint = Hint::of(path);
+            let hash = share.shared().hash();
+            if hint.hash.load(Ordering::Relaxed) != hash
+                || hint.path.load(Ordering::Relaxed) != path.number()
+            {
+                hint.path.store(path.number(), Ordering::Relaxed);
+                hint.hash.store(hash, Ordering::Relaxed);
+            }
+        }
+    });
+}
+
+/// The content that a term is, if it is the one that was in this place last and that is kept as a
+/// term: the VM compares two terms faster than anybody takes one apart. `admit` is asked before
+/// with the bytes of that.
+pub fn part_at(
+    path: Place,
+    term: Term<'_>,
+    lane: Lane,
+    mut admit: impl FnMut(usize) -> Result<(), Busy>,
+) -> Result<Option<ShareLink>, Busy> {
+    let hint = Hint::of(path);
+    if hint.path.load(Ordering::Relaxed) != path.number() {
+        return Ok(None);
+    }
+    let mut outcome = Ok(());
+    let found = STORE.find(hint.hash.load(Ordering::Relaxed), |shared| {
+        if outcome.is_err() {
+            return false;
+        }
+        let part = &shared.host;
+        let kept = admit(part_bytes(shared)).and_then(|()| part.part_term(shared, Some(lane)));
+        match kept {
+            Ok(Some(kept)) => kept.is_identical(term),
+            Ok(None) => false,
+            Err(Busy) => {
+                outcome = Err(Busy);
+                false
+            }
+        }
+    });
+    outcome?;
+    Ok(found.map(|shared| ShareLink::new(&known(shared))))
+}
+
+impl Contents<Anchor> for Parts {
+    fn find(
+        &self,
+        hash: u64,
+        is_equal: &mut dyn FnMut(&Packed<Anchor>) -> bool,
+    ) -> Option<(u64, Anchor)> {
+        let link = ShareLink::new(&known(STORE.find(hash, |known| is_equal(known.packed()))?));
+        Some((link.id(), Anchor::Share(link)))
+    }
+
+    fn add(&self, hash: u64, flat: usize, packed: Packed<Anchor>) -> (u64, Anchor) {
+        let shared = known(STORE.intern_hashed(hash, packed));
+        shared.host.part.flat.store(flat, Ordering::Relaxed);
+        // From below to above, so that what is inside has been counted.
+        part_bytes(&shared);
+        let link = ShareLink::new(&shared);
+        (link.id(), Anchor::Share(link))
+    }
+
+    fn is_shared(&self, hash: u64, own: usize) -> bool {
+        let last = &WHOLES[hash as usize % WHOLES.len()];
+        own >= parts::WHOLE || last.swap(hash, Ordering::Relaxed) == hash
+    }
+
+    fn hash_of(&self, anchor: &Anchor) -> Option<(u64, usize)> {
+        let Anchor::Share(share) = anchor else {
+            return None;
+        };
+        let flat = match share.shared().host.part.flat.load(Ordering::Relaxed) {
+            // Shared by somebody who takes nothing apart.
+            0 => share.shared().packed().bytes().len(),
+            flat => flat,
+        };
+        Some((share.shared().hash(), flat))
+    }
+
+    fn content<'a>(&self, anchor: &'a Anchor) -> Option<&'a Packed<Anchor>> {
+        match anchor {
+            Anchor::Share(share) => Some(share.shared().packed()),
+            _ => None,
+        }
     }
 }
 
@@ -306,6 +569,9 @@ impl SharedBytes {
                 Anchor::State(state) if self.seen.insert(id) => {
                     rest.push(state.linked().state().fields().view().links);
                 }
+                Anchor::Parked(parked) if self.seen.insert(id) => {
+                    rest.push(parked.kept().packed().links());
+                }
                 _ => {}
             });
         }
@@ -335,7 +601,11 @@ pub fn largest(limit: usize) -> Vec<Arc<Shared>> {
 
 /// The content that equals a value.
 pub fn intern(packed: Packed<Anchor>) -> Arc<Shared> {
-    let shared = STORE.intern(packed);
+    known(STORE.intern(packed))
+}
+
+/// A content of the store, of which it is known whether it leads to a pooled state.
+fn known(shared: Arc<Shared>) -> Arc<Shared> {
     shared.host.cyclic.get_or_init(|| {
         let mut cyclic = false;
         let links = shared.packed().links();

@@ -94,6 +94,7 @@ struct Axes<'a> {
     top: f64,
     unit: &'a str,
     rows: usize,
+    left: u32,
     row: &'a dyn Fn(&f64) -> String,
 }
 
@@ -111,7 +112,7 @@ fn framed<'a, 'b>(
         .margin(6)
         .margin_right(24)
         .x_label_area_size(44)
-        .y_label_area_size(68)
+        .y_label_area_size(axes.left)
         .build_cartesian_2d(times, 0.0..axes.top)?;
     let style = ("sans-serif", 15).into_font().color(&TEXT);
     let span = to - from;
@@ -195,6 +196,7 @@ pub fn memory(samples: &[Sample], size: Size) -> Option<String> {
         top: (top / bytes).max(1.0),
         unit,
         rows: 6,
+        left: 68,
         row: &number,
     };
     svg(size, |area| {
@@ -242,6 +244,7 @@ fn line(
         top: top.max(1.0),
         unit,
         rows: 5,
+        left: 68,
         row: &number,
     };
     svg(size, |area| {
@@ -285,7 +288,13 @@ pub fn heat(columns: &[Column], ahead: f64, size: Size) -> Option<String> {
         times,
         top: BUCKETS as f64,
         unit: "length of pauses",
-        rows: BUCKETS + 1,
+        // On a low chart every second one.
+        rows: if size.width < 600 {
+            BUCKETS / 2
+        } else {
+            BUCKETS + 1
+        },
+        left: 84,
         row: &bound,
     };
     svg(size, |area| {

@@ -138,6 +138,10 @@ pub mod tag {
     pub const RECORD: u8 = 0x7e;
     /// A reference to an object of the host's own, which an anchor keeps: varint id.
     pub const HANDLE: u8 = 0x7f;
+    /// A map of which values lie in parts: varint count, then key, value, key, value.
+    pub const ENTRIES: u8 = 0x80;
+    /// A value that is a content of its own: varint id. See [`crate::parts`].
+    pub const PART: u8 = 0x81;
 }
 
 /// A value that owns its bytes and its links.

@@ -55,6 +55,10 @@ pub enum Item<'a> {
     Trie(u64),
     /// A map; its entries lie inside and do not follow.
     Map(Page<'a>),
+    /// A map of so many entries, which follow: key, value, key, value.
+    Entries(usize),
+    /// A content of its own.
+    Part(u64),
 }
 
 impl Item<'_> {
@@ -66,6 +70,7 @@ impl Item<'_> {
             Item::Fun(n) => FUN_HEAD + n,
             Item::Export => EXPORT_VALUES,
             Item::Record(n) => RECORD_HEAD + 2 * n,
+            Item::Entries(n) => 2 * n,
             _ => 0,
         }
     }
@@ -161,6 +166,8 @@ pub fn item<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Item<'a>, ReadError> 
         tag::FUN => Item::Fun(length(bytes, at)?),
         tag::EXPORT => Item::Export,
         tag::RECORD => Item::Record(length(bytes, at)?),
+        tag::ENTRIES => Item::Entries(length(bytes, at)?),
+        tag::PART => Item::Part(varint(bytes, at)?),
         _ => return Err(ReadError),
     })
 }
@@ -183,7 +190,8 @@ fn contains_varint(bytes: &[u8], value: u64) -> bool {
         .any(|at| bytes.get(at..at + len) == Some(&pattern[..len]))
 }
 
-/// Calls `found` with every link id in these bytes, which hold whole values one behind the other.
+/// Calls `found` with every link id in these bytes, which hold whole values one behind the other;
+/// but for those of parts, which are none of a value that was not taken apart.
 pub(crate) fn each_link(bytes: &[u8], found: &mut impl FnMut(u64)) -> Result<(), ReadError> {
     let mut at = 0;
     while at < bytes.len() {

@@ -1,7 +1,7 @@
 //! Writing packed bytes.
 
 use super::page::{map_tag, width_for};
-use super::{Anchor, Item, LinkVec, Links, Packed, ReadError, Target, tag};
+use super::{Anchor, Item, LinkVec, Links, Packed, ReadError, Target, View, tag};
 
 /// Writes one value, item after item, in the order of [`super::Item`]: the head of a list or a
 /// tuple, then its elements. Maps go through [`Writer::begin_map`].
@@ -53,6 +53,13 @@ pub struct MapBuilder {
     first: usize,
     /// The entry whose value is to be written next.
     next: usize,
+}
+
+impl MapBuilder {
+    /// The number of the entry whose value is being written, from 1.
+    pub fn number(&self) -> usize {
+        self.next
+    }
 }
 
 /// The width of the numbers of a map while it is written; where the body turns out to be small,
@@ -307,6 +314,23 @@ impl<A: Anchor> Writer<A> {
         };
         self.tagged(tag, id);
         self.links.push((id, target));
+    }
+
+    /// The head of a map of so many entries of which values lie in parts.
+    pub(crate) fn entries(&mut self, count: usize) {
+        self.tagged(tag::ENTRIES, count as u64);
+    }
+
+    /// A content of its own, which `anchor` keeps.
+    pub fn part(&mut self, id: u64, anchor: A) {
+        self.tagged(tag::PART, id);
+        self.links.push((id, Target::Anchor(anchor)));
+    }
+
+    /// Whole items that were written already, and their links.
+    pub(crate) fn items(&mut self, items: View<'_, A>) {
+        self.scratch.bytes.extend_from_slice(items.bytes);
+        self.links.extend(items.own_links());
     }
 
     /// How many links the value has so far.

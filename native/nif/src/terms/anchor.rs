@@ -1,5 +1,6 @@
 //! What packed values keep alive.
 
+use crate::park::ParkedLink;
 use crate::pool::PooledLink;
 use crate::reaper;
 use crate::share::ShareLink;
@@ -21,7 +22,9 @@ pub enum Anchor {
     State(StateLink),
     /// A pooled state.
     Pooled(PooledLink),
-    /// A reference to something of another library.
+    /// A parked term.
+    Parked(ParkedLink),
+    /// A reference to something of another library, or a large binary.
     Foreign(Arc<Foreign>),
 }
 
@@ -32,6 +35,7 @@ impl Anchor {
             Anchor::Share(share) => share.to_term(env),
             Anchor::State(state) => state.to_term(env),
             Anchor::Pooled(pooled) => pooled.to_term(env),
+            Anchor::Parked(parked) => parked.to_term(env),
             Anchor::Foreign(foreign) => foreign.to_term(env),
         }
     }
@@ -43,6 +47,7 @@ impl erlmcp_memory_core::packed::Anchor for Anchor {
             // Kept once for all.
             Anchor::Share(_) | Anchor::Pooled(_) => 0,
             Anchor::State(state) => state.heap_bytes(),
+            Anchor::Parked(parked) => parked.heap_bytes(),
             Anchor::Foreign(foreign) => foreign.heap_bytes(),
         }
     }
@@ -52,7 +57,7 @@ impl erlmcp_memory_core::packed::Anchor for Anchor {
     }
 }
 
-/// A reference in an environment of the VM, which keeps what it refers to.
+/// A reference or a binary in an environment of the VM, which keeps what it refers to.
 #[derive(Debug)]
 pub struct Foreign {
     env: Arc<Environment>,

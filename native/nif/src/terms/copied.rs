@@ -10,7 +10,8 @@ use erlmcp_memory_core::map::MAX_PATH;
 use erlmcp_memory_core::packed::{Item, View, item, skip};
 use erlmcp_memory_core::threads::{Tally, Usage};
 use rustler::sys::{
-    ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_get_map_value, enif_make_copy,
+    ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_get_map_value, enif_is_identical,
+    enif_make_copy,
 };
 use rustler::{Binary, Env, MapIterator, OwnedEnv, Term};
 use smallvec::SmallVec;
@@ -74,6 +75,17 @@ impl Copied {
         if has_large_fun(value.bytes) {
             return None;
         }
+        let mut copied = Self::whole(value, source, 0)?;
+        let mut large = SmallVec::new();
+        let words = copied.with(|term| heap_words(term, 0, &mut |part| large.push(part)));
+        large.sort_unstable();
+        (copied.words, copied.large) = (words, large);
+        TERMS.add(0, copied.term_bytes() as isize);
+        Some(copied)
+    }
+
+    /// The term of a packed value, which takes so many words. It is not to be searched.
+    pub fn whole(value: View<'_, Anchor>, source: Source<'_>, words: usize) -> Option<Self> {
         // Built elsewhere and then copied, so that it lies in one piece.
         OwnedEnv::new().run(|env| {
             let term = unpack(env, value, source, Lane::Dirty).ok()?;
@@ -83,20 +95,28 @@ impl Copied {
                 let env = enif_alloc_env();
                 (env, enif_make_copy(env, term.as_c_arg()))
             };
-            let mut copied = Copied {
+            let copied = Copied {
                 env,
                 term,
-                words: 0,
+                words,
                 large: SmallVec::new(),
             };
-            TERMS.came(0);
-            let mut large = SmallVec::new();
-            let words = copied.with(|term| heap_words(term, 0, &mut |part| large.push(part)));
-            large.sort_unstable();
-            (copied.words, copied.large) = (words, large);
-            TERMS.add(0, copied.term_bytes() as isize);
+            TERMS.came(copied.term_bytes());
             Some(copied)
         })
+    }
+
+    /// A copy of the whole term.
+    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
+        self.with(|term| term.in_env(env))
+    }
+
+    /// Whether the term is this one. It takes no longer than the kept term is large, whatever the
+    /// other one is.
+    pub fn is_identical(&self, term: Term<'_>) -> bool {
+        // SAFETY: both terms are valid in their environments; the call compares them and keeps
+        // neither.
+        unsafe { enif_is_identical(self.term, term.as_c_arg()) != 0 }
     }
 
     /// Calls `with` with the term where it lies.

@@ -14,14 +14,16 @@ use rustler::{Binary, Env, ListIterator, MapIterator, Term};
 use std::collections::{HashMap, HashSet};
 
 mod atoms {
-    rustler::atoms! { bits, export, r#fun = "fun", record, unknown }
+    rustler::atoms! { bits, export, r#fun = "fun", held, record, unknown }
 }
 
 /// What is in a term that the interface cannot look into.
 #[derive(Clone, Copy)]
 pub enum Inside<'a> {
-    /// A bit string.
+    /// A bit string, or a part of a much larger binary.
     Bits,
+    /// A large binary that is kept as it is.
+    Held,
     /// Nobody knows.
     Unknown,
     /// `fun M:F/A`: these three.
@@ -78,6 +80,7 @@ fn entries<'a>(list: Term<'a>) -> impl Iterator<Item = (u64, Inside<'a>)> {
         let parts: Vec<_> = tuple_elements(entry)?.iter().map(term).collect();
         let inside = match *parts {
             [_, kind] if atoms::bits() == kind => Inside::Bits,
+            [_, kind] if atoms::held() == kind => Inside::Held,
             [_, kind] if atoms::unknown() == kind => Inside::Unknown,
             [_, kind, m, f, a] if atoms::export() == kind => Inside::Export([m, f, a]),
             [_, kind, m, a, u, i, oi, ou, free] if atoms::r#fun() == kind => {
@@ -97,6 +100,8 @@ fn entries<'a>(list: Term<'a>) -> impl Iterator<Item = (u64, Inside<'a>)> {
 pub struct Seen<'a> {
     /// What the term is, written out in full.
     pub size: Size,
+    /// As the size of the term, but of what is in it more than once, counted once.
+    pub distinct: usize,
     /// Terms that must be opened, each once.
     pub closed: Vec<Term<'a>>,
     /// References, each once.
@@ -158,6 +163,7 @@ pub fn walk<'a>(
 ) -> Result<Seen<'a>, PackError<'a>> {
     let mut budget = Budget::new(lane);
     let mut seen = Seen::default();
+    let mut binaries = HashSet::new();
     let mut met: HashMap<u64, Size> = HashMap::new();
     // The sizes of what is being looked at, the outermost first.
     let mut sizes = vec![Size::default()];
@@ -175,6 +181,7 @@ pub fn walk<'a>(
         let mut is_tail = false;
         loop {
             budget.spend(0)?;
+            let mut is_new = true;
             let own = match kind(term) {
                 Kind::Nil => Size::heap(0),
                 Kind::Atom | Kind::Pid | Kind::Port => Size {
@@ -189,7 +196,10 @@ pub fn walk<'a>(
                 }
                 Kind::Big | Kind::Remote => Size::heap(5),
                 Kind::Binary => {
-                    let bytes = term.decode::<Binary>().map_or(0, |binary| binary.len());
+                    let binary = term.decode::<Binary>().ok();
+                    let bytes = binary.as_ref().map_or(0, |binary| binary.len());
+                    is_new = bytes <= HEAP_BINARY
+                        || binary.is_some_and(|binary| binaries.insert(binary.as_ptr()));
                     let on_heap = Size::heap(2 + bytes.div_ceil(size_of::<ErlNifTerm>()));
                     let off_heap = Size {
                         off_heap: bytes,
@@ -208,12 +218,14 @@ pub fn walk<'a>(
                 // and has nothing in it that could be met again.
                 Kind::Cell(head, tail) if is_tail && is_leaf(head) => {
                     add(&mut sizes, Size::heap(2))?;
+                    seen.distinct += Size::heap(2).bytes();
                     steps.push(Step::Visit(head));
                     term = tail;
                     continue;
                 }
                 compound => {
                     if let Some(size) = met.get(&word(term)) {
+                        is_new = false;
                         *size
                     } else {
                         steps.push(Step::Done(word(term)));
@@ -225,6 +237,7 @@ pub fn walk<'a>(
                         match compound {
                             Kind::Cell(head, tail) => {
                                 add(&mut sizes, Size::heap(2))?;
+                                seen.distinct += Size::heap(2).bytes();
                                 steps.push(Step::Visit(head));
                                 term = tail;
                                 is_tail = true;
@@ -258,6 +271,9 @@ pub fn walk<'a>(
                 }
             };
             add(&mut sizes, own)?;
+            if is_new {
+                seen.distinct = seen.distinct.saturating_add(own.bytes());
+            }
             break;
         }
     }
@@ -298,7 +314,7 @@ pub fn closed_in<'a>(
     let values = entries(opened).filter_map(|(_, inside)| match inside {
         Inside::Fun(_, free) => Some(free),
         Inside::Record(_, _, values) => Some(values),
-        Inside::Bits | Inside::Unknown | Inside::Export(_) => None,
+        Inside::Bits | Inside::Held | Inside::Unknown | Inside::Export(_) => None,
     });
     let env = opened.get_env();
     Ok(walk(values, lane, &known, &mut Opened::none(env))?.closed)

@@ -8,11 +8,12 @@ use super::opened::{Inside, Opened, list_elements, walk};
 use super::references::{LocalReferences, may_be_magic};
 use super::words::word;
 use crate::lane::{Budget, Busy, Lane};
-use crate::{pool, share, state};
+use crate::{park, pool, share, state};
 use erlmcp_memory_core::packed::{
     Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, Scratch, View,
     Writer, pack_atom,
 };
+use erlmcp_memory_core::parts::{self, Path as Place};
 use rustler::sys::ErlNifTerm;
 use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, Term};
 use smallvec::SmallVec;
@@ -39,6 +40,8 @@ pub enum PackError<'a> {
     Closed(Vec<Term<'a>>),
     /// It has a term of a kind that is not known.
     Unknown,
+    /// Written out in full it is many times as large.
+    TooShared,
 }
 
 impl From<Busy> for PackError<'_> {
@@ -108,6 +111,54 @@ pub fn pack_keys<'a>(
     }
 }
 
+/// Calls `with` with the packed form of a term as [`pack_content`] writes it, and with how many of
+/// its parts are links: where `guess` says so, what is the same as in the term that was parked
+/// before is one. A normal scheduler does [`PARKED_AT_ONCE`] times as much for it as for others.
+pub fn with_content<'a, R>(
+    term: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+    guess: bool,
+    with: impl FnOnce(View<'_, Anchor>, usize) -> R,
+) -> Result<R, PackError<'a>> {
+    let mut packer = Packer::new(opened, lane, Writer::reusing(SCRATCH.take()));
+    packer.budget = Budget::times(lane, PARKED_AT_ONCE);
+    packer.open_keys = 1;
+    packer.holds = true;
+    packer.unmeasured = UNSHARED;
+    if guess {
+        packer.root = root_of(term);
+    }
+    packer.whole(term)?;
+    let links = packer.guessed;
+    let (scratch, kept) = packer.finish()?.into_parts();
+    let result = with(View::new(scratch.bytes(), &kept), links);
+    if scratch.capacity() <= SCRATCH_KEPT {
+        SCRATCH.set(scratch);
+    }
+    Ok(result)
+}
+
+/// The root of the places in a term.
+fn root_of(term: Term<'_>) -> Option<Place> {
+    match kind(term) {
+        Kind::Tuple(elements) => {
+            let first = elements.first().and_then(|first| {
+                // SAFETY: an element of a tuple belongs to the environment of the tuple.
+                let first = unsafe { Term::new(term.get_env(), *first) };
+                first.is_atom().then(|| word(first))
+            });
+            Some(Place::of_tuple(elements.len(), first))
+        }
+        Kind::Map => Some(Place::of_map()),
+        _ => None,
+    }
+}
+
+/// A state that was unpacked, used and parked in one time slice is on a heap for no longer than
+/// that. This many budgets are some 10,000 terms, half a millisecond.
+const PARKED_AT_ONCE: usize = 5;
+
 /// Calls `with` with the packed form of a term, which is gone afterwards.
 pub fn with_packed<'a, R>(
     term: Term<'a>,
@@ -175,6 +226,16 @@ pub fn float_key(float: f64) -> f64 {
 /// out in full: then the end would be far.
 const UNMEASURED: usize = 32 << 20;
 
+/// As [`UNMEASURED`], for a term that is parked: what takes no more is not looked at.
+const UNSHARED: usize = 1 << 20;
+
+/// What is parked may grow by so many times when it is unparked, because what it had in common
+/// with itself is there more than once.
+const GROWTH: usize = 8;
+
+/// Bytes of a binary in a parked term that is held instead of copied.
+const HELD: usize = 64 << 10;
+
 /// Where the packer goes on. Nesting takes no stack of the thread.
 enum Frame<'a> {
     /// A term that has parts.
@@ -213,6 +274,15 @@ struct Packer<'a> {
     open_keys: usize,
     /// Funs of which what they close over is being written.
     open_funs: usize,
+    /// Large binaries are held, not copied.
+    holds: bool,
+    /// Bytes after which it is looked whether the term is small and only large when it is written
+    /// out in full.
+    unmeasured: usize,
+    /// Where the term begins, if parts of it are guessed.
+    root: Option<Place>,
+    /// Parts that were guessed.
+    guessed: usize,
 }
 
 impl<'a> Packer<'a> {
@@ -230,6 +300,44 @@ impl<'a> Packer<'a> {
             values: SmallVec::new(),
             open_keys: 0,
             open_funs: 0,
+            holds: false,
+            unmeasured: UNMEASURED,
+            root: None,
+            guessed: 0,
+        }
+    }
+
+    /// Where the next value is, if that can be told.
+    fn place(&self) -> Option<Place> {
+        if self.open_keys != 1 || self.frames.len() > parts::PATH {
+            return None;
+        }
+        self.frames
+            .iter()
+            .try_fold(self.root?, |place, frame| match frame {
+                Frame::Elements(_, behind) => Some(place.element(behind.len())),
+                Frame::Values(map, _) => Some(place.value(map.number())),
+                _ => None,
+            })
+    }
+
+    /// Writes the content that a term is, if that can be guessed.
+    fn guess(&mut self, term: Term<'a>) -> Result<bool, PackError<'a>> {
+        match self.place() {
+            Some(place) => self.guess_at(place, term),
+            None => Ok(false),
+        }
+    }
+
+    fn guess_at(&mut self, place: Place, term: Term<'a>) -> Result<bool, PackError<'a>> {
+        let admit = |bytes| self.budget.spend(bytes / size_of::<ErlNifTerm>());
+        match share::part_at(place, term, self.lane, admit)? {
+            Some(link) => {
+                self.writer.part(link.id(), Anchor::Share(link));
+                self.guessed += 1;
+                Ok(true)
+            }
+            None => Ok(false),
         }
     }
 
@@ -246,16 +354,27 @@ impl<'a> Packer<'a> {
         if self.leaf(term)? {
             return Ok(());
         }
-        self.compound(term)?;
+        if let Some(root) = self.root.take() {
+            if self.guess_at(root.whole(), term)? {
+                return Ok(());
+            }
+            self.compound(term)?;
+            self.root = Some(root);
+        } else {
+            self.compound(term)?;
+        }
         let mut is_measured = false;
         while let Some(frame) = self.frames.pop() {
             self.resume(frame)?;
             if self.frames.len() > MAX_DEPTH {
                 return Err(PackError::TooDeep);
             }
-            if self.writer.len() > UNMEASURED && !is_measured {
+            if self.writer.len() > self.unmeasured && !is_measured {
                 is_measured = true;
-                walk([term], self.lane, &HashSet::new(), &mut self.opened)?;
+                let seen = walk([term], self.lane, &HashSet::new(), &mut self.opened)?;
+                if self.holds && seen.size.bytes() > GROWTH * seen.distinct + self.unmeasured {
+                    return Err(PackError::TooShared);
+                }
             }
         }
         Ok(())
@@ -326,6 +445,7 @@ impl<'a> Packer<'a> {
             Kind::Nil => self.writer.nil(),
             // Not `decode_as_binary`, which takes an iolist, too.
             Kind::Binary => match term.decode::<Binary>() {
+                Ok(binary) if self.holds && binary.len() >= HELD => self.held(term, &binary)?,
                 Ok(binary) => {
                     self.copy(binary.len())?;
                     self.writer.binary(&binary);
@@ -348,6 +468,9 @@ impl<'a> Packer<'a> {
 
     /// Begins a term that has parts.
     fn compound(&mut self, term: Term<'a>) -> Result<(), PackError<'a>> {
+        if self.root.is_some() && self.guess(term)? {
+            return Ok(());
+        }
         match kind(term) {
             Kind::Cell(..) => self.list(term),
             Kind::Tuple(elements) => {
@@ -441,6 +564,32 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
+    /// A binary that the VM keeps; equal for who has the very same one. A part of a much larger one
+    /// is copied: it would keep all of it.
+    fn held(&mut self, term: Term<'a>, binary: &[u8]) -> Result<(), PackError<'a>> {
+        match self.opened.get(term) {
+            Some(Inside::Held) => {
+                let mut numbers = [0; 16];
+                numbers[..8].copy_from_slice(&binary.as_ptr().addr().to_le_bytes());
+                numbers[8..].copy_from_slice(&binary.len().to_le_bytes());
+                let id = FOREIGN_IDS.hash_one(numbers);
+                let anchor = Anchor::Foreign(self.keeper.keep(term));
+                self.writer.foreign(id, &numbers, anchor);
+            }
+            Some(_) => {
+                self.copy(binary.len())?;
+                self.writer.binary(binary);
+            }
+            None => {
+                if self.met.insert(word(term)) {
+                    self.closed.push(term);
+                }
+                self.writer.nil();
+            }
+        }
+        Ok(())
+    }
+
     fn reference(&mut self, term: Term<'a>) -> Result<(), PackError<'a>> {
         let env = term.get_env();
         if let Some(share) = share::link(term) {
@@ -453,6 +602,10 @@ impl<'a> Packer<'a> {
         }
         if let Some(pooled) = pool::link(env, term, self.lane)? {
             self.writer.handle(pooled.id(), Anchor::Pooled(pooled));
+            return Ok(());
+        }
+        if let Some(parked) = park::link(env, term) {
+            self.writer.handle(parked.id(), Anchor::Parked(parked));
             return Ok(());
         }
         let external = to_external(term);
@@ -501,7 +654,7 @@ impl<'a> Packer<'a> {
                 self.frames.push(Frame::Rest(values));
                 Ok(())
             }
-            Some(Inside::Bits | Inside::Unknown) => Err(PackError::Unknown),
+            Some(Inside::Bits | Inside::Held | Inside::Unknown) => Err(PackError::Unknown),
             None => {
                 if self.met.insert(word(term)) {
                     self.closed.push(term);

@@ -7,7 +7,7 @@ use super::references::LocalReferences;
 use super::words::raw;
 use crate::lane::{Budget, Busy, Lane};
 use crate::resource::ResourceRef;
-use crate::share::Kept;
+use crate::share::{Kept, Shared};
 use erlmcp_memory_core::etf::{self, FunHead};
 use erlmcp_memory_core::packed::{
     EXPORT_VALUES, FUN_HEAD, Item, Packed, Page, RECORD_HEAD, Target, View, item,
@@ -28,6 +28,9 @@ pub enum Source<'s> {
     Owned,
     /// Shared content, which large binaries made of it keep.
     Shared(&'s ResourceRef<Kept>),
+    /// A parked term, which is unpacked in this lane. The terms of parts that are read much are
+    /// made and kept.
+    Parked(Lane),
 }
 
 /// The term that a packed value stands for.
@@ -140,8 +143,24 @@ impl<'a> Unpacker<'a, '_> {
                     Item::Fun(_) => Made::Fun,
                     Item::Export => Made::Export,
                     Item::Record(_) => Made::Record,
-                    Item::Map(_) | Item::Trie(_) => Made::Map,
+                    Item::Map(_) | Item::Trie(_) | Item::Entries(_) => Made::Map,
                     Item::Blob(_) => Made::Same,
+                    Item::Part(id) => {
+                        let Some(Target::Anchor(Anchor::Share(share))) = here.links.get(id) else {
+                            self.push(atom::undefined().as_c_arg());
+                            continue;
+                        };
+                        let shared = share.shared();
+                        if let Some(term) = self.part(shared)? {
+                            self.push(term);
+                            continue;
+                        }
+                        frames.push(Frame::Values { left, made, start });
+                        frames.push(Frame::Resume(here, at));
+                        (left, made, start) = (1, Made::Same, self.stacks.terms.len());
+                        (here, at) = (shared.packed().view(), 0);
+                        continue;
+                    }
                     leaf => {
                         let term = self.leaf(here, leaf)?;
                         self.push(term);
@@ -206,6 +225,16 @@ impl<'a> Unpacker<'a, '_> {
 
     fn push(&mut self, term: ErlNifTerm) {
         self.stacks.terms.push(term);
+    }
+
+    /// The term of a part where that is kept as a term.
+    fn part(&self, shared: &Shared) -> Result<Option<ErlNifTerm>, Busy> {
+        let lane = match self.source {
+            Source::Parked(lane) => Some(lane),
+            Source::Owned | Source::Shared(_) => None,
+        };
+        let kept = shared.host.part_term(shared, lane)?;
+        Ok(kept.map(|kept| kept.to_term(self.env).as_c_arg()))
     }
 
     fn leaf(&mut self, from: View<'_, Anchor>, leaf: Item<'_>) -> Result<ErlNifTerm, Busy> {

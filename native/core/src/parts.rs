@@ -1,0 +1,691 @@
+//! Large parts of values as contents of their own, so that two values have equal parts in common.
+//!
+//! ```text
+//!   {state, "id-1", [Tool, Tool, Tool], #{...}}       a value, packed
+//!          │
+//!          ▼
+//!   {state, "id-1", part 7, #{...}}                   what is its own
+//!                     └──▶ [part 8, part 9, part 3]   contents, each once for all that have it
+//!                              └──▶ Tool
+//! ```
+//!
+//! Which parts of a value become contents is told by the value alone ([`Parts::of`]): so equal
+//! values are taken apart alike, whoever made them. They are hashed from below to above, and looked
+//! up from above to below ([`Parts::take`]): of a part that is known, nothing inside is looked at
+//! but to compare it.
+//!
+//! A part is compared byte by byte with the content that it is taken for, through the parts inside
+//! of it; a hash decides nothing.
+//!
+//! Who packs a value may know of a part beforehand which content it is, and write a link in its
+//! place. A [`Path`] tells where parts were in values of the same shape ([`each_outer`]), so that
+//! it can be guessed which they are.
+
+use crate::packed::{Anchor, Item, Links, Packed, ReadError, Target, View, Writer, item};
+use smallvec::SmallVec;
+use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
+
+/// The packed bytes of the smallest part. A content takes about 400 bytes beside its own, so a
+/// smaller one would have to be found often to pay.
+///
+/// Of the tools of large public servers (45 tools of 400 to 3,300 bytes, 14 of 750 to 1,450) all
+/// are parts. What is smaller is copied with what it lies in.
+pub const SMALLEST: usize = 384;
+
+/// Packed bytes up to which a part has no parts itself: what is shared of a large part that differs
+/// in one place is all but one such piece. Most tools with their schemas are below.
+pub const WHOLE: usize = 4 << 10;
+
+/// A value of fewer packed bytes is not looked through for parts.
+pub const SMALL: usize = 512;
+
+/// Values with more parts are taken apart into larger ones: what is so large is mostly data of its
+/// own, and shares little.
+pub const MANY: usize = 4 << 10;
+
+/// Bytes of the link that stands for a part, about.
+const LINK: usize = 10;
+
+/// A part of a value.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    start: usize,
+    end: usize,
+    /// Parts inside, at any depth, and this one.
+    size: usize,
+    hash: u64,
+    /// Bytes that it has when all is in its place.
+    flat: usize,
+    /// It was a link already.
+    is_link: bool,
+}
+
+/// The parts of a value, the inner ones before what they lie in.
+#[derive(Debug)]
+pub struct Parts(Vec<Part>);
+
+/// Where contents are kept.
+pub trait Contents<A: Anchor> {
+    /// Keeps the content that was found: the content of this hash that `is_equal` to what is
+    /// looked for; its id and what keeps it.
+    fn find(&self, hash: u64, is_equal: &mut dyn FnMut(&Packed<A>) -> bool) -> Option<(u64, A)>;
+
+    /// Makes a content, which has so many bytes when all is in its place, unless there is an equal
+    /// one by now.
+    fn add(&self, hash: u64, flat: usize, packed: Packed<A>) -> (u64, A);
+
+    /// Whether a value as a whole is to be a content, of which so many bytes are in no part. Most
+    /// are held by one owner alone.
+    fn is_shared(&self, hash: u64, own: usize) -> bool;
+
+    /// The hash of the content that an anchor keeps, and its bytes when all is in its place.
+    fn hash_of(&self, anchor: &A) -> Option<(u64, usize)>;
+
+    /// The content that an anchor keeps.
+    fn content<'a>(&self, anchor: &'a A) -> Option<&'a Packed<A>>;
+}
+
+/// A value cannot be taken apart as it was written: a link stands for what is too small to be a
+/// part there, or the bytes do not follow the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfit;
+
+impl From<ReadError> for Unfit {
+    fn from(_: ReadError) -> Self {
+        Unfit
+    }
+}
+
+/// A value that has been begun, where its parts begin, and what they cover by then. `place` is
+/// where it starts when all is in its place.
+struct Open {
+    start: usize,
+    place: usize,
+    left: usize,
+    first: usize,
+    covered: usize,
+}
+
+impl Parts {
+    /// Finds and hashes the parts of a value, in which `links` parts are links already.
+    pub fn of<A: Anchor>(
+        value: View<'_, A>,
+        links: usize,
+        contents: &impl Contents<A>,
+        hasher: &impl BuildHasher,
+    ) -> Result<Self, Unfit> {
+        if value.bytes.len() < SMALL && links == 0 {
+            return Ok(Parts(Vec::new()));
+        }
+        let mut scale = 1;
+        loop {
+            if let Some(mut parts) = Self::scan(value, links > 0, contents, scale)? {
+                parts.hash(value.bytes, hasher);
+                parts.keep_whole(value.bytes.len(), contents);
+                return Ok(parts);
+            }
+            scale *= 8;
+        }
+    }
+
+    /// `None` where there are too many.
+    fn scan<A: Anchor>(
+        value: View<'_, A>,
+        has_links: bool,
+        contents: &impl Contents<A>,
+        scale: usize,
+    ) -> Result<Option<Self>, Unfit> {
+        let bytes = value.bytes;
+        let mut parts: Vec<Part> = Vec::new();
+        // Bytes that are in parts, less those of the links that stand for these.
+        let mut covered = 0;
+        // Bytes that links stand for, less their own.
+        let mut behind = 0;
+        let mut open: SmallVec<[Open; 16]> = SmallVec::new();
+        let mut at = 0;
+        let (smallest, whole) = (SMALLEST * scale, WHOLE * scale);
+        loop {
+            let start = at;
+            let place = start + behind;
+            let next = item(bytes, &mut at)?;
+            let mut following = next.following();
+            let mut known = None;
+            match next {
+                Item::Map(page) => {
+                    // Nothing in it is a part, unless it is a link.
+                    let is_whole = at - start <= whole && !has_links && !open.is_empty();
+                    if !page.is_empty() && !is_whole {
+                        at -= page.body().len();
+                        following = 2 * page.len();
+                    }
+                }
+                Item::Part(id) => {
+                    let Some(Target::Anchor(anchor)) = value.links.get(id) else {
+                        return Err(Unfit);
+                    };
+                    let (hash, flat) = contents.hash_of(anchor).ok_or(Unfit)?;
+                    behind += flat - (at - start);
+                    known = Some(hash);
+                }
+                _ => {}
+            }
+            if following > 0 {
+                open.push(Open {
+                    start,
+                    place,
+                    left: following,
+                    first: parts.len(),
+                    covered,
+                });
+                continue;
+            }
+            let mut ended = Open {
+                start,
+                place,
+                left: 0,
+                first: parts.len(),
+                covered,
+            };
+            // This value is ended, and maybe those that it is the last one of.
+            loop {
+                let len = at + behind - ended.place;
+                let Some(outer) = open.last_mut() else {
+                    if known.is_some() || len - covered >= smallest {
+                        parts.push(Part {
+                            start: 0,
+                            end: at,
+                            size: parts.len() + 1,
+                            hash: known.unwrap_or(0),
+                            flat: len,
+                            is_link: known.is_some(),
+                        });
+                    }
+                    return Ok(Some(Parts(parts)));
+                };
+                if len >= smallest {
+                    let is_part = if len <= whole {
+                        if parts[ended.first..].iter().any(|part| part.is_link) {
+                            return Err(Unfit);
+                        }
+                        parts.truncate(ended.first);
+                        true
+                    } else {
+                        len - (covered - ended.covered) >= smallest
+                    };
+                    if is_part {
+                        if parts.len() == MANY {
+                            return Ok(None);
+                        }
+                        parts.push(Part {
+                            start: ended.start,
+                            end: at,
+                            size: parts.len() - ended.first + 1,
+                            hash: known.unwrap_or(0),
+                            flat: len,
+                            is_link: known.is_some(),
+                        });
+                        covered = ended.covered + len - LINK;
+                    }
+                }
+                if known.take().is_some() && parts.last().is_none_or(|part| !part.is_link) {
+                    return Err(Unfit);
+                }
+                outer.left -= 1;
+                if outer.left > 0 {
+                    break;
+                }
+                ended = open.pop().ok_or(Unfit)?;
+            }
+        }
+    }
+
+    /// Leaves the value itself out of the parts, unless it is one that others have as well.
+    fn keep_whole<A: Anchor>(&mut self, len: usize, contents: &impl Contents<A>) {
+        let Some(whole) = self
+            .0
+            .last()
+            .filter(|part| part.start == 0 && part.end == len)
+        else {
+            return;
+        };
+        let inner = self.0[..self.0.len() - 1].iter().map(|part| part.flat);
+        let own = whole.flat.saturating_sub(inner.sum());
+        if !whole.is_link && !contents.is_shared(whole.hash, own) {
+            self.0.pop();
+        }
+    }
+
+    fn hash(&mut self, bytes: &[u8], hasher: &impl BuildHasher) {
+        for index in 0..self.0.len() {
+            let part = self.0[index];
+            if part.is_link {
+                continue;
+            }
+            self.0[index].hash = if part.size == 1 {
+                hasher.hash_one(&bytes[part.start..part.end])
+            } else {
+                let mut state = hasher.build_hasher();
+                let end = self.each_piece(bytes, index, part.start, |piece| match piece {
+                    Piece::Items(items) => state.write(&bytes[items]),
+                    Piece::Entries(count) => state.write_usize(count),
+                    Piece::Part(inner) => state.write_u64(self.0[inner].hash),
+                });
+                state.write(&bytes[end..part.end]);
+                state.finish()
+            };
+        }
+    }
+
+    /// What stands before and between the parts that lie directly in a part, and these; returns
+    /// where the last one ends. Of maps that they lie in, only the number of entries: their offsets
+    /// depend on what is in its place.
+    fn each_piece(
+        &self,
+        bytes: &[u8],
+        index: usize,
+        start: usize,
+        mut piece: impl FnMut(Piece),
+    ) -> usize {
+        let mut at = start;
+        for inner in self.directly_in(index) {
+            let part = self.0[inner];
+            let mut copied = at;
+            while at < part.start {
+                let start = at;
+                let Ok(next) = item(bytes, &mut at) else {
+                    break;
+                };
+                if let Item::Map(page) = next
+                    && at > part.start
+                {
+                    piece(Piece::Items(copied..start));
+                    piece(Piece::Entries(page.len()));
+                    at -= page.body().len();
+                    copied = at;
+                }
+            }
+            piece(Piece::Items(copied..part.start));
+            piece(Piece::Part(inner));
+            at = part.end;
+        }
+        at
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The parts that lie directly in a part, from first to last; in the value itself for the
+    /// number of all parts.
+    fn directly_in(&self, index: usize) -> SmallVec<[usize; 16]> {
+        let first = match self.0.get(index) {
+            Some(part) => index + 1 - part.size,
+            None => 0,
+        };
+        let mut inside = SmallVec::new();
+        let mut end = index;
+        while end > first {
+            inside.push(end - 1);
+            end -= self.0[end - 1].size;
+        }
+        inside.reverse();
+        inside
+    }
+
+    /// The value with links in the place of its parts, which are kept as contents.
+    pub fn take<A: Anchor>(&self, value: View<'_, A>, contents: &impl Contents<A>) -> Packed<A> {
+        let root = self.0.len();
+        // What each part became, once that is known.
+        let mut made: Vec<Option<(u64, A)>> = vec![None; root];
+        let mut steps = vec![(root, false)];
+        let whole = 0..value.bytes.len();
+        while let Some((index, is_ready)) = steps.pop() {
+            let Some(part) = self.0.get(index) else {
+                if is_ready {
+                    break;
+                }
+                steps.push((index, true));
+                let inside = self.directly_in(index);
+                steps.extend(inside.into_iter().rev().map(|inside| (inside, false)));
+                continue;
+            };
+            let range = part.start..part.end;
+            if part.is_link {
+                made[index] = link_in(value, part.start);
+                continue;
+            }
+            if is_ready {
+                let packed = self.linked(value, index, range, &mut made);
+                made[index] = Some(contents.add(part.hash, part.flat, packed));
+                continue;
+            }
+            let mut is_equal = |known: &Packed<A>| self.equals(value, index, known, contents);
+            made[index] = contents.find(part.hash, &mut is_equal);
+            if made[index].is_none() {
+                steps.push((index, true));
+                let inside = self.directly_in(index);
+                steps.extend(inside.into_iter().rev().map(|inside| (inside, false)));
+            }
+        }
+        self.linked(value, root, whole, &mut made)
+    }
+
+    /// A part or the value with links to the parts that lie directly in it.
+    fn linked<A: Anchor>(
+        &self,
+        value: View<'_, A>,
+        index: usize,
+        range: Range<usize>,
+        made: &mut [Option<(u64, A)>],
+    ) -> Packed<A> {
+        let View { bytes, links } = value;
+        let mut to = Writer::new();
+        let end = self.each_piece(bytes, index, range.start, |piece| match piece {
+            Piece::Items(items) => to.items(View::new(&bytes[items], links)),
+            Piece::Entries(count) => to.entries(count),
+            Piece::Part(inner) => {
+                if let Some((id, anchor)) = made[inner].take() {
+                    to.part(id, anchor);
+                }
+            }
+        });
+        to.items(View::new(&bytes[end..range.end], links));
+        to.finish()
+    }
+
+    /// Whether a part is what a content says.
+    fn equals<A: Anchor>(
+        &self,
+        value: View<'_, A>,
+        index: usize,
+        known: &Packed<A>,
+        contents: &impl Contents<A>,
+    ) -> bool {
+        let bytes = value.bytes;
+        let mut rest: SmallVec<[(usize, &Packed<A>); 16]> = SmallVec::new();
+        rest.push((index, known));
+        while let Some((index, known)) = rest.pop() {
+            let part = self.0[index];
+            if part.size == 1 {
+                // Not taken apart, and so no link.
+                if bytes[part.start..part.end] != *known.bytes() {
+                    return false;
+                }
+                continue;
+            }
+            let (mut at, mut there) = (part.start, 0);
+            let mut is_equal = || -> Result<bool, ReadError> {
+                for inner in self.directly_in(index) {
+                    let part = self.0[inner];
+                    while at < part.start {
+                        let (start, there_from) = (at, there);
+                        match (item(bytes, &mut at)?, item(known.bytes(), &mut there)?) {
+                            (Item::Map(own), Item::Entries(count)) if at > part.start => {
+                                if own.len() != count {
+                                    return Ok(false);
+                                }
+                                at -= own.body().len();
+                            }
+                            _ if bytes[start..at] != known.bytes()[there_from..there] => {
+                                return Ok(false);
+                            }
+                            _ => {}
+                        }
+                    }
+                    let Item::Part(id) = item(known.bytes(), &mut there)? else {
+                        return Ok(false);
+                    };
+                    if part.is_link {
+                        let own = item(bytes, &mut { part.start })?;
+                        if !matches!(own, Item::Part(own) if own == id) {
+                            return Ok(false);
+                        }
+                        at = part.end;
+                        continue;
+                    }
+                    let Some(content) = part_of(known.links(), id, contents) else {
+                        return Ok(false);
+                    };
+                    rest.push((inner, content));
+                    at = part.end;
+                }
+                Ok(bytes[at..part.end] == known.bytes()[there..])
+            };
+            if is_equal() != Ok(true) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// What a part is put together of.
+enum Piece {
+    /// Items, as they stand there.
+    Items(Range<usize>),
+    /// The head of a map of so many entries.
+    Entries(usize),
+    /// A part.
+    Part(usize),
+}
+
+/// The link that stands there in a value.
+fn link_in<A: Anchor>(value: View<'_, A>, mut at: usize) -> Option<(u64, A)> {
+    let Ok(Item::Part(id)) = item(value.bytes, &mut at) else {
+        return None;
+    };
+    match value.links.get(id)? {
+        Target::Anchor(anchor) => Some((id, anchor.clone())),
+        _ => None,
+    }
+}
+
+/// A place in a value, through tuples and maps, as seen from its end: of a tuple that it is the
+/// last element of, nothing is noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Path(u64);
+
+/// The depth up to which places are told.
+pub const PATH: usize = 6;
+
+impl Path {
+    /// The root of a tuple, with its first element if that is an atom.
+    pub fn of_tuple(arity: usize, first: Option<u64>) -> Self {
+        Path(1)
+            .step(arity)
+            .step(first.map_or(0, |word| word as usize))
+    }
+
+    /// The root of a map.
+    pub fn of_map() -> Self {
+        Path(2)
+    }
+
+    /// A value that is a tuple or a map; `None` for any other.
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let mut at = 0;
+        match item(bytes, &mut at) {
+            Ok(Item::Tuple(arity)) => Some(match item(bytes, &mut at) {
+                Ok(Item::Atom(word)) => Path::of_tuple(arity, Some(word)),
+                _ => Path::of_tuple(arity, None),
+            }),
+            Ok(Item::Entries(_) | Item::Map(_)) => Some(Path::of_map()),
+            _ => None,
+        }
+    }
+
+    /// The value itself.
+    #[must_use]
+    pub fn whole(self) -> Self {
+        self.step(5)
+    }
+
+    /// In a tuple, with so many elements behind it.
+    #[must_use]
+    pub fn element(self, behind: usize) -> Self {
+        match behind {
+            0 => self,
+            _ => self.step(3).step(behind),
+        }
+    }
+
+    /// In a map, the value of the entry of this number, from 1.
+    #[must_use]
+    pub fn value(self, number: usize) -> Self {
+        self.step(4).step(number)
+    }
+
+    fn step(self, number: usize) -> Self {
+        let mixed = (self.0 ^ number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Path(mixed ^ mixed >> 32)
+    }
+
+    /// A number for it.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// Calls `found` with the parts of a value that was taken apart, and where they are, if that can
+/// be told.
+pub fn each_outer<A: Anchor>(
+    value: &Packed<A>,
+    contents: &impl Contents<A>,
+    mut found: impl FnMut(Path, &A),
+) {
+    enum In {
+        Tuple,
+        /// Whether a value comes next.
+        Map(bool),
+        Other,
+    }
+    let bytes = value.bytes();
+    let mut root = None;
+    let mut open: Vec<(In, usize, usize)> = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let start = at;
+        let Ok(next) = item(bytes, &mut at) else {
+            return;
+        };
+        if let Some((kind, left, total)) = open.last_mut() {
+            *left -= 1;
+            if let In::Map(is_value) = kind {
+                *is_value = (*total - *left) % 2 == 0;
+            }
+        }
+        if let Item::Part(id) = next
+            && open.len() <= PATH
+            && let Some(root) = root
+            && let Some(Target::Anchor(anchor)) = value.links().get(id)
+        {
+            let path = open.iter().try_fold(root, |path: Path, open| match *open {
+                (In::Tuple, left, _) => Some(path.element(left)),
+                (In::Map(true), left, total) => Some(path.value((total - left) / 2)),
+                _ => None,
+            });
+            if let Some(path) = path {
+                found(path, anchor);
+            }
+        }
+        let following = match next {
+            // Entries without parts.
+            Item::Map(_) => 0,
+            _ => next.following(),
+        };
+        if start == 0 {
+            root = match next {
+                Item::Part(id) => {
+                    if let Some(Target::Anchor(anchor)) = value.links().get(id)
+                        && let Some(content) = contents.content(anchor)
+                        && let Some(path) = Path::of(content.bytes())
+                    {
+                        found(path.whole(), anchor);
+                    }
+                    return;
+                }
+                _ => Path::of(bytes),
+            };
+            if root.is_none() {
+                return;
+            }
+        }
+        if following > 0 {
+            let kind = match next {
+                Item::Tuple(_) => In::Tuple,
+                Item::Entries(_) => In::Map(false),
+                _ => In::Other,
+            };
+            open.push((kind, following, following));
+        }
+        while let Some((_, 0, _)) = open.last() {
+            open.pop();
+        }
+    }
+}
+
+fn part_of<'a, A: Anchor>(
+    links: &'a Links<A>,
+    id: u64,
+    contents: &impl Contents<A>,
+) -> Option<&'a Packed<A>> {
+    match links.get(id)? {
+        Target::Anchor(anchor) => contents.content(anchor),
+        _ => None,
+    }
+}
+
+/// A binary of at most this size lies on the heap of its process.
+const HEAP_BINARY: usize = 64;
+
+/// About the bytes that a value takes on a heap and in binaries off it, written out in full.
+/// `part` tells what a part takes.
+pub fn built_bytes<A>(value: &Packed<A>, mut part: impl FnMut(&A) -> usize) -> usize
+where
+    A: Anchor,
+{
+    let bytes = value.bytes();
+    let (mut words, mut others, mut at) = (0usize, 0usize, 0);
+    while at < bytes.len() {
+        let Ok(next) = item(bytes, &mut at) else {
+            break;
+        };
+        match next {
+            Item::Int(value) if (-(1 << 59)..1 << 59).contains(&value) => {}
+            Item::Nil | Item::Atom(_) | Item::Pid(_) | Item::Port(_) => {}
+            Item::Int(_) | Item::Float(_) => words += 2,
+            Item::ByteList(list) => words += 2 * list.len(),
+            Item::List(len) | Item::Improper(len) => words += 2 * len,
+            Item::Tuple(len) => words += 1 + len,
+            Item::Fun(free) => words += 7 + free,
+            Item::Export => words += 3,
+            Item::Record(len) => words += 2 + 2 * len,
+            Item::Binary(binary) if binary.len() > HEAP_BINARY => {
+                words += 8;
+                others += binary.len();
+            }
+            Item::Binary(binary) => words += 2 + binary.len().div_ceil(size_of::<usize>()),
+            Item::Opaque(external) => words += 2 + external.len().div_ceil(size_of::<usize>()),
+            Item::Map(page) => {
+                // A small map has its keys in a tuple, a large one is a trie.
+                words += 5 + 2 * page.len();
+                at -= page.body().len();
+            }
+            Item::Entries(len) => words += 5 + 2 * len,
+            Item::Part(id) => {
+                if let Some(Target::Anchor(anchor)) = value.links().get(id) {
+                    others += part(anchor);
+                }
+            }
+            Item::Reference(_)
+            | Item::Foreign { .. }
+            | Item::Handle(_)
+            | Item::Share(_)
+            | Item::Blob(_)
+            | Item::Trie(_) => words += 5,
+        }
+    }
+    words * size_of::<usize>() + others
+}

@@ -1,0 +1,359 @@
+//! Parked terms: packed off the heap of their process, and built again when they are asked for.
+//!
+//! A *parked term* is a reference of its own, for users. A *slot* belongs to one server: it holds
+//! the packed form of the server's state and counts what the server has unparked.
+
+use crate::cycles::{self, Suspect};
+use crate::inventory::Stock;
+use crate::lane::{Busy, Lane, NoResult};
+use crate::terms::{Anchor, Known, PackError, Source, unpack, with_content};
+use crate::{garbage, nif, reaper, reply, resource, share};
+use erlmcp_memory_core::awake::{Entry, Ledger};
+use erlmcp_memory_core::heap;
+use erlmcp_memory_core::packed::{Packed, Target};
+use erlmcp_memory_core::parts::{self, Parts, Unfit};
+use erlmcp_memory_core::threads::Tally;
+use parking_lot::Mutex;
+use rustler::{Encoder, Env, Term};
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+
+/// A term off the heap.
+struct Parked {
+    packed: Packed<Anchor>,
+    /// Bytes that the term takes on a heap, about.
+    built: usize,
+}
+
+/// All parked terms, and what each takes by itself.
+static PARKED: Tally = Tally::new();
+
+/// Parked terms: those of users, and the states of servers.
+pub fn stock() -> Stock {
+    let parked = PARKED.sum();
+    Stock {
+        count: parked.count,
+        heap: parked.bytes,
+        objects: resource::objects::<Handle>().bytes + resource::objects::<Slot>().bytes,
+    }
+}
+
+impl Parked {
+    fn new(packed: Packed<Anchor>, built: usize) -> Self {
+        PARKED.came(packed.heap_bytes());
+        Parked { packed, built }
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        PARKED.went(self.packed.heap_bytes());
+        let packed = std::mem::replace(&mut self.packed, Packed::from_bytes(&[]));
+        let links = packed.links().as_slice();
+        let is_short = packed.bytes().len() <= FREED_AT_ONCE
+            && links.len() <= LINKS_AT_ONCE
+            && links
+                .iter()
+                .all(|(_, target)| matches!(target, Target::Anchor(Anchor::Share(_))));
+        if !is_short {
+            reaper::free_value(packed);
+        }
+    }
+}
+
+/// Bytes that are freed where they are.
+const FREED_AT_ONCE: usize = 64 << 10;
+
+/// Links that are dropped where they are: what is behind them is freed elsewhere.
+const LINKS_AT_ONCE: usize = 32;
+
+/// The resource behind a parked term.
+pub struct Handle(ManuallyDrop<Arc<Kept>>);
+
+resource!(Handle, c"erlmcp_memory_parked");
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: this is the end of the handle, so nothing takes its content a second time.
+        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
+    }
+}
+
+/// A parked term that values may refer to.
+pub struct Kept {
+    parked: Parked,
+    /// The one reference that stands for it.
+    known: Known,
+    /// Whether it leads to a pooled state.
+    cyclic: bool,
+}
+
+impl Kept {
+    /// The term.
+    pub fn packed(&self) -> &Packed<Anchor> {
+        &self.parked.packed
+    }
+
+    /// Whether it leads to a pooled state.
+    pub fn is_cyclic(&self) -> bool {
+        self.cyclic
+    }
+}
+
+/// Drops an owner.
+fn unlink(kept: Arc<Kept>) {
+    if kept.cyclic {
+        cycles::suspect(Suspect::Parked(kept));
+    }
+}
+
+/// A parked term in a value of this library.
+pub struct ParkedLink(ManuallyDrop<Arc<Kept>>);
+
+impl std::fmt::Debug for ParkedLink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ParkedLink")
+    }
+}
+
+impl Clone for ParkedLink {
+    fn clone(&self) -> Self {
+        ParkedLink(self.0.clone())
+    }
+}
+
+impl Drop for ParkedLink {
+    fn drop(&mut self) {
+        // SAFETY: this is the end of the link, so nothing takes its content a second time.
+        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
+    }
+}
+
+impl ParkedLink {
+    /// What tells this parked term from all others while it lives.
+    pub fn id(&self) -> u64 {
+        Arc::as_ptr(&self.0).addr() as u64
+    }
+
+    /// The parked term.
+    pub fn kept(&self) -> &Arc<Kept> {
+        &self.0
+    }
+
+    /// A reference to it.
+    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let new = || Handle(self.0.clone());
+        self.0.known.find_or(env, new).to_term(env)
+    }
+
+    /// What it takes, in bytes, without what it shares.
+    pub fn heap_bytes(&self) -> usize {
+        heap::arc::<Kept>() + self.0.packed().heap_bytes()
+    }
+}
+
+/// The link to a parked term, if the term is one.
+pub fn link(env: Env<'_>, term: Term<'_>) -> Option<ParkedLink> {
+    let Handle(kept) = resource::get::<Handle>(term)?;
+    kept.known.set(env, term);
+    Some(ParkedLink(kept.clone()))
+}
+
+/// What a server has of its state outside of its heap.
+#[derive(Default)]
+pub struct Slot {
+    parked: Mutex<Option<Parked>>,
+    entry: Entry,
+}
+
+resource!(Slot, c"erlmcp_memory_slot");
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.entry.close(&LEDGER);
+    }
+}
+
+/// The sums of the node.
+static LEDGER: Ledger = Ledger::new();
+
+/// Tells the VM of the types; called once, when the library is loaded.
+pub fn register(env: Env<'_>) -> bool {
+    resource::register::<Handle>(env) && resource::register::<Slot>(env)
+}
+
+/// Bytes that a normal scheduler builds: a millisecond of work where it has to be built item by
+/// item.
+const BUILT_AT_ONCE: usize = 1 << 20;
+
+/// Packs a term.
+fn parked<'a>(term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Parked, PackError<'a>> {
+    match parked_as(term, opened, lane, true)? {
+        Ok(parked) => Ok(parked),
+        Err(Unfit) => {
+            Ok(parked_as(term, opened, lane, false)?.map_err(|Unfit| PackError::Unknown)?)
+        }
+    }
+}
+
+fn parked_as<'a>(
+    term: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+    guess: bool,
+) -> Result<Result<Parked, Unfit>, PackError<'a>> {
+    with_content(term, opened, lane, guess, |value, links| {
+        let parts = Parts::of(value, links, &share::Parts, share::Parts::hasher())?;
+        let packed = parts.take(value, &share::Parts);
+        share::note_parts(&packed);
+        let built = parts::built_bytes(&packed, |anchor| match anchor {
+            Anchor::Share(share) => share::part_bytes(share.shared()),
+            _ => 0,
+        });
+        Ok(Parked::new(packed, built))
+    })
+}
+
+/// Builds a parked term.
+fn build<'a>(env: Env<'a>, parked: &Parked, lane: Lane) -> Result<Term<'a>, Busy> {
+    if lane == Lane::Fast && parked.built > BUILT_AT_ONCE {
+        return Err(Busy);
+    }
+    let source = Source::Parked(lane);
+    unpack(env, parked.packed.view(), source, Lane::Dirty)
+}
+
+nif!(park => sized park(term, opened));
+nif!(unpark => unpark(reference));
+nif!(slot_park => slot_park(slot, term, opened));
+nif!(slot_rest => slot_rest(slot));
+nif!(slot_wake => slot_wake(slot));
+nif!(slot_peek => slot_peek(slot));
+nif!(slot_awake => slot_awake(slot, bytes));
+nif!(slot_reserve => slot_reserve(slot, limit));
+nif!(slot_enter => slot_enter(slot, places));
+nif!(slot_leave => slot_leave(slot));
+
+const NOT_PARKED: &str = "not a parked term, or a reference that went through term_to_binary/1, a \
+    file or another node";
+
+fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+    match parked(term, opened, lane) {
+        Ok(parked) => {
+            let bytes = parked.packed.bytes().len();
+            let mut cyclic = false;
+            let links = parked.packed.links();
+            links.each_anchor(&mut |_, anchor| cyclic |= cycles::leads_to_pooled(anchor));
+            let kept = Kept {
+                parked,
+                known: Known::default(),
+                cyclic,
+            };
+            let handle = Handle(ManuallyDrop::new(Arc::new(kept)));
+            Ok(garbage::made(env, resource::make(env, handle), bytes))
+        }
+        Err(error) => reply::not_packed(env, 1, error),
+    }
+}
+
+fn unpark<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+    match resource::get::<Handle>(reference) {
+        Some(Handle(kept)) => Ok(reply::ok_value(env, build(env, &kept.parked, lane)?)),
+        None => Ok(reply::badarg(env, 1, NOT_PARKED)),
+    }
+}
+
+fn slot(term: Term<'_>) -> Result<&Slot, NoResult> {
+    resource::get::<Slot>(term).ok_or(NoResult::BadArg)
+}
+
+/// A slot without a term.
+#[rustler::nif]
+fn slot_new(env: Env<'_>) -> Term<'_> {
+    resource::make(env, Slot::default())
+}
+
+fn slot_park<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    term: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, NoResult> {
+    let slot = slot(reference)?;
+    match parked(term, opened, lane) {
+        Ok(parked) => {
+            let before = lane.lock(&slot.parked)?.replace(parked);
+            // After the lock.
+            drop(before);
+            slot.entry.set_awake(&LEDGER, 0);
+            Ok(reply::ok(env))
+        }
+        Err(error) => Ok(reply::not_packed(env, 2, error)?),
+    }
+}
+
+fn slot_rest<'a>(env: Env<'a>, reference: Term<'a>, _lane: Lane) -> Result<Term<'a>, NoResult> {
+    slot(reference)?.entry.set_awake(&LEDGER, 0);
+    Ok(reply::ok(env))
+}
+
+fn slot_wake<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    let slot = slot(reference)?;
+    let held = lane.lock(&slot.parked)?;
+    let parked = held.as_ref().ok_or(NoResult::BadArg)?;
+    let term = build(env, parked, lane)?;
+    slot.entry.set_awake(&LEDGER, parked.built);
+    Ok(term)
+}
+
+fn slot_peek<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    let held = lane.lock(&slot(reference)?.parked)?;
+    let parked = held.as_ref().ok_or(NoResult::BadArg)?;
+    Ok(build(env, parked, lane)?)
+}
+
+fn slot_awake<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    bytes: Term<'a>,
+    _lane: Lane,
+) -> Result<Term<'a>, NoResult> {
+    let total = slot(reference)?.entry.set_awake(&LEDGER, bytes.decode()?);
+    Ok(total.encode(env))
+}
+
+fn slot_reserve<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    limit: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, NoResult> {
+    let slot = slot(reference)?;
+    let held = lane.lock(&slot.parked)?;
+    let estimate = held.as_ref().map_or(0, |parked| parked.built);
+    // A limit that is no integer of 64 bits is none.
+    let limit = limit.decode().unwrap_or(usize::MAX);
+    Ok(slot.entry.reserve(&LEDGER, estimate, limit).encode(env))
+}
+
+fn slot_enter<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    places: Term<'a>,
+    _lane: Lane,
+) -> Result<Term<'a>, NoResult> {
+    let entry = &slot(reference)?.entry;
+    Ok(entry.enter(&LEDGER, places.decode()?).encode(env))
+}
+
+fn slot_leave<'a>(env: Env<'a>, reference: Term<'a>, _lane: Lane) -> Result<Term<'a>, NoResult> {
+    slot(reference)?.entry.leave(&LEDGER);
+    Ok(reply::ok(env))
+}
+
+/// Bytes that all servers have unparked.
+#[rustler::nif]
+fn awake_bytes() -> usize {
+    LEDGER.awake()
+}
