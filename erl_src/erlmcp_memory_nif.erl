@@ -83,6 +83,14 @@
     profiler_trend/1,
     profiler_gc/0,
     profiler_probe/1,
+    profiler_charts/1,
+    profiler_gc_totals/0,
+    chart_kinds/0,
+    inventory/0,
+    largest_shares/1,
+    resident/0,
+    c_heap/0,
+    pause_bounds/0,
     memory_trend/1,
     histogram_new/0,
     histogram_record/2,
@@ -328,9 +336,59 @@ profiler_trend(_Session) ->
 profiler_gc() ->
     ?NOT_LOADED.
 
-%% @doc `{NativeBytes, ResidentBytes, LongestPauseMs}'; the pause since this consumer asked last.
--spec profiler_probe(sampler | caller) -> {non_neg_integer(), non_neg_integer(), float()}.
+%% @doc `{NativeBytes, ResidentBytes, LongestPauseMs, Connections}'; the pause since this consumer
+%% asked last.
+-spec profiler_probe(sampler | caller) ->
+    {non_neg_integer(), non_neg_integer(), float(), non_neg_integer()}.
 profiler_probe(_Consumer) ->
+    ?NOT_LOADED.
+
+%% @doc The charts of a session: `memory', `connections', `per_connection' and `pauses', each a map
+%% of `wide' and `narrow', SVG or `nil'.
+-spec profiler_charts(reference()) -> #{atom() => #{wide | narrow => binary() | nil}}.
+profiler_charts(_Session) ->
+    ?NOT_LOADED.
+
+%% @doc `{Minor, Major, ReclaimedBytes, PauseNanos, Pauses}' of the last session: pauses of up to
+%% each of {@link pause_bounds/0}, and longer ones.
+-spec profiler_gc_totals() ->
+    {non_neg_integer(), non_neg_integer(), non_neg_integer(), non_neg_integer(),
+        [non_neg_integer()]}.
+profiler_gc_totals() ->
+    ?NOT_LOADED.
+
+%% @doc What the chart of memory shows, from its bottom up.
+-spec chart_kinds() -> [binary()].
+chart_kinds() ->
+    ?NOT_LOADED.
+
+%% @doc What the library holds: for each kind a map of `count' and `bytes', with `idle' and
+%% `idle_bytes' where some are kept for reuse; `rest', bytes of no kind; and how much of all that
+%% lies among the VM's `binaries', and among the `heaps' of its processes. Each byte once.
+-spec inventory() -> #{atom() => non_neg_integer() | #{atom() => non_neg_integer()}}.
+inventory() ->
+    ?NOT_LOADED.
+
+%% @doc The largest shares, the largest one first, each with `bytes', `holders' and `summary'.
+-spec largest_shares(Limit :: pos_integer()) -> [#{atom() => non_neg_integer() | binary()}].
+largest_shares(_Limit) ->
+    ?NOT_LOADED.
+
+%% @doc `{Total, Mapped}': the resident set size, and what of it belongs to files and to machine
+%% code.
+-spec resident() -> {non_neg_integer(), non_neg_integer()}.
+resident() ->
+    ?NOT_LOADED.
+
+%% @doc `{Used, Free}': what the C library's allocator gave out, carriers of the VM's allocators among
+%% it, and what it keeps; `{0, 0}' where it does not tell.
+-spec c_heap() -> {non_neg_integer(), non_neg_integer()}.
+c_heap() ->
+    ?NOT_LOADED.
+
+%% @doc Upper bounds of the buckets of pauses, in nanoseconds.
+-spec pause_bounds() -> [pos_integer()].
+pause_bounds() ->
     ?NOT_LOADED.
 
 %% @doc The trend of samples `{Milliseconds, Bytes}'.

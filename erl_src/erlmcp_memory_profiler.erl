@@ -28,8 +28,11 @@
     measure_memory_after_delay/1,
     memory_per_connection/1,
     analyze_memory_trend/1,
-    generate_report/0,
-    alerts/0
+    generate_report/0, generate_report/1,
+    alerts/0,
+    memory_breakdown/0,
+    inventory/0,
+    metrics/0
 ]).
 -export([
     create_test_connections/2, create_test_connections/3,
@@ -38,6 +41,7 @@
 ]).
 
 -export_type([options/0, tracer/0, snapshot_map/0, gc/0, trend/0, alert/0]).
+-export_type([inventory/0, holding/0, idle_holding/0, share_holding/0, breakdown/0]).
 -export_type([connection_options/0, load_options/0, load_result/0]).
 
 -include("erlmcp_memory.hrl").
@@ -85,6 +89,50 @@
     advice := binary()
 }.
 %% See {@link alerts/0}.
+
+-type holding() :: #{count := non_neg_integer(), bytes := non_neg_integer()}.
+
+-type idle_holding() :: #{
+    count := non_neg_integer(),
+    bytes := non_neg_integer(),
+    idle := non_neg_integer(),
+    idle_bytes := non_neg_integer()
+}.
+%% `idle' is what is kept for reuse, which is not in `count' and `bytes'.
+
+-type share_holding() :: #{
+    count := non_neg_integer(),
+    bytes := non_neg_integer(),
+    largest := [
+        #{bytes := non_neg_integer(), holders := pos_integer(), summary := binary()}
+    ]
+}.
+
+-type inventory() :: #{
+    pooled_states := idle_holding(),
+    compact_states := holding(),
+    parked := holding(),
+    shares := share_holding(),
+    buffers := idle_holding()
+}.
+%% See {@link inventory/0}.
+
+-type breakdown() :: #{
+    processes := non_neg_integer(),
+    binaries := non_neg_integer(),
+    ets := non_neg_integer(),
+    atoms := non_neg_integer(),
+    code := non_neg_integer(),
+    states := non_neg_integer(),
+    shares := non_neg_integer(),
+    parked := non_neg_integer(),
+    buffers := non_neg_integer(),
+    samples := non_neg_integer(),
+    other := non_neg_integer(),
+    allocated_unused := non_neg_integer(),
+    unaccounted := integer()
+}.
+%% See {@link memory_breakdown/0}.
 
 -type connection_options() :: #{metadata => map(), capabilities => term()}.
 %% See {@link create_test_connections/3}.
@@ -288,6 +336,72 @@ analyze_memory_trend(Snapshots) ->
 -spec generate_report() -> {ok, string()} | {error, no_profiling_data}.
 generate_report() ->
     erlmcp_memory_report:generate().
+
+%% @doc A page for a browser, in one file that refers to nothing outside of it: memory by kind,
+%% connections and what each takes, and garbage collection pauses over the time of the running
+%% session, or the last one; alerts, the largest shares, and the processes with most memory.
+%%
+%% Written to a file, it is opened with any browser:
+%%
+%% ```
+%% 1> {ok, Page} = erlmcp_memory_profiler:generate_report(html).
+%% 2> ok = file:write_file("memory.html", Page).
+%% '''
+%%
+%% The page shows keys of shares, and names of processes: it is for operators. Looking for the
+%% processes is a walk over all of them, for at most a second. Without a session there are no
+%% charts, and the rest is there.
+-spec generate_report(html) -> {ok, iodata()}.
+generate_report(html) ->
+    {ok, erlmcp_memory_page:html()};
+generate_report(Format) ->
+    ?BADARG([Format], 1, <<"not html">>).
+
+%% @doc What the library holds, by kind, without a walk over anything: at most a millisecond,
+%% whatever there is.
+%%
+%% <ul>
+%% <li>`pooled_states': those in use, and `idle' ones kept for reuse;</li>
+%% <li>`compact_states': all versions that somebody still refers to. What two versions have in
+%%   common may be counted for both, but never more than the library has in all;</li>
+%% <li>`parked' terms;</li>
+%% <li>`shares', and the `largest' of them, at most ten: `bytes', `holders' (how many states, parked
+%%   terms and other shares hold it; 1 where only references do), and a `summary' of what it is, for
+%%   instance `<<"map of 2: prompts, tools">>': keys, and never values;</li>
+%% <li>`buffers': message buffers, those that hold nothing too, and `idle' blocks.</li>
+%% </ul>
+%%
+%% `bytes' are those in memory, with the headers of the VM's allocators and objects.
+-spec inventory() -> inventory().
+inventory() ->
+    erlmcp_memory_figures:inventory().
+
+%% @doc The resident memory of the node by kind, in bytes, each byte once: the sum of all is the
+%% resident set size. Takes about as long as three calls of `erlang:memory/0', whatever there is.
+%%
+%% <ul>
+%% <li>`processes', `binaries', `ets', `atoms', `code': those of `erlang:memory/0', without what the
+%%   library has among them;</li>
+%% <li>`states' (pooled and compact), `shares', `parked' terms, message `buffers', `samples' of
+%%   sessions: what the library holds, with headers, and with what it keeps for reuse;</li>
+%% <li>`other': the VM's own tables and structures, drivers, and the programs and libraries that the
+%%   process runs;</li>
+%% <li>`allocated_unused': what the VM's allocators hold and nobody uses, as far as it is in
+%%   memory;</li>
+%% <li>`unaccounted': the rest, stacks of threads and what was allocated past the VM. Below zero
+%%   where something that is used was never touched, or was swapped out.</li>
+%% </ul>
+%%
+%% `{error, notsup}' where the node's allocators are switched off (`erl +Mea min').
+-spec memory_breakdown() -> breakdown() | {error, notsup}.
+memory_breakdown() ->
+    erlmcp_memory_figures:breakdown().
+
+%% @doc The node's figures in the Prometheus text format, for a handler of `/metrics' with the
+%% content type `text/plain; version=0.0.4'. Nothing is walked.
+-spec metrics() -> iodata().
+metrics() ->
+    erlmcp_memory_metrics:text().
 
 %% @doc What is over its threshold now; `[]' when all is well.
 %%

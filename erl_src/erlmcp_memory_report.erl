@@ -153,7 +153,11 @@ text(Session, #{baseline := First, last := Last} = Status) ->
         "\n",
         gc_text(Status, erlmcp_memory_nif:profiler_gc()),
         "\n",
-        alerts_text(evaluate(figures(Total)))
+        alerts_text(evaluate(figures(Total))),
+        "\n",
+        breakdown_text(erlmcp_memory_figures:breakdown()),
+        "\n",
+        inventory_text(erlmcp_memory_figures:inventory())
     ].
 
 fields() ->
@@ -241,3 +245,34 @@ alerts_text(Alerts) ->
             } <- Alerts
         ]
     ].
+
+breakdown_text({error, notsup}) ->
+    [];
+breakdown_text(Breakdown) ->
+    [
+        io_lib:format("Resident memory now: ~s~n", [mb(lists:sum(maps:values(Breakdown)))]),
+        [
+            io_lib:format("  ~-18s ~13s~n", [Kind, mb(maps:get(Kind, Breakdown))])
+         || Kind <- erlmcp_memory_figures:kinds()
+        ]
+    ].
+
+inventory_text(#{shares := #{largest := Largest}} = Inventory) ->
+    [
+        io_lib:format("~-20s ~11s ~15s ~11s ~15s~n", ["Held", "count", "bytes", "idle", "bytes"]),
+        [
+            held_row(Kind, maps:get(Kind, Inventory))
+         || Kind <- [pooled_states, compact_states, parked, shares, buffers]
+        ],
+        [
+            io_lib:format("  share of ~b bytes, ~b holders: ~ts~n", [Bytes, Holders, Summary])
+         || #{bytes := Bytes, holders := Holders, summary := Summary} <- Largest
+        ]
+    ].
+
+held_row(Kind, #{count := Count, bytes := Bytes} = Held) ->
+    Idle = [integer_to_list(maps:get(Key, Held)) || Key <- [idle, idle_bytes], is_map_key(Key, Held)],
+    io_lib:format("  ~-18s ~11b ~15b ~11s ~15s~n", [Kind, Count, Bytes | two(Idle)]).
+
+two([]) -> ["", ""];
+two(Two) -> Two.

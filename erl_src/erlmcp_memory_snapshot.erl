@@ -31,7 +31,7 @@ measured(Consumer, Memory) ->
     Offset = erlang:time_offset(),
     Now = erlang:monotonic_time() + Offset,
     {Collections, Words, _} = erlang:statistics(garbage_collection),
-    {Native, Resident, Pause} = erlmcp_memory_nif:profiler_probe(Consumer),
+    {Native, Resident, Pause, Connections} = erlmcp_memory_nif:profiler_probe(Consumer),
     #memory_snapshot{
         timestamp = erlang:convert_time_unit(Now, native, millisecond),
         process_count = erlang:system_info(process_count),
@@ -45,7 +45,8 @@ measured(Consumer, Memory) ->
         gc_pause_max = Pause,
         native_memory = Native,
         resident_memory = Resident,
-        time_offset = erlang:convert_time_unit(Offset, native, millisecond)
+        time_offset = erlang:convert_time_unit(Offset, native, millisecond),
+        connections = Connections
     }.
 
 %% @doc The record's fields as keys, and `total_memory_mb'. A record of an older header has fewer

@@ -24,5 +24,7 @@
     resident_memory = 0 :: non_neg_integer(),
     %% erlang:time_offset(millisecond) at that time: timestamp - time_offset is on the node's
     %% monotonic clock, which no step of the system clock moves; 0 in records made by hand
-    time_offset = 0 :: integer()
+    time_offset = 0 :: integer(),
+    %% pooled states in use, compact states and parked terms
+    connections = 0 :: non_neg_integer()
 }).

@@ -106,5 +106,10 @@ works(Host, Dependency) ->
         "Map = erlmcp_memory_pool:connection_state(State),"
         "io:format(\"~0p\", [{Map, code:which(erlmcp_memory_nif)}])"
     ),
+    %% With documentation for the shell, where OTP has what makes it.
+    {ok, {_, [{_, Docs}]}} = beam_lib:chunks(
+        filename:join(Ebin, "erlmcp_memory_pool.beam"), ["Docs"], [allow_missing_chunks]
+    ),
+    ?assertEqual(code:which(edoc_layout_chunks) =/= non_existing, is_binary(Docs)),
     Beam = filename:join(Ebin, "erlmcp_memory_nif.beam"),
     ?assertEqual(lists:flatten(io_lib:format("~0p", [{{ok, #{id => 1}}, Beam}])), Said).

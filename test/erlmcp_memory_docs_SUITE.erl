@@ -34,8 +34,10 @@ all() ->
         operating,
         limits,
         internals,
+        debugging,
         no_guide_is_forgotten,
-        public_functions_have_pages
+        public_functions_have_pages,
+        the_shell_shows_documentation
     ].
 
 init_per_testcase(_Case, Config) ->
@@ -73,12 +75,14 @@ limits(Config) ->
 internals(Config) ->
     run("guides/internals.md", Config, 5).
 
+debugging(Config) ->
+    process_flag(trap_exit, true),
+    run("guides/debugging.md", Config, 9).
+
 no_guide_is_forgotten(_Config) ->
     Guides = filelib:wildcard("guides/*.md", ?HELP:root()),
-    ?assertEqual(
-        ["guides/" ++ Name ++ ".md" || Name <- ["calls", "integration", "internals", "limits", "operating"]],
-        lists:sort(Guides)
-    ),
+    Names = ["calls", "debugging", "integration", "internals", "limits", "operating"],
+    ?assertEqual(["guides/" ++ Name ++ ".md" || Name <- Names], lists:sort(Guides)),
     %% Links between documents lead somewhere.
     [
         ?assert(
@@ -109,6 +113,29 @@ public_functions_have_pages(_Config) ->
         end
      || Module <- ["erlmcp_memory_pool", "erlmcp_connection_optimizer", "erlmcp_memory_profiler",
             "erlmcp_memory_server", "erlmcp_memory_statem"]
+    ].
+
+%% h/1 of the shell shows every public module, and h/3 every function of it.
+the_shell_shows_documentation(_Config) ->
+    case code:which(edoc_layout_chunks) of
+        non_existing -> {skip, "edoc is not installed"};
+        _ -> lists:foreach(fun documented/1, [
+            erlmcp_memory_pool, erlmcp_connection_optimizer, erlmcp_memory_profiler
+        ])
+    end.
+
+documented(Module) ->
+    {ok, Docs} = code:get_doc(Module),
+    {docs_v1, _, erlang, _, #{<<"en">> := _}, _, Items} = Docs,
+    Described = [{F, A} || {{function, F, A}, _, _, #{<<"en">> := _}, _} <- Items],
+    Callbacks = [{F, A} || F <- [init, handle_call, handle_cast, handle_info, handle_continue,
+        terminate, code_change, format_error], A <- [1, 2, 3]],
+    Public = [FA || FA <- Module:module_info(exports) -- Callbacks, element(1, FA) =/= module_info],
+    ?assertEqual([], Public -- Described),
+    ?assertMatch([_ | _], lists:flatten(shell_docs:render(Module, Docs))),
+    [
+        ?assertMatch([_ | _], lists:flatten(shell_docs:render(Module, F, A, Docs)))
+     || {F, A} <- Public
     ].
 
 named(Functions) ->

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::histogram::{Distribution, LatencyHistogram};
+use crate::histogram::{BucketCounts, Buckets, Distribution, LatencyHistogram};
 use crate::threads::{SHARDS, thread_shard};
 
 /// The kind of a collection.
@@ -59,6 +59,7 @@ pub struct GcMonitor {
     fruitless: [Mutex<Option<Fruitless>>; SHARDS],
     counters: [Counters; SHARDS],
     pauses: LatencyHistogram,
+    buckets: Buckets,
     longest: [AtomicU64; 2],
 }
 
@@ -94,6 +95,18 @@ pub struct GcSummary {
     pub pauses: Distribution,
 }
 
+/// What a session counted, in short.
+pub struct GcTotals {
+    /// Minor collections.
+    pub minor: u64,
+    /// Major collections.
+    pub major: u64,
+    /// Bytes the heaps of the collected processes shrank by.
+    pub reclaimed_bytes: u64,
+    /// How long each collection paused its process.
+    pub pauses: BucketCounts,
+}
+
 impl GcMonitor {
     /// A monitor with no active session.
     pub const fn new() -> Self {
@@ -110,6 +123,7 @@ impl GcMonitor {
                 }
             }; SHARDS],
             pauses: LatencyHistogram::new(),
+            buckets: Buckets::new(),
             longest: [const { AtomicU64::new(0) }; 2],
         }
     }
@@ -143,6 +157,7 @@ impl GcMonitor {
             counters.reclaimed.store(0, Ordering::Relaxed);
         }
         self.pauses.clear();
+        self.buckets.clear();
         for longest in &self.longest {
             longest.store(0, Ordering::Relaxed);
         }
@@ -239,6 +254,7 @@ impl GcMonitor {
         };
         counters.reclaimed.fetch_add(reclaimed, Ordering::Relaxed);
         self.pauses.record(pause);
+        self.buckets.record(pause);
         for longest in &self.longest {
             // Read before the write: nearly every pause is shorter, and a read shares the line.
             if longest.load(Ordering::Relaxed) < pause {
@@ -267,6 +283,17 @@ impl GcMonitor {
 
     /// What the active session, or the last one, counted so far.
     pub fn summary(&self) -> GcSummary {
+        let totals = self.totals();
+        GcSummary {
+            minor: totals.minor,
+            major: totals.major,
+            reclaimed_bytes: totals.reclaimed_bytes,
+            pauses: self.pauses.read(),
+        }
+    }
+
+    /// The same with pauses in a few buckets, which takes no time.
+    pub fn totals(&self) -> GcTotals {
         self.settle();
         let sum = |of: fn(&Counters) -> &AtomicU64| {
             self.counters
@@ -274,11 +301,11 @@ impl GcMonitor {
                 .map(|counters| of(counters).load(Ordering::Relaxed))
                 .fold(0, u64::wrapping_add)
         };
-        GcSummary {
+        GcTotals {
             minor: sum(|counters| &counters.minor),
             major: sum(|counters| &counters.major),
             reclaimed_bytes: sum(|counters| &counters.reclaimed),
-            pauses: self.pauses.read(),
+            pauses: self.buckets.read(),
         }
     }
 

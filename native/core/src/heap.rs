@@ -31,6 +31,11 @@ pub fn block(size: usize) -> usize {
     }
 }
 
+/// What a block takes on average besides what was asked for: rounding is half a unit.
+pub fn overhead_of_a_block() -> usize {
+    BLOCK_OVERHEAD.load(Ordering::Relaxed) + UNIT / 2
+}
+
 /// The bytes that an `Arc<T>` occupies: the value, and two counters in front of it.
 pub fn arc<T>() -> usize {
     block(2 * size_of::<usize>() + size_of::<T>())

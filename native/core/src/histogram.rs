@@ -8,6 +8,7 @@
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::threads::{SHARDS, thread_shard};
 
@@ -20,6 +21,99 @@ const SIGNIFICANT_DIGITS: u8 = 2;
 /// A histogram of nanoseconds for many writers.
 pub struct LatencyHistogram {
     shards: [Shard; SHARDS],
+}
+
+/// Upper bounds of buckets, in nanoseconds: 10 microseconds to a second.
+pub const BOUNDS: [u64; BUCKETS - 1] = {
+    const MICROSECOND: u64 = 1_000;
+    const MILLISECOND: u64 = 1_000 * MICROSECOND;
+    [
+        10 * MICROSECOND,
+        20 * MICROSECOND,
+        50 * MICROSECOND,
+        100 * MICROSECOND,
+        200 * MICROSECOND,
+        500 * MICROSECOND,
+        MILLISECOND,
+        2 * MILLISECOND,
+        5 * MILLISECOND,
+        10 * MILLISECOND,
+        20 * MILLISECOND,
+        50 * MILLISECOND,
+        100 * MILLISECOND,
+        200 * MILLISECOND,
+        500 * MILLISECOND,
+        1_000 * MILLISECOND,
+    ]
+};
+
+/// Buckets: one for each of the [`BOUNDS`], and one for what is longer.
+pub const BUCKETS: usize = 17;
+
+/// Durations in a few buckets, which are read in no time.
+pub struct Buckets([BucketShard; SHARDS]);
+
+#[repr(align(64))]
+struct BucketShard {
+    counts: [AtomicU64; BUCKETS],
+    sum: AtomicU64,
+}
+
+/// What [`Buckets`] held when they were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BucketCounts {
+    /// Durations of at most the bound and more than the one before.
+    pub counts: [u64; BUCKETS],
+    /// All durations together, in nanoseconds.
+    pub sum: u64,
+}
+
+impl Buckets {
+    /// Empty ones.
+    pub const fn new() -> Self {
+        Buckets(
+            [const {
+                BucketShard {
+                    counts: [const { AtomicU64::new(0) }; BUCKETS],
+                    sum: AtomicU64::new(0),
+                }
+            }; SHARDS],
+        )
+    }
+
+    /// Counts one duration.
+    pub fn record(&self, nanos: u64) {
+        let shard = &self.0[thread_shard()];
+        let bucket = BOUNDS.partition_point(|&bound| bound < nanos);
+        shard.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        shard.sum.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        for shard in &self.0 {
+            let all = shard.counts.iter().chain([&shard.sum]);
+            all.for_each(|value| value.store(0, Ordering::Relaxed));
+        }
+    }
+
+    /// What was recorded so far, all shards together.
+    pub fn read(&self) -> BucketCounts {
+        let mut read = BucketCounts::default();
+        for shard in &self.0 {
+            for (count, more) in read.counts.iter_mut().zip(&shard.counts) {
+                *count += more.load(Ordering::Relaxed);
+            }
+            read.sum = read.sum.wrapping_add(shard.sum.load(Ordering::Relaxed));
+        }
+        read
+    }
+}
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Padded rather than aligned to a cache line: over-aligned types waste memory in the VM's
@@ -213,6 +307,26 @@ mod tests {
         assert_eq!(read.mean(), (total - 1) as f64 / 2.0);
         histogram.clear();
         assert_eq!(histogram.read().count(), 0);
+    }
+
+    #[test]
+    fn a_duration_on_a_bound_is_in_the_bucket_of_that_bound() {
+        let buckets = Buckets::new();
+        for bound in BOUNDS {
+            buckets.record(bound);
+            buckets.record(bound + 1);
+        }
+        buckets.record(0);
+        let read = buckets.read();
+        let mut expected = [2; BUCKETS];
+        expected[BUCKETS - 1] = 1;
+        assert_eq!(read.counts, expected);
+        assert_eq!(
+            read.sum,
+            BOUNDS.iter().map(|bound| 2 * bound + 1).sum::<u64>()
+        );
+        buckets.clear();
+        assert_eq!(buckets.read(), BucketCounts::default());
     }
 
     proptest! {

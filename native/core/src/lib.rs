@@ -3,16 +3,20 @@
 
 pub mod awake;
 pub mod buffer;
+pub mod charts;
 pub mod copy;
 pub mod etf;
 pub mod gc;
 pub mod heap;
+pub mod heat;
 pub mod histogram;
 pub mod map;
+pub mod outline;
 pub mod packed;
 pub mod parts;
 pub mod pool;
 pub mod reclaim;
+pub mod resident;
 pub mod samples;
 pub mod shared;
 pub mod snapshot;

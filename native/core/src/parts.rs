@@ -21,9 +21,7 @@
 //! place. A [`Path`] tells where parts were in values of the same shape ([`each_outer`]), so that
 //! it can be guessed which they are.
 
-use crate::packed::{
-    Anchor, Item, Links, Packed, ReadError, Target, View, Writer, item,
-};
+use crate::packed::{Anchor, Item, Links, Packed, ReadError, Target, View, Writer, item};
 use smallvec::SmallVec;
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
@@ -244,7 +242,11 @@ impl Parts {
 
     /// Leaves the value itself out of the parts, unless it is one that others have as well.
     fn keep_whole<A: Anchor>(&mut self, len: usize, contents: &impl Contents<A>) {
-        let Some(whole) = self.0.last().filter(|part| part.start == 0 && part.end == len) else {
+        let Some(whole) = self
+            .0
+            .last()
+            .filter(|part| part.start == 0 && part.end == len)
+        else {
             return;
         };
         let inner = self.0[..self.0.len() - 1].iter().map(|part| part.flat);
@@ -491,7 +493,9 @@ pub const PATH: usize = 6;
 impl Path {
     /// The root of a tuple, with its first element if that is an atom.
     pub fn of_tuple(arity: usize, first: Option<u64>) -> Self {
-        Path(1).step(arity).step(first.map_or(0, |word| word as usize))
+        Path(1)
+            .step(arity)
+            .step(first.map_or(0, |word| word as usize))
     }
 
     /// The root of a map.

@@ -1,10 +1,12 @@
 //! The samples of a profiling session: a ring that keeps the newest ones, and the recording that
 //! puts it together with its baseline and its times.
 
+use crate::heat::Heat;
+use crate::histogram::BucketCounts;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Samples a ring keeps at most, whatever it is asked for: a million of them are 104 MB, and
+/// Samples a ring keeps at most, whatever it is asked for: a million of them are 112 MB, and
 /// at the default interval eight weeks.
 pub const MAX_KEEP: usize = 1_000_000;
 
@@ -40,6 +42,8 @@ pub struct Sample {
     pub resident_memory: u64,
     /// What the clock of `timestamp` is ahead of the monotonic one, in milliseconds.
     pub time_offset: i64,
+    /// Connections: states of all kinds.
+    pub connections: u64,
 }
 
 impl Sample {
@@ -96,6 +100,13 @@ impl<T: Copy> Ring<T> {
         }
     }
 
+    /// Bytes of memory behind it.
+    pub fn heap_bytes(&self) -> usize {
+        let chunk = crate::heap::block(CHUNK.min(self.keep) * size_of::<T>());
+        let index = crate::heap::block(self.chunks.capacity() * size_of::<Vec<T>>());
+        self.chunks.len() * chunk + index
+    }
+
     /// Items held.
     pub fn len(&self) -> usize {
         self.len
@@ -141,6 +152,7 @@ impl<T: Copy> Ring<T> {
 /// The samples of one session.
 pub struct Recording {
     ring: Ring<Sample>,
+    heat: Heat,
     baseline: Option<Sample>,
     began: Instant,
     ended: Option<Instant>,
@@ -151,6 +163,7 @@ impl Recording {
     pub fn new(keep: usize) -> Self {
         Recording {
             ring: Ring::new(keep),
+            heat: Heat::new(),
             baseline: None,
             began: Instant::now(),
             ended: None,
@@ -158,14 +171,28 @@ impl Recording {
     }
 
     /// Adds a sample; the first one is the baseline too, and stays that when the ring gives it
-    /// up. Refused (false) once the recording has ended.
-    pub fn push(&mut self, sample: Sample) -> bool {
+    /// up. `pauses` are all until then, where they are measured. Refused (false) once the recording
+    /// has ended.
+    pub fn push(&mut self, sample: Sample, pauses: Option<BucketCounts>) -> bool {
         if self.ended.is_some() {
             return false;
         }
         self.baseline.get_or_insert(sample);
         self.ring.push(sample);
+        if let Some(pauses) = pauses {
+            self.heat.push(sample.monotonic_ms(), pauses);
+        }
         true
+    }
+
+    /// Pauses by time and length.
+    pub fn heat(&self) -> &Heat {
+        &self.heat
+    }
+
+    /// Bytes of memory behind it.
+    pub fn heap_bytes(&self) -> usize {
+        self.ring.heap_bytes() + self.heat.heap_bytes()
     }
 
     /// Ends now, unless it has ended before.
@@ -241,12 +268,12 @@ mod tests {
             ..Sample::default()
         };
         for timestamp in 1..=5 {
-            assert!(recording.push(sample(timestamp)));
+            assert!(recording.push(sample(timestamp), None));
         }
         assert!(recording.is_running());
         recording.end();
         let duration = recording.duration();
-        assert!(!recording.push(sample(6)));
+        assert!(!recording.push(sample(6), None));
         assert!(!recording.is_running());
         assert_eq!(recording.duration(), duration);
         assert_eq!(recording.baseline(), Some(sample(1)));

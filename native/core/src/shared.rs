@@ -17,10 +17,12 @@
 //! [`Holder`] is therefore counted in the `Home` of the thread that made it, and cloned into that
 //! of the thread that clones it.
 
+use crate::heap;
 use crate::packed::{Anchor, Packed};
-use crate::threads::{SHARDS, thread_shard};
+use crate::threads::{SHARDS, Tally, Usage, thread_shard};
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,21 +44,39 @@ pub trait Host: Default + Send + Sync + 'static {
 
 /// The value itself.
 #[derive(Debug)]
-pub struct Content<A: Anchor>(ManuallyDrop<Packed<A>>);
+pub struct Content<A: Anchor> {
+    packed: ManuallyDrop<Packed<A>>,
+    /// Its store's.
+    usage: Arc<Tally>,
+}
 
 /// Values of more bytes are freed at the host's pace.
 const FREED_AT_ONCE: usize = 64 << 10;
 
 impl<A: Anchor> Content<A> {
+    fn new(packed: Packed<A>, usage: &Arc<Tally>) -> Self {
+        let content = Content {
+            packed: ManuallyDrop::new(packed),
+            usage: Arc::clone(usage),
+        };
+        content.usage.came(content.heap_bytes());
+        content
+    }
+
     /// The value.
     pub fn packed(&self) -> &Packed<A> {
-        &self.0
+        &self.packed
+    }
+
+    fn heap_bytes(&self) -> usize {
+        heap::arc::<Self>() + self.packed.heap_bytes()
     }
 }
 
 impl<A: Anchor> Drop for Content<A> {
     fn drop(&mut self) {
-        let packed = std::mem::replace(&mut *self.0, Packed::from_bytes(&[]));
+        self.usage.went(self.heap_bytes());
+        let packed = std::mem::replace(&mut *self.packed, Packed::from_bytes(&[]));
         // What it links to may be the beginning of a long chain.
         if packed.links().is_empty() && packed.bytes().len() <= FREED_AT_ONCE {
             drop(packed);
@@ -94,6 +114,8 @@ struct Home<A: Anchor, H: Host> {
 
 impl<A: Anchor, H: Host> Drop for Home<A, H> {
     fn drop(&mut self) {
+        let usage = &self.shared.content.usage;
+        usage.add(0, -(heap::arc::<Self>() as isize));
         if self.shared.held.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.shared.host.unheld(&self.shared.held);
         }
@@ -136,6 +158,11 @@ impl<A: Anchor, H: Host> Shared<A, H> {
         &self.content
     }
 
+    /// By which the largest are found.
+    fn rank(&self) -> Ranked {
+        (self.packed().heap_bytes(), self.hash)
+    }
+
     /// The hash that it is kept under.
     pub fn hash(&self) -> u64 {
         self.hash
@@ -164,7 +191,10 @@ impl<A: Anchor, H: Host> Shared<A, H> {
     }
 
     fn holder_in(self: &Arc<Self>, shard: usize) -> Holder<A, H> {
-        let homes = self.homes.get_or_init(Box::default);
+        let homes = self.homes.get_or_init(|| {
+            self.content.usage.add(0, Self::homes_bytes() as isize);
+            Box::default()
+        });
         let mut slot = homes[shard].lock();
         let home = slot.upgrade().unwrap_or_else(|| {
             let home = self.home(shard);
@@ -176,6 +206,8 @@ impl<A: Anchor, H: Host> Shared<A, H> {
 
     fn home(self: &Arc<Self>, shard: usize) -> Arc<Home<A, H>> {
         self.held.fetch_add(1, Ordering::AcqRel);
+        let bytes = heap::arc::<Home<A, H>>();
+        self.content.usage.add(0, bytes as isize);
         Arc::new(Home {
             shared: Arc::clone(self),
             shard,
@@ -197,47 +229,101 @@ impl<A: Anchor, H: Host> Shared<A, H> {
         Arc::strong_count(self) - homes + holders
     }
 
+    /// How many values hold it: states and other contents.
+    pub fn holders(&self) -> usize {
+        let count = |home: &Mutex<Weak<Home<A, H>>>| home.lock().strong_count();
+        let homes = self.homes.get().into_iter().flat_map(|homes| homes.iter());
+        count(&self.first) + homes.map(count).sum::<usize>()
+    }
+
     /// Bytes of memory behind it, without what it shares in turn.
     pub fn heap_bytes(&self) -> usize {
         let homes = match self.homes.get() {
-            Some(_) => crate::heap::block(size_of::<Homes<A, H>>()),
+            Some(_) => Self::homes_bytes(),
             None => 0,
         };
-        crate::heap::arc::<Self>()
-            + crate::heap::arc::<Content<A>>()
-            + self.packed().heap_bytes()
+        Self::own_bytes()
+            + self.content.heap_bytes()
             + homes
-            + self.held.load(Ordering::Relaxed) * crate::heap::arc::<Home<A, H>>()
+            + self.held.load(Ordering::Relaxed) * heap::arc::<Home<A, H>>()
             + self.host.heap_bytes()
-            + size_of::<Known<A, H>>()
+    }
+
+    /// What it takes besides its content, whatever that is.
+    fn own_bytes() -> usize {
+        heap::arc::<Self>() + size_of::<Known<A, H>>() + size_of::<Ranked>()
+    }
+
+    fn homes_bytes() -> usize {
+        heap::block(size_of::<Homes<A, H>>())
     }
 }
 
 impl<A: Anchor, H: Host> Drop for Shared<A, H> {
     fn drop(&mut self) {
-        self.table.forget(self.hash);
+        let mut bytes = Self::own_bytes();
+        if self.homes.get().is_some() {
+            bytes += Self::homes_bytes();
+        }
+        self.content.usage.add(0, -(bytes as isize));
+        self.table.forget(self.rank());
     }
 }
 
 type Known<A, H> = (u64, Weak<Shared<A, H>>);
 
+/// Bytes of a content, and its hash.
+type Ranked = (usize, u64);
+
 #[derive(Debug)]
-struct Table<A: Anchor, H: Host>([Mutex<HashTable<Known<A, H>>>; SHARDS]);
+struct Table<A: Anchor, H: Host>([Mutex<Part<A, H>>; SHARDS]);
+
+/// The contents of some hashes.
+#[derive(Debug)]
+struct Part<A: Anchor, H: Host> {
+    known: HashTable<Known<A, H>>,
+    /// The same by size: the largest are asked for, and there may be too many to look at all.
+    ranks: BTreeSet<Ranked>,
+}
+
+impl<A: Anchor, H: Host> Default for Part<A, H> {
+    fn default() -> Self {
+        Part {
+            known: HashTable::new(),
+            ranks: BTreeSet::new(),
+        }
+    }
+}
+
+impl<A: Anchor, H: Host> Part<A, H> {
+    /// The contents of a hash that somebody owns.
+    fn of_hash(&self, hash: u64) -> impl Iterator<Item = Arc<Shared<A, H>>> {
+        let found = self.known.iter_hash(hash);
+        found.filter_map(move |(known, shared)| (*known == hash).then(|| shared.upgrade())?)
+    }
+}
 
 impl<A: Anchor, H: Host> Table<A, H> {
-    fn shard(&self, hash: u64) -> &Mutex<HashTable<Known<A, H>>> {
+    fn part(&self, hash: u64) -> &Mutex<Part<A, H>> {
         // The tables choose their buckets by the low bits, and tag them by the high ones.
         &self.0[(hash >> 32) as usize % SHARDS]
     }
 
     /// Forgets the values of this hash that nobody owns.
-    fn forget(&self, hash: u64) {
-        let mut table = self.shard(hash).lock();
-        while let Ok(found) = table.find_entry(hash, |(known, shared)| {
+    fn forget(&self, rank: Ranked) {
+        let hash = rank.1;
+        let mut part = self.part(hash).lock();
+        while let Ok(found) = part.known.find_entry(hash, |(known, shared)| {
             *known == hash && shared.strong_count() == 0
         }) {
             found.remove();
         }
+        // Not where the same content is kept anew meanwhile.
+        let is_known = part.known.find(hash, |(known, _)| *known == hash).is_some();
+        if !is_known {
+            part.ranks.remove(&rank);
+        }
+        let table = &mut part.known;
         // A table that shrank gives its memory back.
         if table.len() < table.capacity() / 8 {
             let len = table.len();
@@ -251,6 +337,7 @@ impl<A: Anchor, H: Host> Table<A, H> {
 pub struct Store<A: Anchor, H: Host> {
     hasher: foldhash::quality::RandomState,
     table: Arc<Table<A, H>>,
+    usage: Arc<Tally>,
 }
 
 impl<A: Anchor, H: Host> Default for Store<A, H> {
@@ -258,6 +345,7 @@ impl<A: Anchor, H: Host> Default for Store<A, H> {
         Store {
             hasher: Default::default(),
             table: Arc::new(Table(Default::default())),
+            usage: Arc::default(),
         }
     }
 }
@@ -280,9 +368,9 @@ impl<A: Anchor, H: Host> Store<A, H> {
         let mut others = Vec::new();
         match self.look_up(hash, &mut others, |known| equal(known.packed(), &packed)) {
             Ok(known) => known,
-            Err(mut table) => {
+            Err(mut part) => {
                 let shared = Arc::new(Shared {
-                    content: Arc::new(Content(ManuallyDrop::new(packed))),
+                    content: Arc::new(Content::new(packed, &self.usage)),
                     hash,
                     table: Arc::clone(&self.table),
                     first: Mutex::default(),
@@ -290,8 +378,13 @@ impl<A: Anchor, H: Host> Store<A, H> {
                     held: AtomicUsize::new(0),
                     host: H::default(),
                 });
-                table.insert_unique(hash, (hash, Arc::downgrade(&shared)), |(hash, _)| *hash);
-                drop(table);
+                let bytes = Shared::<A, H>::own_bytes();
+                self.usage.add(0, bytes as isize);
+                let weak = Arc::downgrade(&shared);
+                part.known
+                    .insert_unique(hash, (hash, weak), |(hash, _)| *hash);
+                part.ranks.insert(shared.rank());
+                drop(part);
                 shared
             }
         }
@@ -314,23 +407,17 @@ impl<A: Anchor, H: Host> Store<A, H> {
         hash: u64,
         others: &mut Vec<Arc<Shared<A, H>>>,
         mut is_equal: impl FnMut(&Arc<Shared<A, H>>) -> bool,
-    ) -> Result<Arc<Shared<A, H>>, MutexGuard<'_, HashTable<Known<A, H>>>> {
+    ) -> Result<Arc<Shared<A, H>>, MutexGuard<'_, Part<A, H>>> {
         loop {
-            let table = self.table.shard(hash).lock();
-            let mut known = None;
-            for (_, shared) in table.iter_hash(hash).filter(|(known, _)| *known == hash) {
-                known = shared
-                    .upgrade()
-                    .filter(|known| !others.iter().any(|other| Arc::ptr_eq(other, known)));
-                if known.is_some() {
-                    break;
-                }
-            }
+            let part = self.table.part(hash).lock();
+            let known = part
+                .of_hash(hash)
+                .find(|known| !others.iter().any(|other| Arc::ptr_eq(other, known)));
             let Some(known) = known else {
-                return Err(table);
+                return Err(part);
             };
             // Compared after the lock, which others wait for: the values may be large.
-            drop(table);
+            drop(part);
             if is_equal(&known) {
                 return Ok(known);
             }
@@ -338,9 +425,34 @@ impl<A: Anchor, H: Host> Store<A, H> {
         }
     }
 
+    /// How many contents there are, those that only readers of their bytes keep among them, and
+    /// what they take, without what their hosts keep beside them.
+    pub fn usage(&self) -> Usage {
+        self.usage.sum()
+    }
+
+    /// The largest contents, the largest one first. Takes as long whatever there is besides.
+    pub fn largest(&self, limit: usize) -> Vec<Arc<Shared<A, H>>> {
+        let mut found: Vec<_> = Vec::new();
+        for part in &self.table.0 {
+            let part = part.lock();
+            let ranks = part.ranks.iter().rev().take(limit);
+            found.extend(ranks.flat_map(|(_, hash)| part.of_hash(*hash)));
+        }
+        // Dropped behind the locks: the last owner of one takes the lock that it is known under.
+        found.sort_by_key(|shared| std::cmp::Reverse(shared.rank()));
+        found.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        found.truncate(limit);
+        found
+    }
+
     /// How many contents there are.
     pub fn len(&self) -> usize {
-        self.table.0.iter().map(|table| table.lock().len()).sum()
+        self.table
+            .0
+            .iter()
+            .map(|part| part.lock().known.len())
+            .sum()
     }
 
     /// Whether there is none.
@@ -412,6 +524,81 @@ mod tests {
         assert_eq!(a.host.0.load(Ordering::Relaxed), 1);
         drop(a);
         assert!(store.is_empty());
+    }
+
+    #[test]
+    fn usage_is_of_what_is_there_and_comes_back_to_nothing() {
+        let store = TestStore::default();
+        assert_eq!(store.usage(), Usage::default());
+        let a = store.intern(text("tools"));
+        let one = store.usage();
+        assert_eq!((one.count, one.bytes), (1, a.heap_bytes()));
+        let many: Vec<_> = (0..2 * FEW).map(|_| a.holder()).collect();
+        assert_eq!(store.usage().bytes, a.heap_bytes());
+        assert!(a.heap_bytes() > one.bytes);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let more: Vec<_> = many.iter().map(Clone::clone).collect();
+                    drop(more);
+                });
+            }
+        });
+        assert_eq!(a.holders(), many.len());
+        assert_eq!(store.usage().bytes, a.heap_bytes());
+        drop(many);
+        assert_eq!(a.holders(), 0);
+        let content = Arc::clone(a.content());
+        drop(a);
+        // Its readers keep it.
+        assert_eq!((store.len(), store.usage().count), (0, 1));
+        drop(content);
+        assert_eq!(store.usage(), Usage::default());
+    }
+
+    #[test]
+    fn the_largest_are_found_also_when_others_went_and_came_again() {
+        let store = TestStore::default();
+        let value = |len: usize| text(&"x".repeat(len));
+        let all: Vec<_> = (1..200).map(|len| store.intern(value(100 * len))).collect();
+        let lengths = |limit| {
+            let found = store.largest(limit).into_iter();
+            let len = |shared: Arc<Shared<_, _>>| shared.packed().bytes().len() / 100;
+            found.map(len).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(3), [199, 198, 197]);
+        drop(all);
+        assert_eq!(lengths(3), [0; 0]);
+        let again: Vec<_> = [5, 9, 7].map(|len| store.intern(value(100 * len))).into();
+        assert_eq!(lengths(10), [9, 7, 5]);
+        drop(again);
+    }
+
+    #[test]
+    fn what_threads_share_and_drop_at_once_stays_ranked() {
+        let store = TestStore::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for round in 0..5_000 {
+                        let kept = store.intern(text(&format!("value {}", round % 3)));
+                        assert!(store.largest(3).len() <= 3);
+                        drop(kept);
+                    }
+                });
+            }
+        });
+        let last = store.intern(text("value 1"));
+        assert!(Arc::ptr_eq(&store.largest(1)[0], &last));
+        drop(last);
+        assert_eq!(store.usage(), Usage::default());
+        assert!(
+            store
+                .table
+                .0
+                .iter()
+                .all(|part| part.lock().ranks.is_empty())
+        );
     }
 
     #[test]

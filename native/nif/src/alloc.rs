@@ -8,22 +8,17 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
-use std::sync::atomic::{AtomicIsize, Ordering};
 
 use erlmcp_memory_core::heap;
-use erlmcp_memory_core::threads::{SHARDS, thread_shard};
+use erlmcp_memory_core::threads::Tally;
 use rustler::EnifAllocator;
 use rustler::sys::{enif_alloc, enif_free, enif_realloc};
 
 /// The VM's allocator, with a count of live bytes.
 pub struct CountingAllocator;
 
-/// One for each scheduler, on a cache line of its own. One may go below zero: a block may be
-/// freed by another thread than the one that made it; the sum is right.
-#[repr(align(64))]
-struct Count(AtomicIsize);
-
-static LIVE: [Count; SHARDS] = [const { Count(AtomicIsize::new(0)) }; SHARDS];
+/// Live blocks, and the bytes that were asked for.
+static LIVE: Tally = Tally::new();
 
 /// The VM's blocks are aligned for any type of the C language, thus for a word; what asks for more
 /// is left to rustler, which puts something before it.
@@ -31,18 +26,15 @@ fn is_plain(layout: Layout) -> bool {
     layout.align() <= align_of::<usize>()
 }
 
-#[inline]
-fn count(bytes: isize) {
-    LIVE[thread_shard()].0.fetch_add(bytes, Ordering::Relaxed);
-}
-
 /// Bytes that Rust code holds on the heap now.
 pub fn live_bytes() -> u64 {
-    let sum = LIVE.iter().fold(0, |sum: isize, shard| {
-        sum.wrapping_add(shard.0.load(Ordering::Relaxed))
-    });
-    // Blocks that move between shards while they are summed up may make it dip below zero.
-    sum.max(0) as u64
+    LIVE.sum().bytes as u64
+}
+
+/// The same with what the VM's allocators add to each block, about.
+pub fn held_bytes() -> usize {
+    let live = LIVE.sum();
+    live.bytes + live.count * heap::overhead_of_a_block()
 }
 
 // SAFETY: a block of a plain layout comes from enif_alloc or enif_realloc and goes to enif_realloc
@@ -59,13 +51,13 @@ unsafe impl GlobalAlloc for CountingAllocator {
             unsafe { EnifAllocator.alloc(layout) }
         };
         if !block.is_null() {
-            count(layout.size() as isize);
+            LIVE.came(layout.size());
         }
         block
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
+        LIVE.went(layout.size());
         if is_plain(layout) {
             // SAFETY: a plain block is the VM's own, as said above.
             unsafe { enif_free(block.cast()) }
@@ -81,7 +73,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
             // call returns null and leaves the block as it was.
             let moved: *mut u8 = unsafe { enif_realloc(block.cast(), new_size).cast() };
             if !moved.is_null() {
-                count(new_size as isize - layout.size() as isize);
+                LIVE.add(0, new_size as isize - layout.size() as isize);
             }
             return moved;
         }

@@ -1,11 +1,13 @@
 //! Message buffers as resources.
 
+use crate::inventory::Stock;
 use crate::iodata::{IoData, IoDataError};
 use crate::lane::{Busy, FAST_BYTES, FAST_COPY, Lane};
 use crate::pool::{badarg, not_started, released, started};
 use crate::resource::ResourceRef;
 use crate::{nif, reply, resource};
 use erlmcp_memory_core::buffer::{BlockPool, Found, MESSAGE_LIMIT, MessageBuffer, MessageTooLarge};
+use erlmcp_memory_core::threads::Usage;
 use parking_lot::Mutex;
 use rustler::types::atom::ok;
 use rustler::{Binary, Encoder, Env, Term};
@@ -55,6 +57,21 @@ resource!(BufferHandle, c"erlmcp_memory_buffer");
 /// Tells the VM of the types; called once, when the library is loaded.
 pub fn register(env: Env<'_>) -> bool {
     resource::register::<ZeroBytes>(env) && resource::register::<BufferHandle>(env)
+}
+
+/// Message buffers, and idle blocks.
+pub fn stock() -> (Stock, Usage) {
+    let stats = BLOCKS.stats();
+    let in_use = Stock {
+        count: BLOCKS.buffers(),
+        heap: stats.live_bytes as usize,
+        objects: resource::objects::<BufferHandle>().bytes,
+    };
+    let idle = Usage {
+        count: stats.idle as usize,
+        bytes: stats.idle_bytes as usize,
+    };
+    (in_use, idle)
 }
 
 fn too_large(env: Env<'_>) -> Term<'_> {

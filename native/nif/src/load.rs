@@ -4,7 +4,7 @@
 //! this library and in objects whose types it registered; so a module that is loaded again takes
 //! both over where it comes with this very library, and is refused where it comes with another.
 
-use crate::{alloc, buffer, histogram, park, pool, profiler, share, state, terms};
+use crate::{alloc, buffer, histogram, park, pool, profiler, resource, share, state, terms};
 use rustler::codegen_runtime::{
     ErlNifEntry, ErlNifEnv, ErlNifTerm, c_int, c_void, internal_write_symbols, inventory,
 };
@@ -85,7 +85,7 @@ fn is_loaded(env: Env<'_>, known: Term<'_>) -> bool {
         static FIRST: Once = Once::new();
         FIRST.call_once(|| {
             alloc::learn_overhead();
-            state::learn_overhead();
+            resource::learn_overhead(state::Handle::example);
             state::load_names(env);
             terms::learn_magic_bit(env, share::Share::example);
         });

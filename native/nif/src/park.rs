@@ -4,6 +4,7 @@
 //! the packed form of the server's state and counts what the server has unparked.
 
 use crate::cycles::{self, Suspect};
+use crate::inventory::Stock;
 use crate::lane::{Busy, Lane, NoResult};
 use crate::terms::{Anchor, Known, PackError, Source, unpack, with_content};
 use crate::{garbage, nif, reaper, reply, resource, share};
@@ -11,6 +12,7 @@ use erlmcp_memory_core::awake::{Entry, Ledger};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::packed::{Packed, Target};
 use erlmcp_memory_core::parts::{self, Parts, Unfit};
+use erlmcp_memory_core::threads::Tally;
 use parking_lot::Mutex;
 use rustler::{Encoder, Env, Term};
 use std::mem::ManuallyDrop;
@@ -23,8 +25,29 @@ struct Parked {
     built: usize,
 }
 
+/// All parked terms, and what each takes by itself.
+static PARKED: Tally = Tally::new();
+
+/// Parked terms: those of users, and the states of servers.
+pub fn stock() -> Stock {
+    let parked = PARKED.sum();
+    Stock {
+        count: parked.count,
+        heap: parked.bytes,
+        objects: resource::objects::<Handle>().bytes + resource::objects::<Slot>().bytes,
+    }
+}
+
+impl Parked {
+    fn new(packed: Packed<Anchor>, built: usize) -> Self {
+        PARKED.came(packed.heap_bytes());
+        Parked { packed, built }
+    }
+}
+
 impl Drop for Parked {
     fn drop(&mut self) {
+        PARKED.went(self.packed.heap_bytes());
         let packed = std::mem::replace(&mut self.packed, Packed::from_bytes(&[]));
         let links = packed.links().as_slice();
         let is_short = packed.bytes().len() <= FREED_AT_ONCE
@@ -167,7 +190,9 @@ const BUILT_AT_ONCE: usize = 1 << 20;
 fn parked<'a>(term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Parked, PackError<'a>> {
     match parked_as(term, opened, lane, true)? {
         Ok(parked) => Ok(parked),
-        Err(Unfit) => Ok(parked_as(term, opened, lane, false)?.map_err(|Unfit| PackError::Unknown)?),
+        Err(Unfit) => {
+            Ok(parked_as(term, opened, lane, false)?.map_err(|Unfit| PackError::Unknown)?)
+        }
     }
 }
 
@@ -185,7 +210,7 @@ fn parked_as<'a>(
             Anchor::Share(share) => share::part_bytes(share.shared()),
             _ => 0,
         });
-        Ok(Parked { packed, built })
+        Ok(Parked::new(packed, built))
     })
 }
 

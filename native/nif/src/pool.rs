@@ -3,12 +3,14 @@
 use crate::buffer::BLOCKS;
 use crate::connection::ConnectionState;
 use crate::cycles::{self, Suspect};
+use crate::inventory::Stock;
 use crate::lane::{Busy, FAST_BYTES, FAST_ENTRIES, Lane};
 use crate::terms::{Anchor, Known, with_packed};
 use crate::{garbage, nif, reply, resource};
 use erlmcp_memory_core::map;
 use erlmcp_memory_core::packed::Links;
 use erlmcp_memory_core::pool::{Lease, Pool};
+use erlmcp_memory_core::threads::Usage;
 use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use rustler::types::atom::ok;
 use rustler::{Encoder, Env, Term};
@@ -37,6 +39,21 @@ static STARTED: AtomicBool = AtomicBool::new(false);
 /// Whether the pool gives out states and buffers.
 pub fn started() -> bool {
     STARTED.load(Ordering::Relaxed)
+}
+
+/// Pooled states in use, and idle ones.
+pub fn stock() -> (Stock, Usage) {
+    let stats = STATES.stats();
+    let in_use = Stock {
+        count: stats.in_use as usize,
+        heap: stats.live_bytes as usize,
+        objects: resource::objects::<StateHandle>().bytes,
+    };
+    let idle = Usage {
+        count: stats.available as usize,
+        bytes: stats.idle_bytes as usize,
+    };
+    (in_use, idle)
 }
 
 /// A state on lease; nothing once it was released.

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use erlmcp_memory_core::charts::{self, Size};
 use erlmcp_memory_core::gc::Consumer;
 use erlmcp_memory_core::samples::{Recording, Sample};
 use erlmcp_memory_core::trend::{Point, Trend, trend};
@@ -13,6 +14,7 @@ use rustler::{
 
 use crate::alloc::live_bytes;
 use crate::histogram::Millis;
+use crate::inventory::{self, Stock};
 use crate::lane::{Busy, Lane, NoResult};
 use crate::resource::ResourceRef;
 use crate::tracer::{self, GC};
@@ -55,6 +57,18 @@ resource!(Session, c"erlmcp_memory_session", Session::end);
 /// Tells the VM of the type; called while the module is loaded.
 pub fn register(env: Env<'_>) -> bool {
     resource::register::<Session>(env)
+}
+
+/// The samples of sessions.
+pub fn stock() -> Stock {
+    let last = LAST.lock().clone();
+    let recordings = last.map(|session| session.recording.lock().heap_bytes());
+    let objects = resource::objects::<Session>();
+    Stock {
+        count: objects.count,
+        heap: recordings.unwrap_or(0),
+        objects: objects.bytes,
+    }
 }
 
 /// A panic in between would at worst lose a sample.
@@ -136,7 +150,8 @@ record!(
     gc_pause_max,
     native_memory,
     resident_memory,
-    time_offset
+    time_offset,
+    connections
 );
 
 /// Begins a session that the given process samples for, in place of the last one. Dirty: the last
@@ -192,7 +207,8 @@ fn profiler_gc_lost(session: ResourceRef<Session>) -> Atom {
 /// Adds a snapshot; `false` when the session has ended.
 #[rustler::nif]
 fn profiler_push(session: ResourceRef<Session>, snapshot: Snapshot) -> bool {
-    session.recording.lock().push(snapshot.0)
+    let pauses = session.measures().then(|| GC.totals().pauses);
+    session.recording.lock().push(snapshot.0, pauses)
 }
 
 /// The last session, running or not; `undefined` before the first one.
@@ -355,10 +371,10 @@ fn profiler_gc() -> GcMap {
     }
 }
 
-/// `{NativeBytes, ResidentBytes, LongestPauseMs}`: the pause since this consumer, `sampler` or
-/// `caller`, asked last.
+/// `{NativeBytes, ResidentBytes, LongestPauseMs, Connections}`: the pause since this consumer,
+/// `sampler` or `caller`, asked last.
 #[rustler::nif]
-fn profiler_probe(consumer: Atom) -> NifResult<(u64, u64, f64)> {
+fn profiler_probe(consumer: Atom) -> NifResult<(u64, u64, f64, u64)> {
     let consumer = if consumer == atoms::sampler() {
         Consumer::Sampler
     } else if consumer == atoms::caller() {
@@ -371,5 +387,77 @@ fn profiler_probe(consumer: Atom) -> NifResult<(u64, u64, f64)> {
         live_bytes(),
         resident,
         GC.take_longest(consumer) as f64 / 1e6,
+        inventory::connections() as u64,
     ))
+}
+
+/// Wide and narrow charts have text of the same size.
+const WIDE: Size = Size {
+    width: 800,
+    height: 300,
+};
+const NARROW: Size = Size {
+    width: 380,
+    height: 280,
+};
+
+/// A chart for wide screens and one for narrow ones, as SVG; `nil` where there is nothing to draw.
+#[derive(NifMap)]
+#[rustler(encode)]
+struct Chart {
+    wide: Option<String>,
+    narrow: Option<String>,
+}
+
+impl Chart {
+    fn of(draw: impl Fn(Size) -> Option<String>) -> Self {
+        Chart {
+            wide: draw(WIDE),
+            narrow: draw(NARROW),
+        }
+    }
+}
+
+#[derive(NifMap)]
+#[rustler(encode)]
+struct Charts {
+    memory: Chart,
+    connections: Chart,
+    per_connection: Chart,
+    pauses: Chart,
+}
+
+/// The charts of a session.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn profiler_charts(session: ResourceRef<Session>) -> Charts {
+    let samples = session.samples();
+    let columns = session.recording.lock().heat().columns().to_vec();
+    let ahead = samples.last().map_or(0, |sample| sample.time_offset) as f64;
+    Charts {
+        memory: Chart::of(|size| charts::memory(&samples, size)),
+        connections: Chart::of(|size| charts::connections(&samples, size)),
+        per_connection: Chart::of(|size| charts::per_connection(&samples, size)),
+        pauses: Chart::of(|size| charts::heat(&columns, ahead, size)),
+    }
+}
+
+/// The kinds of memory in the chart of memory, from its bottom up.
+#[rustler::nif]
+fn chart_kinds() -> Vec<&'static str> {
+    charts::KINDS.into()
+}
+
+/// `{Minor, Major, ReclaimedBytes, PauseNanos, Pauses}`: of the last session; pauses by the bounds
+/// of `pause_bounds`, and longer ones.
+#[rustler::nif]
+fn profiler_gc_totals() -> (u64, u64, u64, u64, Vec<u64>) {
+    let totals = GC.totals();
+    let pauses = totals.pauses;
+    (
+        totals.minor,
+        totals.major,
+        totals.reclaimed_bytes,
+        pauses.sum,
+        pauses.counts.into(),
+    )
 }

@@ -6,6 +6,7 @@
 
 use crate::alloc::{SPECIMEN, SPECIMENS};
 use erlmcp_memory_core::heap;
+use erlmcp_memory_core::threads::{Tally, Usage};
 use rustler::sys::{
     ErlNifEnv, ErlNifMonitor, ErlNifPid, ErlNifResourceDown, ErlNifResourceDtor,
     ErlNifResourceFlags, ErlNifResourceType, ErlNifResourceTypeInit, c_void, enif_alloc_resource,
@@ -17,7 +18,7 @@ use std::ffi::CStr;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// A type whose values live in resource objects. It is registered whenever the module is loaded,
 /// and the VM may use and drop its values on any thread.
@@ -42,6 +43,8 @@ pub struct Class {
     current: AtomicPtr<ErlNifResourceType>,
     /// What it knew the type by before the module was purged: what objects of then still have.
     former: AtomicPtr<Class>,
+    /// Its objects, and the bytes of their values.
+    objects: Tally,
 }
 
 impl Class {
@@ -50,6 +53,7 @@ impl Class {
         Class {
             current: AtomicPtr::new(ptr::null_mut()),
             former: AtomicPtr::new(ptr::null_mut()),
+            objects: Tally::new(),
         }
     }
 
@@ -76,6 +80,7 @@ impl Class {
             let former = Class {
                 current: AtomicPtr::new(current),
                 former: AtomicPtr::new(self.former.load(Ordering::Relaxed)),
+                objects: Tally::new(),
             };
             self.former
                 .store(Box::leak(Box::new(former)), Ordering::Release);
@@ -165,6 +170,17 @@ unsafe extern "C" fn destructor<T: Resource>(_env: *mut ErlNifEnv, object: *mut 
     // value into it.
     // A panic must not go on into the VM; there is nobody to be told.
     let _ = catch_unwind(|| unsafe { object.cast::<T>().drop_in_place() });
+    T::class().objects.went(size_of::<T>());
+}
+
+/// The objects of a type, and what the VM takes for them, their headers included.
+pub fn objects<T: Resource>() -> Usage {
+    let objects = T::class().objects.sum();
+    let headers = objects.count * OVERHEAD.load(Ordering::Relaxed);
+    Usage {
+        count: objects.count,
+        bytes: objects.bytes + headers,
+    }
 }
 
 /// The value that a term refers to, if it is a reference to one of this type.
@@ -213,6 +229,7 @@ impl<T: Resource> ResourceRef<T> {
             let object = enif_alloc_resource(T::class().get(), bytes);
             let object = NonNull::new_unchecked(object.cast::<T>());
             object.write(value);
+            T::class().objects.came(size_of::<T>());
             ResourceRef(object)
         }
     }
@@ -304,11 +321,21 @@ pub fn make<T: Resource>(env: Env<'_>, value: T) -> Term<'_> {
     ResourceRef::new(value).to_term(env)
 }
 
-/// What the VM takes for an object besides its value: the headers of the block, of a binary and of
-/// the object. Nothing where it does not show.
-pub fn overhead<T: Resource>(example: impl Fn() -> T) -> Option<usize> {
+/// What the VM takes for an object besides its value: the headers of a block, of a magic binary and
+/// of a resource, and what some releases of the VM note of who asked for it.
+static OVERHEAD: AtomicUsize = AtomicUsize::new(80);
+
+/// What the VM takes for an object besides its value.
+pub fn overhead() -> usize {
+    OVERHEAD.load(Ordering::Relaxed)
+}
+
+/// Finds out what that is; called once, when the library is loaded.
+pub fn learn_overhead<T: Resource>(example: impl Fn() -> T) {
     let objects: [ResourceRef<T>; SPECIMENS] =
         std::array::from_fn(|_| ResourceRef::with_room(example(), SPECIMEN));
     let addresses = objects.iter().map(|object| object.address().addr());
-    heap::overhead(SPECIMEN, addresses.collect())
+    if let Some(bytes) = heap::overhead(SPECIMEN, addresses.collect()) {
+        OVERHEAD.store(bytes, Ordering::Relaxed);
+    }
 }

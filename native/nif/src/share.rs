@@ -8,15 +8,19 @@
 //! of a content for itself, so that readers on different schedulers have nothing in common.
 
 use crate::cycles::{self, Suspect};
+use crate::inventory::Stock;
 use crate::lane::{Busy, Lane};
 use crate::resource::ResourceRef;
-use crate::terms::{Anchor, Copied, Known, PackError, Path, Search, Source, pack_content, unpack};
+use crate::terms::{
+    Anchor, Copied, ENVIRONMENT, Known, PackError, Path, Search, Source, copied, pack_content,
+    unpack,
+};
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::packed::{Links, Packed};
 use erlmcp_memory_core::parts::{self, Contents, Path as Place};
 use erlmcp_memory_core::shared::{self, Content, Host, Store};
-use erlmcp_memory_core::threads::{SHARDS, thread_shard};
+use erlmcp_memory_core::threads::{SHARDS, Tally, thread_shard};
 use parking_lot::Mutex;
 use rustler::{Env, Term};
 use std::collections::HashSet;
@@ -46,9 +50,28 @@ pub struct Slot {
     is_kept: AtomicBool,
     /// Whether the content leads to a pooled state.
     cyclic: OnceLock<bool>,
-    readers: OnceLock<Box<[OnceLock<Box<Reader>>; SHARDS]>>,
+    readers: OnceLock<Box<Readers>>,
     /// Of a content that is part of parked terms.
     part: Part,
+}
+
+/// The reader in each shard of threads.
+struct Readers([OnceLock<Box<Reader>>; SHARDS]);
+
+/// Readers, and what they take on the library's own heap.
+static READERS: Tally = Tally::new();
+
+impl Default for Readers {
+    fn default() -> Self {
+        READERS.add(0, heap::block(size_of::<Self>()) as isize);
+        Readers(Default::default())
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        READERS.add(0, -(heap::block(size_of::<Self>()) as isize));
+    }
 }
 
 impl std::fmt::Debug for Slot {
@@ -84,7 +107,7 @@ impl Host for Slot {
 
 impl Slot {
     fn readers(&self) -> impl Iterator<Item = &Reader> {
-        let readers = self.readers.get().into_iter().flat_map(|all| all.iter());
+        let readers = self.readers.get().into_iter().flat_map(|all| all.0.iter());
         readers.filter_map(|reader| reader.get().map(Box::as_ref))
     }
 
@@ -170,11 +193,7 @@ impl Drop for Part {
 impl Slot {
     /// The term of a content that is part of parked terms, if there is one for this thread. Where
     /// a parked term is read in a lane, it may be made.
-    pub fn part_term(
-        &self,
-        shared: &Shared,
-        lane: Option<Lane>,
-    ) -> Result<Option<&Copied>, Busy> {
+    pub fn part_term(&self, shared: &Shared, lane: Option<Lane>) -> Result<Option<&Copied>, Busy> {
         let part = &self.part;
         let shard = thread_shard();
         if let Some(term) = part.terms.get().and_then(|terms| terms[shard].get()) {
@@ -377,6 +396,7 @@ const READ_TIMES: usize = 4;
 
 impl Reader {
     fn new(shared: &Shared) -> Box<Self> {
+        READERS.came(heap::block(size_of::<Self>()));
         Box::new(Reader {
             content: ResourceRef::new(Kept(Arc::clone(shared.content()))),
             read: AtomicUsize::new(0),
@@ -405,18 +425,16 @@ impl Reader {
 
     fn heap_bytes(&self) -> usize {
         let term = self.term.get().map_or(0, Copied::bytes);
-        KEPT_OVERHEAD + heap::block(size_of::<Self>()) + term
+        resource::overhead() + size_of::<Kept>() + heap::block(size_of::<Self>()) + term
     }
 }
-
-/// About what the VM takes for the object of a [`Kept`].
-const KEPT_OVERHEAD: usize = 112;
 
 /// Terms of more bytes are freed by the reaper.
 const FREED_AT_ONCE: usize = 64 << 10;
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        READERS.went(heap::block(size_of::<Self>()));
         if let Some(term) = self.term.take()
             && term.bytes() > FREED_AT_ONCE
         {
@@ -565,6 +583,22 @@ impl SharedBytes {
     }
 }
 
+/// Shared contents, with what is kept for their readers.
+pub fn stock() -> Stock {
+    let contents = STORE.usage();
+    let readers = READERS.sum().bytes + copied().count * ENVIRONMENT;
+    Stock {
+        count: contents.count,
+        heap: contents.bytes + readers,
+        objects: resource::objects::<Share>().bytes + resource::objects::<Kept>().bytes,
+    }
+}
+
+/// The largest contents, the largest one first.
+pub fn largest(limit: usize) -> Vec<Arc<Shared>> {
+    STORE.largest(limit)
+}
+
 /// The content that equals a value.
 pub fn intern(packed: Packed<Anchor>) -> Arc<Shared> {
     known(STORE.intern(packed))
@@ -589,7 +623,7 @@ fn reference<'a>(env: Env<'a>, shared: &Arc<Shared>) -> Term<'a> {
 
 fn reader(shared: &Shared) -> &Reader {
     let readers = shared.host.readers.get_or_init(Box::default);
-    readers[thread_shard()].get_or_init(|| Reader::new(shared))
+    readers.0[thread_shard()].get_or_init(|| Reader::new(shared))
 }
 
 /// Packed bytes of which the term is built on a normal scheduler.

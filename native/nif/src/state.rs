@@ -1,6 +1,7 @@
 //! Connection states as resources.
 
 use crate::cycles::{self, Suspect};
+use crate::inventory::Stock;
 use crate::lane::{Busy, FAST_ENTRIES, Lane};
 use crate::share::SharedBytes;
 use crate::terms::{Anchor, Known, Path, Source, pack, unpack, with_packed, word};
@@ -9,10 +10,11 @@ use erlmcp_memory_core::heap;
 use erlmcp_memory_core::map::{self, EditError};
 use erlmcp_memory_core::packed::{Item, Packed, Writer, item};
 use erlmcp_memory_core::state::{FieldError, Names, Sizes, State};
+use erlmcp_memory_core::threads::Tally;
 use parking_lot::RwLock;
 use rustler::{Env, Term};
 use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -45,7 +47,7 @@ pub struct Handle {
 resource!(Handle, c"erlmcp_memory_state");
 
 enum Holding {
-    State(State<Anchor>),
+    State(Counted),
     /// A state that other values refer to as well.
     Linked(Arc<Linked>),
     /// It was cleaned up.
@@ -65,7 +67,7 @@ impl Holding {
 /// A state that values refer to.
 #[derive(Debug)]
 pub struct Linked {
-    state: State<Anchor>,
+    state: Counted,
     /// The one reference that stands for it.
     known: Known,
     /// Whether it leads to a pooled state.
@@ -195,16 +197,62 @@ fn free(held: Holding) {
     }
 }
 
-/// What the VM takes for a state's object besides the handle: the headers of a block, of a magic
-/// binary and of a resource, and what some releases of the VM note of who asked for it.
-static OVERHEAD: AtomicUsize = AtomicUsize::new(80);
+impl Handle {
+    /// A handle of nothing.
+    pub fn example() -> Self {
+        Handle {
+            state: RwLock::new(Holding::Nothing),
+        }
+    }
+}
 
-/// Finds out what that is; called once, when the library is loaded.
-pub fn learn_overhead() {
-    if let Some(bytes) = resource::overhead(|| Handle {
-        state: RwLock::new(Holding::Nothing),
-    }) {
-        OVERHEAD.store(bytes, Ordering::Relaxed);
+/// The states of the node, and what their values take. What two versions have in common is counted
+/// for both.
+static STATES: Tally = Tally::new();
+
+/// Compact states.
+pub fn stock() -> Stock {
+    let states = STATES.sum();
+    Stock {
+        count: states.count,
+        heap: states.bytes,
+        objects: resource::objects::<Handle>().bytes,
+    }
+}
+
+/// A state that is counted while it is there.
+#[derive(Debug)]
+struct Counted(Option<State<Anchor>>);
+
+impl Counted {
+    fn new(state: State<Anchor>) -> Self {
+        STATES.came(state.fields().heap_bytes());
+        Counted(Some(state))
+    }
+
+    fn into_packed(mut self) -> Packed<Anchor> {
+        self.take()
+            .map_or_else(|| Packed::from_bytes(&[]), State::into_packed)
+    }
+
+    fn take(&mut self) -> Option<State<Anchor>> {
+        let state = self.0.take()?;
+        STATES.went(state.fields().heap_bytes());
+        Some(state)
+    }
+}
+
+impl Deref for Counted {
+    type Target = State<Anchor>;
+
+    fn deref(&self) -> &State<Anchor> {
+        self.0.as_ref().expect("it is taken at its end")
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        drop(self.take());
     }
 }
 
@@ -244,7 +292,7 @@ pub fn names() -> &'static Names<Anchor> {
 /// A term for a new state.
 pub fn to_term(env: Env<'_>, state: State<Anchor>) -> Term<'_> {
     let handle = Handle {
-        state: RwLock::new(Holding::State(state)),
+        state: RwLock::new(Holding::State(Counted::new(state))),
     };
     resource::make(env, handle)
 }
@@ -456,7 +504,7 @@ fn sizes<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy
         if lane == Lane::Fast && state.fields().heap_bytes() > COUNTED_AT_ONCE {
             return Err(Busy);
         }
-        let handle = OVERHEAD.load(Ordering::Relaxed) + size_of::<Handle>();
+        let handle = resource::overhead() + size_of::<Handle>();
         let sizes = state.sizes(names(), handle);
         let mut shared = SharedBytes::default();
         shared.add_links(state.fields().view().links);

@@ -2,6 +2,7 @@
 
 use crate::pool::{Lease, Pool, Recycle, Stats};
 use crate::sync::{AtomicUsize, Ordering};
+use crate::threads::Tally;
 
 /// The sizes of pooled blocks.
 pub(super) const B256: usize = 256;
@@ -48,6 +49,7 @@ pub struct BlockPool {
     pub(super) m1: Pool<Block<M1>>,
     /// Bytes of the blocks that are too large to be pooled.
     pub(super) large_bytes: AtomicUsize,
+    pub(super) buffers: Tally,
 }
 
 /// The figures of a [`BlockPool`].
@@ -76,6 +78,7 @@ impl BlockPool {
             k256: Pool::new(),
             m1: Pool::new(),
             large_bytes: AtomicUsize::new(0),
+            buffers: Tally::new(),
         }
     }
 
@@ -110,6 +113,11 @@ impl BlockPool {
             + self.k64.trim_step()
             + self.k256.trim_step()
             + self.m1.trim_step()
+    }
+
+    /// The message buffers that there are, those that hold nothing too.
+    pub fn buffers(&self) -> usize {
+        self.buffers.sum().count
     }
 
     /// The figures now.

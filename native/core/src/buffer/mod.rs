@@ -63,9 +63,16 @@ pub struct MessageBuffer<'p> {
     newline: Option<usize>,
 }
 
+impl Drop for MessageBuffer<'_> {
+    fn drop(&mut self) {
+        self.blocks.buffers.went(0);
+    }
+}
+
 impl<'p> MessageBuffer<'p> {
     /// An empty buffer that takes its blocks from `blocks`.
     pub fn new(blocks: &'p BlockPool) -> Self {
+        blocks.buffers.came(0);
         MessageBuffer {
             blocks,
             storage: Storage::None,

@@ -34,6 +34,16 @@ impl MessageBuffer<'_> {
 }
 
 #[test]
+fn buffers_are_counted_also_while_they_hold_nothing() {
+    let pool = BlockPool::new();
+    let mut buffers: Vec<_> = (0..3).map(|_| MessageBuffer::new(&pool)).collect();
+    assert_eq!(pool.buffers(), 3);
+    assert_eq!(buffers[0].append(b"rest"), Ok(4));
+    drop(buffers);
+    assert_eq!(pool.buffers(), 0);
+}
+
+#[test]
 fn frames_come_out_without_their_line_ends() {
     let blocks = open();
     let mut buffer = MessageBuffer::new(&blocks);

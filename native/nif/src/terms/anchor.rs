@@ -7,6 +7,7 @@ use crate::share::ShareLink;
 use crate::state::StateLink;
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::packed::Packed;
+use erlmcp_memory_core::threads::Tally;
 use rustler::sys::{ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_make_copy};
 use rustler::{Env, Term};
 use std::sync::Arc;
@@ -85,8 +86,17 @@ unsafe impl Send for Environment {}
 // refers to is atomic.
 unsafe impl Sync for Environment {}
 
+/// The environments, and what the VM takes for them.
+static ENVIRONMENTS: Tally = Tally::new();
+
+/// What the VM takes for the environments that keep references.
+pub fn environment_bytes() -> usize {
+    ENVIRONMENTS.sum().bytes
+}
+
 impl Drop for Environment {
     fn drop(&mut self) {
+        ENVIRONMENTS.went(ENVIRONMENT + self.terms.load(Ordering::Relaxed) * REFERENCE);
         // SAFETY: this is the environment's only owner.
         unsafe { enif_free_env(self.env) };
     }
@@ -116,12 +126,14 @@ impl Keeper {
         let env = self.0.get_or_insert_with(|| {
             // SAFETY: the call has no conditions; the environment is freed by its owner.
             let env = unsafe { enif_alloc_env() };
+            ENVIRONMENTS.came(ENVIRONMENT);
             Arc::new(Environment {
                 env,
                 terms: AtomicUsize::new(0),
             })
         });
         env.terms.fetch_add(1, Ordering::Relaxed);
+        ENVIRONMENTS.add(0, REFERENCE as isize);
         // SAFETY: the reference is valid in its own environment while it is copied, and nobody
         // else uses the other one while `self` may add to it: values are not handed on before
         // they are whole.

@@ -8,6 +8,7 @@ use super::unpack::{Source, unpack};
 use crate::lane::Lane;
 use erlmcp_memory_core::map::MAX_PATH;
 use erlmcp_memory_core::packed::{Item, View, item, skip};
+use erlmcp_memory_core::threads::{Tally, Usage};
 use rustler::sys::{
     ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_get_map_value, enif_is_identical,
     enif_make_copy,
@@ -40,8 +41,16 @@ unsafe impl Send for Copied {}
 // lies off the heap are atomic, and `of` made the one copy that may rewrite a binary's header.
 unsafe impl Sync for Copied {}
 
+static TERMS: Tally = Tally::new();
+
+/// The terms that are kept to be copied, and their bytes: these lie among the heaps of processes.
+pub fn copied() -> Usage {
+    TERMS.sum()
+}
+
 impl Drop for Copied {
     fn drop(&mut self) {
+        TERMS.went(self.term_bytes());
         // SAFETY: the environment has no other owner.
         unsafe { enif_free_env(self.env) };
     }
@@ -71,6 +80,7 @@ impl Copied {
         let words = copied.with(|term| heap_words(term, 0, &mut |part| large.push(part)));
         large.sort_unstable();
         (copied.words, copied.large) = (words, large);
+        TERMS.add(0, copied.term_bytes() as isize);
         Some(copied)
     }
 
@@ -85,12 +95,14 @@ impl Copied {
                 let env = enif_alloc_env();
                 (env, enif_make_copy(env, term.as_c_arg()))
             };
-            Some(Copied {
+            let copied = Copied {
                 env,
                 term,
                 words,
                 large: SmallVec::new(),
-            })
+            };
+            TERMS.came(copied.term_bytes());
+            Some(copied)
         })
     }
 
@@ -120,7 +132,11 @@ impl Copied {
 
     /// About what it takes, in bytes.
     pub fn bytes(&self) -> usize {
-        ENVIRONMENT + self.words * size_of::<ErlNifTerm>()
+        ENVIRONMENT + self.term_bytes()
+    }
+
+    fn term_bytes(&self) -> usize {
+        self.words * size_of::<ErlNifTerm>()
     }
 
     /// What a list of keys leads to, in the environment of the list.
