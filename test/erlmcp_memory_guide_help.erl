@@ -13,14 +13,20 @@ text(Document) ->
 %% The words behind the opening ``` of each block, and what is in it.
 blocks(Document) ->
     Text = text(Document),
-    {match, Found} = re:run(Text, "^```([^\n`]*)\n(.*?)^```$", [
-        global, multiline, dotall, {capture, all_but_first, list}
+    Found = found(Text, "^```([^\n`]*)\n(.*?)^```$", [
+        multiline, dotall, {capture, all_but_first, list}
     ]),
     %% No block escapes by being indented, left open or fenced otherwise.
-    {match, Fences} = re:run(Text, "^[ \t>]*(?:```|~~~)", [global, multiline]),
+    Fences = found(Text, "^[ \t>]*(?:```|~~~)", [multiline]),
     case 2 * length(Found) =:= length(Fences) of
         true -> [{string:lexemes(Kind, " "), Block} || [Kind, Block] <- Found];
         false -> ct:fail("~ts: a block of code that is not fenced by ``` alone", [Document])
+    end.
+
+found(Text, Pattern, Options) ->
+    case re:run(Text, Pattern, [global | Options]) of
+        {match, Found} -> Found;
+        nomatch -> []
     end.
 
 %% A file of the host that a document builds.
