@@ -17,11 +17,11 @@
 //! [`Holder`] is therefore counted in the `Home` of the thread that made it, and cloned into that
 //! of the thread that clones it.
 
+use crate::map;
 use crate::packed::{Anchor, Packed};
 use crate::threads::{SHARDS, thread_shard};
 use hashbrown::HashTable;
 use parking_lot::Mutex;
-use std::hash::BuildHasher;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -236,17 +236,19 @@ impl<A: Anchor, H: Host> Table<A, H> {
     }
 }
 
+/// Maps of more packed bytes are kept as tries, so that a content with one value changed costs the
+/// path to it. A smaller one is copied in no time, and takes less memory in one piece.
+const WHOLE: usize = 16 << 10;
+
 /// All shared content of a node.
 #[derive(Debug)]
 pub struct Store<A: Anchor, H: Host> {
-    hasher: foldhash::quality::RandomState,
     table: Arc<Table<A, H>>,
 }
 
 impl<A: Anchor, H: Host> Default for Store<A, H> {
     fn default() -> Self {
         Store {
-            hasher: Default::default(),
             table: Arc::new(Table(Default::default())),
         }
     }
@@ -254,8 +256,9 @@ impl<A: Anchor, H: Host> Default for Store<A, H> {
 
 impl<A: Anchor, H: Host> Store<A, H> {
     /// The content that equals this value: an existing one, or a new one.
-    pub fn intern(&self, packed: Packed<A>) -> Arc<Shared<A, H>> {
-        let hash = self.hasher.hash_one(packed.bytes());
+    pub fn intern(&self, mut packed: Packed<A>) -> Arc<Shared<A, H>> {
+        let hash = map::digest(packed.view());
+        let mut is_new = false;
         // Those of this hash that were found to differ.
         let mut others: Vec<Arc<Shared<A, H>>> = Vec::new();
         loop {
@@ -270,6 +273,15 @@ impl<A: Anchor, H: Host> Store<A, H> {
                 }
             }
             let Some(known) = known else {
+                if !is_new {
+                    // Outside of the lock, which others wait for; and not for what is there.
+                    drop(table);
+                    is_new = true;
+                    packed = map::in_parts(packed, WHOLE);
+                    // So that its parts know theirs when one of them changes.
+                    map::digest(packed.view());
+                    continue;
+                }
                 let shared = Arc::new(Shared {
                     content: Arc::new(Content(ManuallyDrop::new(packed))),
                     hash,
@@ -284,7 +296,7 @@ impl<A: Anchor, H: Host> Store<A, H> {
             };
             // Compared after the lock, which others wait for: the values may be large.
             drop(table);
-            if equal(known.packed(), &packed) {
+            if map::equal(known.packed().view(), packed.view()) {
                 return known;
             }
             others.push(known);
@@ -300,11 +312,6 @@ impl<A: Anchor, H: Host> Store<A, H> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
-
-/// Packed bytes are canonical, so equal bytes and equal link ids mean equal terms.
-fn equal<A: Anchor>(a: &Packed<A>, b: &Packed<A>) -> bool {
-    a.bytes() == b.bytes() && a.links().ids().eq(b.links().ids())
 }
 
 #[cfg(test)]

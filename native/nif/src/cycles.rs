@@ -201,7 +201,7 @@ impl Graph {
                 Node::Shared(shared) => each_owned(shared.packed().links(), &mut owned),
                 Node::Blob(blob) => each_owned(blob.links(), &mut owned),
                 Node::Trie(node) => match &**node {
-                    Trie::Leaf(page) => each_owned(page.links(), &mut owned),
+                    Trie::Leaf(page, _) => each_owned(page.links(), &mut owned),
                     Trie::Branch { children, .. } => {
                         let children = children.iter().flatten();
                         owned.extend(children.map(|child| Node::Trie(Arc::clone(child))));

@@ -7,6 +7,7 @@ mod connection;
 mod cycles;
 mod garbage;
 mod histogram;
+mod inside;
 mod iodata;
 mod lane;
 mod load;

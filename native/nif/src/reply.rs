@@ -12,6 +12,7 @@ mod atoms {
         collect,
         none,
         ok,
+        shared,
         too_large,
     }
 }
@@ -48,10 +49,19 @@ pub fn closed<'a>(env: Env<'a>, terms: Vec<Term<'a>>) -> Term<'a> {
     (atoms::closed(), terms).encode(env)
 }
 
+/// `{shared, N, Share}`: after so many keys, the path of a change leads into shared content.
+pub fn shared<'a>(env: Env<'a>, keys: usize, share: Term<'a>) -> Term<'a> {
+    (atoms::shared(), keys, share).encode(env)
+}
+
 /// `{collect, Result}`: the caller's garbage is to be collected.
 pub fn collect<'a>(env: Env<'a>, result: Term<'a>) -> Term<'a> {
     (atoms::collect(), result).encode(env)
 }
+
+/// What is said of a term that should name a field.
+pub const NO_PATH: &str =
+    "neither a field (an atom) nor a path (a list of 1 to 64 keys that begins with a field)";
 
 /// What is returned for a term that could not be packed, given as this argument.
 pub fn not_packed<'a>(env: Env<'a>, position: u32, error: PackError<'a>) -> Result<Term<'a>, Busy> {
@@ -75,10 +85,6 @@ pub fn not_packed<'a>(env: Env<'a>, position: u32, error: PackError<'a>) -> Resu
         ),
         PackError::Busy => return Err(Busy),
         PackError::TooLarge => badarg(env, position, "larger than 512 MiB"),
-        PackError::NotAPath => badarg(
-            env,
-            position,
-            "neither a field (an atom) nor a path (a list of 1 to 64 keys that begins with a field)",
-        ),
+        PackError::NotAPath => badarg(env, position, NO_PATH),
     })
 }

@@ -46,6 +46,13 @@ impl erlmcp_memory_core::packed::Anchor for Anchor {
         }
     }
 
+    fn shared_content(&self) -> Option<&Packed<Self>> {
+        match self {
+            Anchor::Share(share) => Some(share.shared().packed()),
+            _ => None,
+        }
+    }
+
     fn free(garbage: Packed<Self>) {
         reaper::free_value(garbage);
     }
