@@ -494,15 +494,19 @@ update_all(_State, _Fields) ->
 
 update_each(State, Fields) ->
     Ordered = lists:sort([{depth(Field), Field} || Field <- maps:keys(Fields)]),
-    lists:foldl(
-        fun
-            (_Field, {badarg, 1, _} = BadArg) -> BadArg;
-            (_Field, {badarg, _, Text}) -> {badarg, 2, Text};
-            ({_, Field}, NewState) -> update(NewState, Field, maps:get(Field, Fields))
-        end,
-        State,
-        Ordered ++ [last]
-    ).
+    update_each(State, [Field || {_Depth, Field} <- Ordered], Fields).
+
+update_each(State, [Field | Rest], Fields) ->
+    case update(State, Field, maps:get(Field, Fields)) of
+        {badarg, 1, _} = BadArg -> BadArg;
+        {badarg, _, Text} -> {badarg, 2, Text};
+        NewState -> update_each(NewState, Rest, Fields)
+    end;
+update_each(State, [], _Fields) ->
+    case is_state(State) of
+        true -> State;
+        false -> {badarg, 1, <<"not a connection state">>}
+    end.
 
 depth(Path) when is_list(Path), length(Path) >= 0 -> length(Path);
 depth(_Field) -> 0.

@@ -97,15 +97,17 @@
     pool_shed/1,
     pool_trim/0,
     pool_stats/0,
-    pool_acquire/2,
+    pool_acquire/3,
+    pool_created_aside/0,
     pool_release/1,
     pool_read/1,
     pool_update/3,
     buffer_stats/0,
     buffer_zeros/1,
-    buffer_acquire/1,
+    buffer_acquire/2,
     buffer_release/1,
     buffer_append/3,
+    buffer_take/3,
     buffer_next/1,
     buffer_held/1
 ]).
@@ -383,10 +385,15 @@ pool_trim() ->
 pool_stats() ->
     ?NOT_LOADED.
 
--spec pool_acquire(term(), opened()) ->
+-spec pool_created_aside() -> non_neg_integer().
+pool_created_aside() ->
+    ?NOT_LOADED.
+
+%% @doc Aside: where a state is created, it says nothing of the load of the host.
+-spec pool_acquire(term(), opened(), Aside :: boolean()) ->
     {ok, reference()} | collect({ok, reference()}) | {error, not_started} | not_a_map
     | badarg() | closed().
-pool_acquire(_, _Opened) ->
+pool_acquire(_, _Opened, _Aside) ->
     ?NOT_LOADED.
 
 -spec pool_release(term()) ->
@@ -413,9 +420,9 @@ buffer_stats() ->
 buffer_zeros(_) ->
     ?NOT_LOADED.
 
--spec buffer_acquire(non_neg_integer()) ->
+-spec buffer_acquire(Size :: non_neg_integer(), Limit :: pos_integer()) ->
     reference() | {error, not_started | {message_too_large, pos_integer()}}.
-buffer_acquire(_) ->
+buffer_acquire(_, _) ->
     ?NOT_LOADED.
 
 -spec buffer_release(term()) ->
@@ -427,6 +434,12 @@ buffer_release(_) ->
     {ok, non_neg_integer()} | {error, released | {message_too_large, pos_integer()}}
     | not_iodata | badarg.
 buffer_append(_, _, _) ->
+    ?NOT_LOADED.
+
+-spec buffer_take(term(), term(), bytes()) ->
+    {ok, [binary()]} | {error, released | {message_too_large, pos_integer()}}
+    | not_iodata | badarg.
+buffer_take(_, _, _) ->
     ?NOT_LOADED.
 
 -spec buffer_next(term()) ->

@@ -40,7 +40,7 @@ pub fn leads_to_pooled(anchor: &Anchor) -> bool {
         Anchor::Pooled(_) => true,
         Anchor::Share(share) => share.shared().host.is_cyclic(),
         Anchor::State(state) => state.linked().is_cyclic(),
-        Anchor::Foreign(_) => false,
+        Anchor::Buffer(_) | Anchor::Foreign(_) => false,
     }
 }
 
@@ -283,6 +283,6 @@ fn target(target: &Target<Anchor>) -> Option<Node> {
         Target::Anchor(Anchor::Pooled(pooled)) => Node::Cell(Arc::clone(pooled.cell())),
         Target::Anchor(Anchor::State(state)) => Node::State(Arc::clone(state.linked())),
         Target::Anchor(Anchor::Share(share)) => Node::Shared(Arc::clone(share.shared())),
-        Target::Anchor(Anchor::Foreign(_)) => return None,
+        Target::Anchor(Anchor::Buffer(_) | Anchor::Foreign(_)) => return None,
     })
 }

@@ -3,6 +3,7 @@
 use crate::lane::Busy;
 use crate::terms::PackError;
 use erlmcp_memory_core::copy::copy;
+use rustler::sys::{ErlNifTerm, enif_make_list_from_array, enif_make_sub_binary};
 use rustler::{Encoder, Env, NewBinary, Term};
 
 mod atoms {
@@ -42,6 +43,24 @@ pub fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     let mut binary = NewBinary::new(env, bytes.len());
     copy(binary.as_mut_slice(), bytes);
     binary.into()
+}
+
+/// A part of a binary, which keeps all of it.
+pub fn part<'a>(env: Env<'a>, binary: Term<'a>, start: usize, len: usize) -> Term<'a> {
+    // SAFETY: the term is a binary of this environment, and the caller looked at these bytes.
+    unsafe {
+        let part = enif_make_sub_binary(env.as_c_arg(), binary.as_c_arg(), start, len);
+        Term::new(env, part)
+    }
+}
+
+/// A list of terms of this environment.
+pub fn list<'a>(env: Env<'a>, terms: &[ErlNifTerm]) -> Term<'a> {
+    // SAFETY: the terms were made in `env`.
+    unsafe {
+        let list = enif_make_list_from_array(env.as_c_arg(), terms.as_ptr(), terms.len() as u32);
+        Term::new(env, list)
+    }
 }
 
 /// `{closed, Terms}`: the call is to be made again when what is in these terms is known.

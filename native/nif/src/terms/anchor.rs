@@ -1,5 +1,6 @@
 //! What packed values keep alive.
 
+use crate::buffer::BufferLink;
 use crate::pool::PooledLink;
 use crate::reaper;
 use crate::share::ShareLink;
@@ -20,6 +21,8 @@ pub enum Anchor {
     State(StateLink),
     /// A pooled state.
     Pooled(PooledLink),
+    /// A message buffer.
+    Buffer(BufferLink),
     /// A reference to something of another library.
     Foreign(Arc<Foreign>),
 }
@@ -31,6 +34,7 @@ impl Anchor {
             Anchor::Share(share) => share.to_term(env),
             Anchor::State(state) => state.to_term(env),
             Anchor::Pooled(pooled) => pooled.to_term(env),
+            Anchor::Buffer(buffer) => buffer.to_term(env),
             Anchor::Foreign(foreign) => foreign.to_term(env),
         }
     }
@@ -40,7 +44,7 @@ impl erlmcp_memory_core::packed::Anchor for Anchor {
     fn kept_bytes(&self) -> usize {
         match self {
             // Kept once for all.
-            Anchor::Share(_) | Anchor::Pooled(_) => 0,
+            Anchor::Share(_) | Anchor::Pooled(_) | Anchor::Buffer(_) => 0,
             Anchor::State(state) => state.heap_bytes(),
             Anchor::Foreign(foreign) => foreign.heap_bytes(),
         }
