@@ -229,3 +229,103 @@ fn pair_up<'a, A: Anchor>(
             a_key == b_key
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::{in_parts, put, remove};
+    use crate::packed::{Packed, Writer};
+    use std::convert::Infallible;
+
+    type Value = Packed<Infallible>;
+
+    fn map(entries: &[(i64, &Value)]) -> Value {
+        let mut writer = Writer::new();
+        let mut map = writer.begin_map();
+        for (key, _) in entries {
+            writer.int(*key);
+            writer.end_key(&map);
+        }
+        assert!(writer.end_keys(&map));
+        while let Some(index) = writer.next_value(&mut map) {
+            writer.packed(entries[index].1);
+        }
+        writer.finish()
+    }
+
+    fn text(len: usize) -> Value {
+        let mut writer = Writer::new();
+        writer.binary(&vec![7; len]);
+        writer.finish()
+    }
+
+    fn key(key: i64) -> Value {
+        let mut writer = Writer::new();
+        writer.int(key);
+        writer.finish()
+    }
+
+    fn nested(count: i64) -> Value {
+        let (short, long) = (text(3), text(3_000));
+        let inner: Vec<_> = (0..count % 90).map(|n| (n, &short)).collect();
+        let inner = map(&inner);
+        let values = [&short, &long, &inner];
+        let all: Vec<_> = (0..count).map(|n| (n, values[n as usize % 3])).collect();
+        map(&all)
+    }
+
+    fn same(a: &Value, b: &Value) -> bool {
+        let (same, equal) = (
+            digest(a.view()) == digest(b.view()),
+            equal(a.view(), b.view()),
+        );
+        assert_eq!(same, equal);
+        equal
+    }
+
+    #[test]
+    fn a_map_in_parts_is_the_map_in_one_piece() {
+        for count in [0, 1, 5, 80, 700] {
+            let whole = nested(count);
+            let parts = in_parts(nested(count), 0);
+            assert!(same(&whole, &parts), "{count}");
+            assert!(!same(&nested(count + 1), &parts), "{count}");
+        }
+    }
+
+    #[test]
+    fn how_a_map_became_what_it_is_makes_no_difference() {
+        let whole = nested(600);
+        let mut changed = in_parts(nested(600), 0);
+        let (long, short) = (text(5_000), text(3));
+        let paths: Vec<_> = (0..600).step_by(7).map(key).collect();
+        for path in &paths {
+            changed = put(&changed, &[path.view()], long.view(), &[]).unwrap();
+        }
+        assert!(!same(&whole, &changed));
+        for (path, n) in paths.iter().zip((0..600).step_by(7)) {
+            let was = whole.view().find(&[key(n)]).unwrap().to_packed();
+            changed = put(&changed, &[path.view()], was.view(), &[]).unwrap();
+        }
+        assert!(same(&whole, &changed));
+        // Grown and shrunk again.
+        let more: Vec<_> = (1_000..3_000).map(key).collect();
+        for path in &more {
+            changed = put(&changed, &[path.view()], short.view(), &[]).unwrap();
+        }
+        for path in &more {
+            changed = remove(&changed, &[path.view()]).unwrap();
+        }
+        assert!(same(&whole, &changed));
+    }
+
+    #[test]
+    fn values_without_entries_are_told_apart() {
+        let values = [text(0), text(1), map(&[]), key(0), key(1)];
+        for (n, a) in values.iter().enumerate() {
+            for (m, b) in values.iter().enumerate() {
+                assert_eq!(same(a, b), n == m);
+            }
+        }
+    }
+}
