@@ -4,7 +4,7 @@
 -include_lib("stdlib/include/assert.hrl").
 -include("erlmcp_memory.hrl").
 
--import(erlmcp_memory_pool_help, [badarg/3, clear/0, kill/0, start/0, start/2, tick/1]).
+-import(erlmcp_memory_pool_help, [badarg/3, clear/0, kill/0, start/0, start/2, tick/1, wait/1]).
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2, log/2]).
 -export([
@@ -199,7 +199,8 @@ a_supervisor_in_elixir_starts_the_pool(_Config) ->
     receive
         checked -> receive {'DOWN', Monitor, process, Pid, _} -> ok end;
         {'DOWN', Monitor, process, Pid, Reason} -> ct:fail(Reason)
-    end.
+    end,
+    wait(fun() -> whereis(?P) =:= undefined end).
 
 a_simulation_is_no_depleted_pool(_Config) ->
     start(5, 20),

@@ -245,7 +245,7 @@ fn take_from<'a>(
         frames.push(frame.as_c_arg());
     });
     match taken {
-        Ok(()) => Ok((ok(), reply::list(env, &frames)).encode(env)),
+        Ok(()) => Ok(reply::ok_value(env, reply::list(env, &frames))),
         Err(NotTaken::TooLarge) => Ok(too_large(env, buffer.limit())),
         Err(NotTaken::OverBudget) => Err(Busy),
     }
