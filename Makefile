@@ -12,8 +12,8 @@ SOAK_SECONDS ?= 600
 say = @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test docs bench-memory bench-pool bench-schedulers bench-parking soak stress loom \
-    memcheck miri fuzz matrix stranger fmt clean
+.PHONY: help setup build demo test docs bench-memory bench-pool bench-schedulers \
+    bench-parking bench-take soak stress loom memcheck miri fuzz matrix stranger fmt clean
 
 help:
 	@echo 'make demo   run 100,000 connections through their life and print what they take'
@@ -27,6 +27,7 @@ help:
 	@echo '            (DROPPED=n links of a chain, ROUNDS=n)'
 	@echo 'make bench-parking  many parked servers: waking, going idle at once, storms, random work'
 	@echo '            (COUNT=n servers, SECONDS=n of waking, SOAK_SECONDS=n of random work)'
+	@echo 'make bench-take    messages appended and taken in one call, beside plain Erlang (MS=n)'
 	@echo 'make soak   a mixed load for ten minutes, and whether memory grows (SOAK_SECONDS=n)'
 	@echo 'make stress random work of 16 processes against models (SECONDS=n)'
 	@echo 'make loom   the concurrent parts in every order of their threads'
@@ -87,6 +88,11 @@ bench-schedulers: setup
 bench-parking: setup
 	@rebar3 as bench compile
 	@escript bench/run.escript erlmcp_bench_parking $(COUNT) $(SECONDS) $(SOAK_SECONDS)
+
+bench-take: MS = 20
+bench-take: setup
+	@rebar3 as bench compile
+	@escript bench/run.escript erlmcp_bench_take $(MS)
 
 soak: setup
 	@rebar3 as bench compile

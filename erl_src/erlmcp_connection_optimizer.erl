@@ -17,7 +17,9 @@
 %%
 %% Wherever a field is named, a <em>path</em> may stand: a list of up to 64 keys of which the first
 %% is a field and each further one a key of the map before it. One key of a large map is read,
-%% written and removed without building the map.
+%% written and removed without building the map. A path goes through a share as if its content stood
+%% there; where it is a path to be changed, the state gets another share, see {@link
+%% update_shared/3}.
 %%
 %% A <em>share</em> is a reference to content that the node keeps once for all who share an equal
 %% term: a server's tools and their schemas, its prompts, an encoded reply. It is freed with its
@@ -44,18 +46,25 @@
 -export([
     create_optimized_state/1,
     update_state_field/3,
+    update_state_fields/2,
+    increment_state_field/3,
     get_state_field/2,
     get_field_safe/3,
+    find_state_field/2,
     remove_state_field/2,
     to_map/1,
     from_map/1
 ]).
+-export([state_field_size/2, fold_state_field/4]).
 -export([compress_state/1, decompress_state/1]).
 -export([estimate_memory/1, state_size_info/1, cleanup_state/1]).
--export([share/1, shared/1, find_shared/2]).
+-export([share/1, shared/1, find_shared/2, update_shared/3]).
 -export([park/1, unpark/1]).
+-export([is_state/1, is_share/1]).
+-export([format/1, format/2]).
 
--export_type([state/0, field/0, path/0, share/0, parked/0, size_info/0, decompress_error/0]).
+-export_type([state/0, field/0, path/0, share/0, parked/0, size_info/0, format_options/0]).
+-export_type([decompress_error/0]).
 
 -opaque state() :: reference() | erlmcp_memory_plain_state:state().
 %% A connection state. With the default settings it passes `is_reference/1'.
@@ -87,6 +96,9 @@
 }.
 %% See {@link state_size_info/1}.
 
+-type format_options() :: #{max_bytes => pos_integer(), redact => [field() | path()]}.
+%% See {@link format/2}.
+
 -type decompress_error() ::
     corrupt_data
     | unsupported_version
@@ -94,6 +106,8 @@
     | {unknown_atom, binary()}
     | {too_large, Bytes :: non_neg_integer()}.
 %% See {@link decompress_state/1}.
+
+-define(NOT_AN_INTEGER, {badarg, 2, <<"the value there is not an integer">>}).
 
 %% The fields that a state has in any case, as `to_map/1' gives them.
 -define(DEFAULTS, #{
@@ -125,21 +139,27 @@ create_optimized_state(ConnId) ->
 %% path through a value that is not a map is a `badarg'.
 -spec update_state_field(state(), field() | path(), term()) -> state().
 update_state_field(State, Field, Value) ->
-    Updated =
-        case is_reference(State) of
-            true ->
-                ?COLLECTED(
-                    ?OPENED(
-                        state_update,
-                        [State, Field, Value],
-                        [bytes(Value)],
-                        erlmcp_memory_nif:state_update(State, Field, Value, [], bytes(Value))
-                    )
-                );
-            false -> erlmcp_memory_plain_state:update(State, Field, Value)
-        end,
-    case Updated of
+    case update(State, Field, Value) of
         {badarg, Position, Text} -> ?BADARG([State, Field, Value], Position, Text);
+        NewState -> NewState
+    end.
+
+%% @doc The state with other values in several fields or under several paths, each as by {@link
+%% update_state_field/3}. One new state is made. The fields come first, then the paths, shorter ones
+%% before longer ones.
+-spec update_state_fields(state(), #{field() | path() => term()}) -> state().
+update_state_fields(State, Fields) ->
+    case update_all(State, Fields) of
+        {badarg, Position, Text} -> ?BADARG([State, Fields], Position, Text);
+        NewState -> NewState
+    end.
+
+%% @doc The state with an integer added to the one in a field or under a path. Where there is no
+%% value, it counts as 0; where it is not an integer, that is a `badarg'.
+-spec increment_state_field(state(), field() | path(), By :: integer()) -> state().
+increment_state_field(State, Field, By) ->
+    case increment(State, Field, By) of
+        {badarg, Position, Text} -> ?BADARG([State, Field, By], Position, Text);
         NewState -> NewState
     end.
 
@@ -170,21 +190,50 @@ get_field_safe(State, Field, Default) ->
             ?BADARG([State, Field, Default], Position, Text)
     end.
 
+%% @doc The value of a field or under a path; `error' where none was ever set, and where it was
+%% removed. There are always `metadata' and `pending_refs'.
+-spec find_state_field(state(), field() | path()) -> {ok, term()} | error.
+find_state_field(State, Field) ->
+    case find(State, Field) of
+        {ok, _} = Ok ->
+            Ok;
+        none ->
+            case default(Field) of
+                undefined -> error;
+                Value -> {ok, Value}
+            end;
+        {badarg, Position, Text} ->
+            ?BADARG([State, Field], Position, Text)
+    end.
+
+%% @doc How many entries the map has that stands in a field or under a path, or in the share that
+%% stands there. The map is not built. Anything else is a `badarg'.
+-spec state_field_size(state(), field() | path()) -> non_neg_integer().
+state_field_size(State, Field) ->
+    case len(State, Field) of
+        {ok, Size} -> Size;
+        {badarg, Position, Text} -> ?BADARG([State, Field], Position, Text)
+    end.
+
+%% @doc Calls `Fun(Key, Value, Acc)' with each entry of the map that stands in a field or under a
+%% path, or in the share that stands there, in no particular order; returns what the last call
+%% did. At most 64 entries are built at a time. Anything but a map is a `badarg'.
+-spec fold_state_field(
+    fun((Key :: term(), Value :: term(), Acc) -> Acc), Acc, state(), field() | path()
+) -> Acc.
+fold_state_field(Fun, Acc, State, Field) when is_function(Fun, 3) ->
+    case fold(Fun, Acc, State, Field) of
+        {ok, NewAcc} -> NewAcc;
+        {badarg, Position, Text} -> ?BADARG([Fun, Acc, State, Field], Position + 2, Text)
+    end;
+fold_state_field(Fun, Acc, State, Field) ->
+    ?BADARG([Fun, Acc, State, Field], 1, <<"not a fun of three arguments">>).
+
 %% @doc The state without a field, or without the key at the end of a path. `id' and `created_at'
 %% cannot be removed; what is not there, can.
 -spec remove_state_field(state(), field() | path()) -> state().
 remove_state_field(State, Field) ->
-    Removed =
-        case is_reference(State) of
-            true ->
-                ?OPENED(
-                    state_remove,
-                    [State, Field], [],
-                    erlmcp_memory_nif:state_remove(State, Field, [])
-                );
-            false -> erlmcp_memory_plain_state:remove(State, Field)
-        end,
-    case Removed of
+    case remove(State, Field) of
         {badarg, Position, Text} -> ?BADARG([State, Field], Position, Text);
         NewState -> NewState
     end.
@@ -337,7 +386,7 @@ shared(Ref) ->
     end.
 
 %% @doc The value under a path of map keys inside shared content; nothing else of it is built. The
-%% whole under `[]'.
+%% whole under `[]'. The path goes through a share inside the content as if its content stood there.
 -spec find_shared(share(), Path :: [term()]) -> {ok, term()} | error.
 find_shared(Ref, Path) ->
     case ?OPENED(share_find, [Ref, Path], [], erlmcp_memory_nif:share_find(Ref, Path, [])) of
@@ -350,7 +399,8 @@ find_shared(Ref, Path) ->
 -spec park(term()) -> parked().
 park(Term) ->
     Bytes = bytes(Term),
-    case ?OPENED(park, [Term], [Bytes], erlmcp_memory_nif:park(Term, [], Bytes)) of
+    Made = ?COLLECTED(?OPENED(park, [Term], [Bytes], erlmcp_memory_nif:park(Term, [], Bytes))),
+    case Made of
         {badarg, Position, Text} -> ?BADARG([Term], Position, Text);
         Parked -> Parked
     end.
@@ -363,8 +413,180 @@ unpark(Parked) ->
         {badarg, Position, Text} -> ?BADARG([Parked], Position, Text)
     end.
 
+%% @doc A share like this one with another value under a path of map keys; under `[]', a share of
+%% the value. It is the same share that {@link share/1} gives for an equal term.
+%%
+%% The two contents have in common what did not change, and the call costs what the path does, not
+%% what the content takes. Maps that are missing on the path are made; a path through a value that is
+%% not a map is a `badarg'.
+-spec update_shared(share(), Path :: [term()], term()) -> share().
+update_shared(Ref, Path, Value) ->
+    case erlmcp_memory_inside:put(Ref, Path, Value) of
+        {badarg, Position, Text} -> ?BADARG([Ref, Path, Value], Position, Text);
+        NewRef -> NewRef
+    end.
+
+%% @doc Whether the term is a connection state, in either form. A reference to a state that was
+%% cleaned up still is; one that went through `term_to_binary/1' is not.
+-spec is_state(term()) -> boolean().
+is_state(Term) when is_reference(Term) -> erlmcp_memory_nif:state_is(Term);
+is_state(Term) -> erlmcp_memory_plain_state:is_state(Term).
+
+%% @doc Whether the term is a reference to shared content.
+-spec is_share(term()) -> boolean().
+is_share(Term) ->
+    erlmcp_memory_inside:is_share(Term).
+
+%% @doc As {@link format/2} with `#{}'.
+-spec format(state()) -> iodata().
+format(State) ->
+    case erlmcp_memory_format:state(State, #{}) of
+        {badarg, Position, Text} -> ?BADARG([State], Position, Text);
+        Text -> Text
+    end.
+
+%% @doc The state as text for a person, in UTF-8: its fields and sizes, shares by their size, large
+%% values by theirs. For crash reports, and `format_status' of a process that holds a state.
+%%
+%% <ul>
+%% <li>`max_bytes' (4096): the text has at most so many;</li>
+%% <li>`redact' (`[]'): what stands in these fields and under these paths is not shown.</li>
+%% </ul>
+%%
+%% For a state that was cleaned up, the text says so.
+-spec format(state(), format_options()) -> iodata().
+format(State, Options) ->
+    case erlmcp_memory_format:state(State, Options) of
+        {badarg, Position, Text} -> ?BADARG([State, Options], Position, Text);
+        Text -> Text
+    end.
+
 bytes(Term) when is_binary(Term) -> byte_size(Term);
 bytes(_Term) -> 0.
+
+update(State, Field, Value) when is_reference(State) ->
+    Updated =
+        ?COLLECTED(
+            ?OPENED(
+                state_update,
+                [State, Field, Value],
+                [bytes(Value)],
+                erlmcp_memory_nif:state_update(State, Field, Value, [], bytes(Value))
+            )
+        ),
+    case Updated of
+        {shared, Keys, Ref} ->
+            {Before, Inside} = lists:split(Keys, Field),
+            changed(State, Before, erlmcp_memory_inside:put(Ref, Inside, Value));
+        _ ->
+            Updated
+    end;
+update(State, Field, Value) ->
+    erlmcp_memory_plain_state:update(State, Field, Value).
+
+remove(State, Field) when is_reference(State) ->
+    Removed = ?OPENED(
+        state_remove, [State, Field], [], erlmcp_memory_nif:state_remove(State, Field, [])
+    ),
+    case Removed of
+        {shared, Keys, Ref} ->
+            {Before, Inside} = lists:split(Keys, Field),
+            changed(State, Before, erlmcp_memory_inside:remove(Ref, Inside));
+        _ ->
+            Removed
+    end;
+remove(State, Field) ->
+    erlmcp_memory_plain_state:remove(State, Field).
+
+%% The state with a changed share in the place of the one on the path.
+changed(_State, _Path, {badarg, _, _} = BadArg) -> BadArg;
+changed(State, Path, Share) -> update(State, Path, Share).
+
+update_all(State, Fields) when is_reference(State) ->
+    Updated =
+        ?COLLECTED(
+            ?OPENED(
+                state_update_all,
+                [State, Fields], [],
+                erlmcp_memory_nif:state_update_all(State, Fields, [])
+            )
+        ),
+    case Updated of
+        none -> update_each(State, Fields);
+        _ -> Updated
+    end;
+update_all(State, Fields) when is_map(Fields) ->
+    update_each(State, Fields);
+update_all(_State, _Fields) ->
+    {badarg, 2, <<"not a map">>}.
+
+update_each(State, Fields) ->
+    Ordered = lists:sort([{depth(Field), Field} || Field <- maps:keys(Fields)]),
+    update_each(State, [Field || {_Depth, Field} <- Ordered], Fields).
+
+update_each(State, [Field | Rest], Fields) ->
+    case update(State, Field, maps:get(Field, Fields)) of
+        {badarg, 1, _} = BadArg -> BadArg;
+        {badarg, _, Text} -> {badarg, 2, Text};
+        NewState -> update_each(NewState, Rest, Fields)
+    end;
+update_each(State, [], _Fields) ->
+    case is_state(State) of
+        true -> State;
+        false -> {badarg, 1, <<"not a connection state">>}
+    end.
+
+depth(Path) when is_list(Path), length(Path) >= 0 -> length(Path);
+depth(_Field) -> 0.
+
+increment(State, Field, By) when is_integer(By) ->
+    case find(State, Field) of
+        {ok, Value} when is_integer(Value) ->
+            by(State, Field, Value + By);
+        {badarg, _, _} = BadArg ->
+            BadArg;
+        none ->
+            case default(Field) of
+                undefined -> by(State, Field, By);
+                _ -> ?NOT_AN_INTEGER
+            end;
+        {ok, _} ->
+            ?NOT_AN_INTEGER
+    end;
+increment(_State, _Field, _By) ->
+    {badarg, 3, <<"not an integer">>}.
+
+by(State, Field, Value) ->
+    case update(State, Field, Value) of
+        %% It is the sum that the field cannot have.
+        {badarg, _, Text} -> {badarg, 2, Text};
+        NewState -> NewState
+    end.
+
+len(State, Field) ->
+    Len =
+        case is_reference(State) of
+            true -> erlmcp_memory_inside:len(State, Field);
+            false -> erlmcp_memory_plain_state:len(State, Field)
+        end,
+    or_default(Len, Field, 0).
+
+fold(Fun, Acc, State, Field) ->
+    Folded =
+        case is_reference(State) of
+            true -> erlmcp_memory_inside:fold(Fun, Acc, State, Field);
+            false -> erlmcp_memory_plain_state:fold(Fun, Acc, State, Field)
+        end,
+    or_default(Folded, Field, Acc).
+
+%% What stands for a field that was never set.
+or_default(none, Field, OfEmpty) ->
+    case default(Field) of
+        undefined -> {badarg, 2, <<"the value there is not a map">>};
+        _Empty -> {ok, OfEmpty}
+    end;
+or_default(Result, _Field, _OfEmpty) ->
+    Result.
 
 find(State, Field) when is_reference(State) ->
     ?OPENED(state_get, [State, Field], [], erlmcp_memory_nif:state_get(State, Field, []));

@@ -117,7 +117,7 @@ init(#{id := Id, server := Server, starter := Starter, metadata := Metadata} = S
     hibernate(Connection).
 
 acquire(Id, Meter) ->
-    case timed(Meter, fun() -> ?POOL:acquire_connection_state(#{id => Id, messages => 0}) end) of
+    case timed(Meter, fun() -> ?POOL:acquire_aside(#{id => Id, messages => 0}) end) of
         {ok, Pooled} -> Pooled;
         {error, Reason} -> exit(Reason)
     end.

@@ -88,7 +88,7 @@ of_batch(Batch, Connections, Before, Now) ->
         connection_count => Connections,
         memory_per_connection => Each,
         memory_per_connection_mb => Each / ?MB,
-        total_memory_mb => Total / ?MB,
+        total_memory_mb => Total div ?MB,
         process_count => Processes,
         timestamp => Timestamp
     }.
@@ -117,11 +117,11 @@ of_run(Count, Before, Run) ->
         target_connections => Count,
         batches_completed => length(Batches),
         final_process_count => maps:get(process_count, AtPeak),
-        final_total_memory_mb => Peak / ?MB,
+        final_total_memory_mb => Peak div ?MB,
         final_memory_per_connection => Each,
         final_memory_per_connection_mb => Each / ?MB,
-        baseline_memory_mb => Baseline / ?MB,
-        memory_delta_mb => (Peak - Baseline) / ?MB,
+        baseline_memory_mb => Baseline div ?MB,
+        memory_delta_mb => (Peak - Baseline) div ?MB,
         batch_results => Batches,
         success =>
             Each / ?MB < ?TARGET_MB andalso

@@ -17,7 +17,10 @@
 -export([
     share_new/3,
     share_get/1,
-    share_find/3
+    share_find/3,
+    share_update/5,
+    share_remove/3,
+    share_is/1
 ]).
 %% --- parked terms ---
 -export([
@@ -46,13 +49,21 @@
     state_sizes/1,
     state_cleanup/1,
     state_compress/2,
-    state_decompress/2
+    state_decompress/2,
+    state_update_all/3,
+    state_is/1,
+    state_outline/2
 ]).
+%% --- maps in states and in shared content ---
+-export([inside_len/3, inside_entries/4]).
 
 -type badarg() :: {badarg, Position :: pos_integer(), Text :: binary()}.
 
 -type closed() :: {closed, [term()]}.
 %% These terms must be opened first: see `erlmcp_memory_opened'.
+
+-type shared() :: {shared, Keys :: non_neg_integer(), reference()}.
+%% After so many keys, the path of a change leads into this shared content.
 
 -type collect(Result) :: {collect, Result}.
 %% The result, and the caller's garbage is to be collected: see `garbage.rs' in the library.
@@ -63,7 +74,7 @@
 -type bytes() :: non_neg_integer().
 %% The size of what is given where that is a binary, else 0: see `Lane::admit' in the library.
 
--export_type([badarg/0, closed/0, collect/1, opened/0, bytes/0]).
+-export_type([badarg/0, shared/0, closed/0, collect/1, opened/0, bytes/0]).
 
 %% --- terms that the NIF interface cannot look into ---
 -export([terms_closed/2, term_size/2]).
@@ -110,15 +121,17 @@
     pool_shed/1,
     pool_trim/0,
     pool_stats/0,
-    pool_acquire/2,
+    pool_acquire/3,
+    pool_created_aside/0,
     pool_release/1,
     pool_read/1,
     pool_update/3,
     buffer_stats/0,
     buffer_zeros/1,
-    buffer_acquire/1,
+    buffer_acquire/2,
     buffer_release/1,
     buffer_append/3,
+    buffer_take/3,
     buffer_next/1,
     buffer_held/1
 ]).
@@ -237,20 +250,60 @@ slot_leave(_Slot) -> ?NOT_LOADED.
 -spec awake_bytes() -> non_neg_integer().
 awake_bytes() -> ?NOT_LOADED.
 
+-spec share_update(term(), term(), term(), opened(), bytes()) ->
+    reference() | collect(reference()) | shared() | badarg() | closed().
+share_update(_Ref, _Path, _Value, _Opened, _Bytes) -> ?NOT_LOADED.
+
+-spec share_remove(term(), term(), opened()) -> reference() | shared() | badarg() | closed().
+share_remove(_Ref, _Path, _Opened) -> ?NOT_LOADED.
+
+-spec share_is(term()) -> boolean().
+share_is(_Term) -> ?NOT_LOADED.
+
+%% --- maps in states and in shared content ---
+
+%% @doc How many entries there are; `none' where there is no map.
+-spec inside_len(term(), term(), opened()) ->
+    {ok, non_neg_integer()} | none | badarg() | closed().
+inside_len(_StateOrShare, _Path, _Opened) -> ?NOT_LOADED.
+
+%% @doc Some entries from the one of this number on, and the number of the next one.
+-spec inside_entries(term(), term(), From :: non_neg_integer(), opened()) ->
+    {[{term(), term()}], Next :: pos_integer() | done} | none | badarg() | closed().
+inside_entries(_StateOrShare, _Path, _From, _Opened) -> ?NOT_LOADED.
+
 %% --- connection states ---
 
 -spec state_new(term(), bytes()) -> reference() | badarg().
 state_new(_Id, _Bytes) -> ?NOT_LOADED.
 
 -spec state_update(term(), term(), term(), opened(), bytes()) ->
-    reference() | collect(reference()) | badarg() | closed().
+    reference() | collect(reference()) | shared() | badarg() | closed().
 state_update(_State, _Field, _Value, _Opened, _Bytes) -> ?NOT_LOADED.
 
 -spec state_get(term(), term(), opened()) -> {ok, term()} | none | badarg() | closed().
 state_get(_State, _Field, _Opened) -> ?NOT_LOADED.
 
--spec state_remove(term(), term(), opened()) -> reference() | badarg() | closed().
+-spec state_remove(term(), term(), opened()) -> reference() | shared() | badarg() | closed().
 state_remove(_State, _Field, _Opened) -> ?NOT_LOADED.
+
+%% @doc Another value for each field and path; `none' where a path leads through a value that is no
+%% map of the state.
+-spec state_update_all(term(), term(), opened()) ->
+    reference() | collect(reference()) | none | badarg() | closed().
+state_update_all(_State, _Fields, _Opened) -> ?NOT_LOADED.
+
+-spec state_is(term()) -> boolean().
+state_is(_Term) -> ?NOT_LOADED.
+
+%% @doc The first fields with the bytes that they take, their values where all of these together
+%% take at most so many bytes, and how many other fields there are.
+-spec state_outline(term(), Bytes :: non_neg_integer()) ->
+    {[{atom(), Bytes :: non_neg_integer(),
+        {value, term()} | {map, Entries :: non_neg_integer()} | {share, non_neg_integer()} | large}],
+    Others :: non_neg_integer()}
+    | badarg().
+state_outline(_State, _Bytes) -> ?NOT_LOADED.
 
 -spec state_fields(term()) -> #{atom() => term()} | badarg().
 state_fields(_State) -> ?NOT_LOADED.
@@ -463,10 +516,15 @@ pool_trim() ->
 pool_stats() ->
     ?NOT_LOADED.
 
--spec pool_acquire(term(), opened()) ->
+-spec pool_created_aside() -> non_neg_integer().
+pool_created_aside() ->
+    ?NOT_LOADED.
+
+%% @doc Aside: where a state is created, it says nothing of the load of the host.
+-spec pool_acquire(term(), opened(), Aside :: boolean()) ->
     {ok, reference()} | collect({ok, reference()}) | {error, not_started} | not_a_map
     | badarg() | closed().
-pool_acquire(_, _Opened) ->
+pool_acquire(_, _Opened, _Aside) ->
     ?NOT_LOADED.
 
 -spec pool_release(term()) ->
@@ -493,9 +551,9 @@ buffer_stats() ->
 buffer_zeros(_) ->
     ?NOT_LOADED.
 
--spec buffer_acquire(non_neg_integer()) ->
+-spec buffer_acquire(Size :: non_neg_integer(), Limit :: pos_integer()) ->
     reference() | {error, not_started | {message_too_large, pos_integer()}}.
-buffer_acquire(_) ->
+buffer_acquire(_, _) ->
     ?NOT_LOADED.
 
 -spec buffer_release(term()) ->
@@ -507,6 +565,12 @@ buffer_release(_) ->
     {ok, non_neg_integer()} | {error, released | {message_too_large, pos_integer()}}
     | not_iodata | badarg.
 buffer_append(_, _, _) ->
+    ?NOT_LOADED.
+
+-spec buffer_take(term(), term(), bytes()) ->
+    {ok, [binary()]} | {error, released | {message_too_large, pos_integer()}}
+    | not_iodata | badarg.
+buffer_take(_, _, _) ->
     ?NOT_LOADED.
 
 -spec buffer_next(term()) ->

@@ -23,9 +23,16 @@
 -spec call(Function :: atom(), Before :: [term()], After :: [term()], Terms :: [term()]) ->
     term().
 call(Function, Before, After, Terms) ->
-    case opened(Terms, [], ?MAX_ROUNDS) of
+    call(Function, Before, After, Terms, []).
+
+call(Function, Before, After, Terms, Known) ->
+    case opened(Terms, Known, ?MAX_ROUNDS) of
         {ok, Opened} ->
-            apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]);
+            case apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]) of
+                %% In the next one of the arguments.
+                {closed, Closed} -> call(Function, Before, After, Closed, Opened);
+                Result -> Result
+            end;
         {badarg, _, Text} ->
             %% What is opened is in the last of the terms, as a rule.
             {badarg, length(Before), Text}

@@ -7,7 +7,9 @@
 
 -export([new/1, from_fields/1, fields/1]).
 -export([update/3, find/2, remove/2]).
--export([sizes/1, cleanup/1]).
+-export([len/2, fold/4]).
+-export([sizes/1, cleanup/1, outline/2]).
+-export([is_state/1]).
 
 -export_type([state/0]).
 
@@ -21,6 +23,8 @@
 -opaque state() :: #connection_state{}.
 
 -define(MAX_PATH, 64).
+%% Fields that an outline has at most.
+-define(OUTLINED, 1000).
 -define(IS_TIME(T), is_integer(T), T >= -(1 bsl 63), T < 1 bsl 63).
 -define(NO_STATE, {badarg, 1, <<"not a connection state, or one that was cleaned up">>}).
 -define(NO_PATH,
@@ -87,7 +91,7 @@ update(#connection_state{fields = Fields} = State, Field, Value) ->
             State#connection_state{fields = Fields#{metadata => Merged}};
         {ok, Path} ->
             case put_path(Path, Value, fields(State)) of
-                not_a_map -> {badarg, 2, <<"the path leads through a value that is not a map">>};
+                {badarg, _, _} = BadArg -> BadArg;
                 New -> State#connection_state{fields = maps:without([id, created_at], New)}
             end;
         error ->
@@ -106,6 +110,32 @@ find(#connection_state{} = State, Field) ->
 find(_, _) ->
     ?NO_STATE.
 
+%% @doc How many entries the map has that stands there; `none' where there is no map.
+-spec len(term(), term()) -> {ok, non_neg_integer()} | none | erlmcp_memory_nif:badarg().
+len(State, Field) ->
+    case find(State, Field) of
+        {ok, Map} when is_map(Map) -> {ok, map_size(Map)};
+        {ok, Value} -> in_share(Value, fun(Ref) -> erlmcp_memory_inside:len(Ref, []) end);
+        Other -> Other
+    end.
+
+%% @doc Calls `Fun' with the entries of the map that stands there; `none' where there is no map.
+-spec fold(fun((term(), term(), Acc) -> Acc), Acc, term(), term()) ->
+    {ok, Acc} | none | erlmcp_memory_nif:badarg().
+fold(Fun, Acc, State, Field) ->
+    case find(State, Field) of
+        {ok, Map} when is_map(Map) -> {ok, maps:fold(Fun, Acc, Map)};
+        {ok, Value} ->
+            in_share(Value, fun(Ref) -> erlmcp_memory_inside:fold(Fun, Acc, Ref, []) end);
+        Other -> Other
+    end.
+
+in_share(Value, Look) ->
+    case erlmcp_memory_inside:is_share(Value) of
+        true -> Look(Value);
+        false -> none
+    end.
+
 %% @doc The state without a field, or without the key at the end of a path.
 -spec remove(term(), term()) -> state() | erlmcp_memory_nif:badarg().
 remove(#connection_state{fields = Fields} = State, Field) ->
@@ -113,7 +143,10 @@ remove(#connection_state{fields = Fields} = State, Field) ->
         {ok, [Name]} when Name =:= id; Name =:= created_at ->
             {badarg, 2, <<"every state has an id and a created_at">>};
         {ok, Path} ->
-            State#connection_state{fields = remove_path(Path, Fields)};
+            case remove_path(Path, Fields) of
+                {badarg, _, _} = BadArg -> BadArg;
+                New -> State#connection_state{fields = New}
+            end;
         error ->
             ?NO_PATH
     end;
@@ -161,6 +194,30 @@ sizes(Id, Fields, Total, Shared) ->
 cleanup(#connection_state{}) -> ok;
 cleanup(_) -> ?NO_STATE.
 
+%% @doc Whether the term is such a state.
+-spec is_state(term()) -> boolean().
+is_state(#connection_state{fields = Fields}) -> is_map(Fields);
+is_state(_) -> false.
+
+%% @doc As `erlmcp_memory_nif:state_outline/2'.
+-spec outline(term(), non_neg_integer()) ->
+    {[tuple()], Others :: non_neg_integer()} | erlmcp_memory_nif:badarg().
+outline(#connection_state{} = State, Bytes) ->
+    Fields = maps:to_list(fields(State)),
+    {Outlined, _} = lists:mapfoldl(fun outlined/2, Bytes, lists:sublist(Fields, ?OUTLINED)),
+    {Outlined, max(0, length(Fields) - ?OUTLINED)};
+outline(_, _) ->
+    ?NO_STATE.
+
+outlined({Field, Value}, Left) ->
+    {Bytes, Shared} = sizes_of(Value),
+    case erlmcp_memory_inside:is_share(Value) of
+        true -> {{Field, Bytes, {share, Shared}}, Left};
+        false when Bytes =< Left -> {{Field, Bytes, {value, Value}}, Left - Bytes};
+        false when is_map(Value) -> {{Field, Bytes, {map, map_size(Value)}}, Left};
+        false -> {{Field, Bytes, large}, Left}
+    end.
+
 %% The same terms within one state: each part is smaller than the whole, and so no error.
 bytes(Term) ->
     {Bytes, _Shared} = sizes_of(Term),
@@ -175,31 +232,48 @@ path(_) -> error.
 
 find_path([], Value) ->
     {ok, Value};
-find_path([Key | Path], Map) ->
+find_path([Key | Rest] = Path, Map) ->
     case Map of
-        #{Key := Value} -> find_path(Path, Value);
-        _ -> none
+        #{Key := Value} ->
+            find_path(Rest, Value);
+        _ ->
+            case in_share(Map, fun(Ref) -> find_shared(Ref, Path) end) of
+                %% The state is in order, and its field.
+                {badarg, _, _} -> none;
+                Found -> Found
+            end
     end.
+
+find_shared(Ref, Path) ->
+    ?OPENED(share_find, [Ref, Path], [], erlmcp_memory_nif:share_find(Ref, Path, [])).
 
 put_path([Key], Value, Map) ->
     Map#{Key => Value};
 put_path([Key | Path], Value, Map) ->
-    case maps:get(Key, Map, undefined) of
-        undefined ->
-            Map#{Key => put_path(Path, Value, #{})};
-        Below when is_map(Below) ->
-            case put_path(Path, Value, Below) of
-                not_a_map -> not_a_map;
-                New -> Map#{Key => New}
-            end;
-        _ ->
-            not_a_map
+    Changed =
+        case maps:get(Key, Map, undefined) of
+            undefined -> put_path(Path, Value, #{});
+            Below when is_map(Below) -> put_path(Path, Value, Below);
+            Below -> in_share(Below, fun(Ref) -> erlmcp_memory_inside:put(Ref, Path, Value) end)
+        end,
+    case Changed of
+        none -> {badarg, 2, <<"the path leads through a value that is not a map">>};
+        {badarg, _, _} = BadArg -> BadArg;
+        _ -> Map#{Key => Changed}
     end.
 
 remove_path([Key], Map) ->
     maps:remove(Key, Map);
 remove_path([Key | Path], Map) ->
-    case Map of
-        #{Key := Below} when is_map(Below) -> Map#{Key => remove_path(Path, Below)};
-        #{} -> Map
+    Changed =
+        case Map of
+            #{Key := Below} when is_map(Below) -> remove_path(Path, Below);
+            #{Key := Below} ->
+                in_share(Below, fun(Ref) -> erlmcp_memory_inside:remove(Ref, Path) end);
+            #{} -> none
+        end,
+    case Changed of
+        none -> Map;
+        {badarg, _, _} = BadArg -> BadArg;
+        _ -> Map#{Key => Changed}
     end.

@@ -65,7 +65,7 @@
 -include("erlmcp_memory_error.hrl").
 -include("erlmcp_memory_opened.hrl").
 
--export([start_link/0, child_spec/0]).
+-export([start_link/0, child_spec/0, child_spec/1]).
 -export([
     acquire_connection_state/1,
     release_connection_state/1,
@@ -74,19 +74,24 @@
 ]).
 -export([
     acquire_message_buffer/1,
+    acquire_message_buffer/2,
     release_message_buffer/1,
     append_message_buffer/2,
+    take_messages/2,
     next_message/1,
     message_buffer/1
 ]).
+-export([acquire_aside/1]).
 -export([pool_stats/0, pool_info/0, configure/2]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
--export_type([stats/0, info/0, state_ref/0, buffer_ref/0]).
+-export_type([stats/0, info/0, state_ref/0, buffer_ref/0, child_options/0, buffer_options/0]).
 
 %% States made or freed in one native call.
 -define(STEP, 10000).
 -define(BUFFER_SIZE, 65536).
+%% Bytes that a message buffer may hold.
+-define(MESSAGE_LIMIT, 16777216).
 %% Where the zeros of message buffers are; never erased, because that would make every process of
 %% the node look for them.
 -define(ZEROS, erlmcp_memory_zeros).
@@ -107,12 +112,23 @@
     ", or a reference that went through term_to_binary/1, a file or another node"
 ).
 -define(NOT_A_MAP, <<"not a map">>).
+-define(NOT_A_SIZE, <<"not a non-negative integer">>).
+%% Where the sizes are that were set by configure/2.
+-define(CONFIGURED, erlmcp_memory_configured).
 
 -type state_ref() :: reference().
 %% A connection state.
 
 -type buffer_ref() :: reference().
 %% A message buffer.
+
+-type child_options() ::
+    #{id => term(), restart => supervisor:restart(), shutdown => supervisor:shutdown()}
+    | [{id, term()} | {restart, supervisor:restart()} | {shutdown, supervisor:shutdown()}].
+%% See {@link child_spec/1}.
+
+-type buffer_options() :: #{limit => pos_integer()}.
+%% See {@link acquire_message_buffer/2}.
 
 -type stats() :: #{
     in_use := non_neg_integer(),
@@ -151,7 +167,7 @@
 -record(server, {
     pool_size :: pos_integer(),
     max_pool_size :: pos_integer(),
-    %% the counter `created' at the last warning, or at the start
+    %% the counter `created' at the last warning, or at the start, without what was aside
     created :: non_neg_integer(),
     %% when the last warning was logged, in monotonic milliseconds
     warned :: integer() | undefined
@@ -172,7 +188,8 @@ start_link() ->
         {error, _} = Error -> Error
     end.
 
-%% @doc The pool as a child of a supervisor.
+%% @doc The pool as a child of a supervisor. Not beside a call of {@link start_link/0}: there is one
+%% pool a node, and the second start fails with `already_started'.
 -spec child_spec() -> supervisor:child_spec().
 child_spec() ->
     #{
@@ -184,6 +201,20 @@ child_spec() ->
         modules => [?MODULE]
     }.
 
+%% @doc As {@link child_spec/0}, with other values for `id', `restart' or `shutdown'. Elixir's
+%% supervisors call it for `children = [:erlmcp_memory_pool]' (with `[]') and
+%% `{:erlmcp_memory_pool, restart: :transient}'.
+-spec child_spec(child_options()) -> supervisor:child_spec().
+child_spec(Options) ->
+    try
+        Given = if is_map(Options) -> Options; true -> maps:from_list(Options) end,
+        [] = maps:keys(maps:without([id, restart, shutdown], Given)),
+        maps:merge(child_spec(), Given)
+    catch
+        error:_ ->
+            ?BADARG([Options], 1, <<"neither a map nor a list of id, restart and shutdown">>)
+    end.
+
 %%% Connection states
 
 %% @doc A new state with the content of `Map', owned by whoever has the reference.
@@ -193,13 +224,23 @@ child_spec() ->
 %% than 1,048,576 levels; nothing is acquired then.
 -spec acquire_connection_state(Map :: map()) -> {ok, state_ref()} | {error, not_started}.
 acquire_connection_state(Map) ->
-    Acquired =
-        ?COLLECTED(?OPENED(pool_acquire, [Map], [], erlmcp_memory_nif:pool_acquire(Map, []))),
-    case Acquired of
+    case acquire(Map, false) of
         {_, _} = Result -> Result;
         not_a_map -> ?BADARG([Map], 1, ?NOT_A_MAP);
         {badarg, Position, Text} -> ?BADARG([Map], Position, Text)
     end.
+
+%% @private
+%% @doc For the load simulation and test connections: as {@link acquire_connection_state/1}, but
+%% that the warning `pool depleted' leaves it out.
+-spec acquire_aside(map()) -> {ok, state_ref()} | {error, not_started}.
+acquire_aside(Map) ->
+    {_, _} = acquire(Map, true).
+
+acquire(Map, Aside) ->
+    ?COLLECTED(
+        ?OPENED(pool_acquire, [Map], [Aside], erlmcp_memory_nif:pool_acquire(Map, [], Aside))
+    ).
 
 %% @doc Gives a state back. `ok' also when it was given back before.
 %%
@@ -252,12 +293,41 @@ update_connection_state(Ref, Map) ->
     {ok, buffer_ref(), binary()}
     | {error, not_started | {message_too_large, Limit :: pos_integer()}}.
 acquire_message_buffer(Size) when is_integer(Size), Size >= 0 ->
-    case erlmcp_memory_nif:buffer_acquire(Size) of
+    acquire_buffer(Size, ?MESSAGE_LIMIT);
+acquire_message_buffer(Size) ->
+    ?BADARG([Size], 1, ?NOT_A_SIZE).
+
+%% @doc As {@link acquire_message_buffer/1}, with options:
+%%
+%% <ul>
+%% <li>`limit' (16777216): bytes that the buffer may hold, and that a message may have, its newline
+%%   included. An integer from 1 to the default. It stands in the `message_too_large' of all calls
+%%   with this buffer. A connection that nobody has authenticated needs no megabytes.</li>
+%% </ul>
+-spec acquire_message_buffer(Size :: non_neg_integer(), buffer_options()) ->
+    {ok, buffer_ref(), binary()}
+    | {error, not_started | {message_too_large, Limit :: pos_integer()}}.
+acquire_message_buffer(Size, Options) when is_integer(Size), Size >= 0, is_map(Options) ->
+    case maps:merge(#{limit => ?MESSAGE_LIMIT}, Options) of
+        #{limit := Limit} = All when
+            map_size(All) =:= 1, is_integer(Limit), Limit >= 1, Limit =< ?MESSAGE_LIMIT
+        ->
+            acquire_buffer(Size, Limit);
+        #{limit := _} = All when map_size(All) =:= 1 ->
+            ?BADARG([Size, Options], 2, <<"limit is not an integer from 1 to 16777216">>);
+        _ ->
+            ?BADARG([Size, Options], 2, <<"has another key than limit">>)
+    end;
+acquire_message_buffer(Size, Options) when is_map(Options) ->
+    ?BADARG([Size, Options], 1, ?NOT_A_SIZE);
+acquire_message_buffer(Size, Options) ->
+    ?BADARG([Size, Options], 2, ?NOT_A_MAP).
+
+acquire_buffer(Size, Limit) ->
+    case erlmcp_memory_nif:buffer_acquire(Size, Limit) of
         {error, _} = Error -> Error;
         Ref -> {ok, Ref, zeros(max(Size, ?BUFFER_SIZE), zeros())}
-    end;
-acquire_message_buffer(Size) ->
-    ?BADARG([Size], 1, <<"not a non-negative integer">>).
+    end.
 
 zeros(Size, [Zeros | _]) when byte_size(Zeros) =:= Size -> Zeros;
 zeros(Size, [Zeros | _]) when byte_size(Zeros) > Size -> binary_part(Zeros, 0, Size);
@@ -318,6 +388,27 @@ binary_bytes(_End, [Parts | Rests], Bytes, Left) when Left > 0 ->
 binary_bytes(_End, _Rests, Bytes, _Left) ->
     Bytes.
 
+%% @doc Appends bytes and takes every frame that is whole now, in order; see {@link next_message/1}
+%% for what a frame is.
+%%
+%% A frame of more than 64 bytes that lies whole in a binary of more than 256 bytes is a part of that
+%% binary and not a copy, as `binary:split/3' makes them: it keeps all of it. The limit of the buffer
+%% is on each message and on what is not yet whole, not on `Data', so that many short messages may
+%% come at once.
+%%
+%% `{error, {message_too_large, Limit}}' where a message, whole or not, has more bytes than the
+%% buffer may hold, and for iodata of several parts with more than 256 MiB; raises `badarg' where
+%% `Ref' is not a message buffer or `Data' is not iodata. Then nothing was taken, and the buffer is
+%% unchanged.
+-spec take_messages(Ref :: buffer_ref(), Data :: iodata()) ->
+    {ok, [binary()]} | {error, released | {message_too_large, Limit :: pos_integer()}}.
+take_messages(Ref, Data) ->
+    case erlmcp_memory_nif:buffer_take(Ref, Data, binary_bytes(Data)) of
+        {_, _} = Result -> Result;
+        badarg -> ?BADARG([Ref, Data], 1, ?NOT_A_BUFFER);
+        not_iodata -> ?BADARG([Ref, Data], 2, <<"not iodata">>)
+    end.
+
 %% @doc Takes the next frame: the bytes up to a newline, without the newline and without a CR
 %% before it. `more' where no whole frame is held.
 %%
@@ -377,8 +468,8 @@ pool_info() ->
 %%
 %% `{error, invalid_config}', and nothing is changed, for any other name, for a value that is not an
 %% integer from 1 to 10,000,000, and where `pool_size' would be larger than `max_pool_size': to
-%% raise both, raise `max_pool_size' first. Not kept over a restart of the pool. Exits with
-%% `noproc' where the pool is not started.
+%% raise both, raise `max_pool_size' first. It is in force until the pool is stopped in order, also
+%% when its process fails and is started again. Exits with `noproc' where the pool is not started.
 -spec configure(pool_size | max_pool_size, Value :: pos_integer()) ->
     ok | {error, invalid_config}.
 configure(Key, Value) ->
@@ -388,7 +479,8 @@ configure(Key, Value) ->
 
 %% @private
 -spec init({pos_integer(), pos_integer()}) -> {ok, #server{}}.
-init({Size, Max}) ->
+init(Settings) ->
+    {Size, Max} = in_force(Settings),
     %% So that terminate/2 is called when the supervisor stops the pool.
     process_flag(trap_exit, true),
     %% Made before there is an acquisition.
@@ -400,8 +492,7 @@ init({Size, Max}) ->
     self() ! {prepare, Size - ?STEP},
     ok = start_timer(trim),
     ok = start_timer(watch),
-    {_, _, _, Created, _, _, _} = erlmcp_memory_nif:pool_stats(),
-    {ok, #server{pool_size = Size, max_pool_size = Max, created = Created}}.
+    {ok, #server{pool_size = Size, max_pool_size = Max, created = created()}}.
 
 %% @private
 -spec handle_call(term(), {pid(), term()}, #server{}) -> {reply, term(), #server{}}.
@@ -412,6 +503,7 @@ handle_call(pool_info, _From, Server) ->
 handle_call({configure, Key, Value}, _From, Server) ->
     case configured(Key, Value, Server) of
         {ok, #server{pool_size = Size, max_pool_size = Max} = New} ->
+            ok = atomics:put(configured(), place(Key), Value),
             ok = erlmcp_memory_nif:pool_start(Size, Max),
             ok = shed(),
             ok = prepare(Size),
@@ -446,13 +538,46 @@ handle_info(_Unknown, Server) ->
 %% @doc Only an orderly stop closes the pool: after a failure the successor finds it as it was.
 -spec terminate(term(), #server{}) -> ok.
 terminate(Reason, _Server) when Reason =:= normal; Reason =:= shutdown ->
-    erlmcp_memory_nif:pool_stop();
+    stop();
 terminate({shutdown, _}, _Server) ->
-    erlmcp_memory_nif:pool_stop();
+    stop();
 terminate(_Failure, _Server) ->
     ok.
 
 %%% Inside
+
+stop() ->
+    _ = [atomics:put(configured(), place(Key), 0) || Key <- [pool_size, max_pool_size]],
+    erlmcp_memory_nif:pool_stop().
+
+%% The settings, but for what a process before this one was told.
+in_force({Size, Max}) ->
+    case [atomics:get(configured(), place(Key)) || Key <- [pool_size, max_pool_size]] of
+        [0, 0] -> {Size, Max};
+        [Told, 0] -> {Told, max(Told, Max)};
+        [0, Told] -> {min(Size, Told), Told};
+        [ToldSize, ToldMax] -> {ToldSize, ToldMax}
+    end.
+
+place(pool_size) -> 1;
+place(max_pool_size) -> 2.
+
+%% What was set by configure/2 since the pool was last stopped in order; 0 where nothing was. Never
+%% erased, because that would make every process of the node look for it.
+configured() ->
+    case persistent_term:get(?CONFIGURED, none) of
+        none ->
+            Sizes = atomics:new(2, [{signed, false}]),
+            ok = persistent_term:put(?CONFIGURED, Sizes),
+            Sizes;
+        Sizes ->
+            Sizes
+    end.
+
+created() ->
+    {_, _, _, Created, _, _, _} = erlmcp_memory_nif:pool_stats(),
+    %% Asked afterwards, it may be ahead.
+    max(0, Created - erlmcp_memory_nif:pool_created_aside()).
 
 configured(Key, Value, Server) ->
     case erlmcp_memory_settings:is_pool_size(Value) andalso Key of
@@ -493,8 +618,8 @@ tick(trim, Server) ->
     Server;
 tick(watch, #server{created = Before, pool_size = Size} = Server) ->
     Now = erlang:monotonic_time(millisecond),
-    case erlmcp_memory_nif:pool_stats() of
-        {_, _, _, Created, _, _, _} when Created > Before ->
+    case created() of
+        Created when Created > Before ->
             case is_warning_due(Now, Server) of
                 true ->
                     Enough = min(Size + Created - Before, erlmcp_memory_settings:pool_size_limit()),

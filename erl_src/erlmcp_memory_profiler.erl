@@ -73,9 +73,9 @@
 -type trend() :: #{
     min_memory := non_neg_integer(),
     max_memory := non_neg_integer(),
-    avg_memory := float(),
+    avg_memory := non_neg_integer(),
     memory_delta := integer(),
-    avg_growth_per_snapshot := float(),
+    avg_growth_per_snapshot := integer(),
     trend_slope := float(),
     leak_indication := binary()
 }.

@@ -49,7 +49,7 @@ measured(Consumer, Memory) ->
         connections = Connections
     }.
 
-%% @doc The record's fields as keys, and `total_memory_mb'. A record of an older header has fewer
+%% @doc The record's fields as keys, and `total_memory_mb', whole ones. A record of an older header has fewer
 %% fields; they are as if made by hand.
 -spec to_map(tuple()) -> #{atom() => number()}.
 to_map(Snapshot) when element(1, Snapshot) =:= memory_snapshot ->
@@ -58,7 +58,7 @@ to_map(Snapshot) when element(1, Snapshot) =:= memory_snapshot ->
     Values = Given ++ lists:nthtail(length(Given), Defaults),
     #{total_memory := Total} =
         Fields = maps:from_list(lists:zip(record_info(fields, memory_snapshot), Values)),
-    Fields#{total_memory_mb => Total / ?MB}.
+    Fields#{total_memory_mb => Total div ?MB}.
 
 %% @doc `{Time, TotalMemory}' of each snapshot, record or map; `invalid_input' when anything else is
 %% among them. A record may be of an older header: the first ten fields are the same. The time is

@@ -187,8 +187,8 @@ large_states_go_through_the_dirty_lane(_Config) ->
     Large = maps:from_list([{N, <<N:64>>} || N <- lists:seq(1, 50000)]),
     Blob = #{blob => binary:copy(<<"b">>, 5000000), n => 1},
     #{reused := Reused, created := Created} = ?POOL:pool_stats(),
-    {dirty, {ok, Ref}} = erlmcp_memory_lane_help:call(pool_acquire, [Large, []]),
-    {dirty, {ok, BlobRef}} = erlmcp_memory_lane_help:call(pool_acquire, [Blob, []]),
+    {dirty, {ok, Ref}} = erlmcp_memory_lane_help:call(pool_acquire, [Large, [], false]),
+    {dirty, {ok, BlobRef}} = erlmcp_memory_lane_help:call(pool_acquire, [Blob, [], false]),
     ?assertEqual({dirty, {ok, Large}}, erlmcp_memory_lane_help:call(pool_read, [Ref])),
     ?assertEqual({ok, Blob}, ?POOL:connection_state(BlobRef)),
     %% An acquisition that was begun on a normal scheduler counts once.

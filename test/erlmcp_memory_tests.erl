@@ -320,7 +320,7 @@ trend_test_() ->
         ),
         ?_assert(abs(maps:get(trend_slope, ?PROFILER:analyze_memory_trend(Line)) - 100.0) < 0.001),
         ?_assertMatch(
-            #{min_memory := 7, max_memory := 7, avg_memory := 7.0, memory_delta := 0,
+            #{min_memory := 7, max_memory := 7, avg_memory := 7, memory_delta := 0,
                 trend_slope := +0.0, leak_indication := <<"normal">>},
             ?PROFILER:analyze_memory_trend(Level)
         )

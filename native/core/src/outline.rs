@@ -73,7 +73,7 @@ fn of_map<A: Anchor>(
 fn first_page<A: Anchor>(mut node: &Node<A>) -> Option<Page<'_>> {
     loop {
         match node {
-            Node::Leaf(page) => return Page::of(page.bytes()),
+            Node::Leaf(page, _) => return Page::of(page.bytes()),
             Node::Branch { children, .. } => node = children.iter().flatten().next()?,
         }
     }

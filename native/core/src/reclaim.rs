@@ -77,7 +77,7 @@ impl<A: Anchor> Reclaim<A> {
             Target::Blob(blob) => self.parts.extend(Arc::into_inner(blob).map(Part::Packed)),
             Target::Trie(node) => match Arc::into_inner(node) {
                 None => {}
-                Some(Node::Leaf(page)) => self.packed(page),
+                Some(Node::Leaf(page, _)) => self.packed(page),
                 Some(Node::Branch { children, .. }) => {
                     let children = children.into_iter().flatten();
                     self.parts

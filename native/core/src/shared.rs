@@ -18,6 +18,7 @@
 //! of the thread that clones it.
 
 use crate::heap;
+use crate::map;
 use crate::packed::{Anchor, Packed};
 use crate::threads::{SHARDS, Tally, Usage, thread_shard};
 use hashbrown::HashTable;
@@ -332,6 +333,10 @@ impl<A: Anchor, H: Host> Table<A, H> {
     }
 }
 
+/// Maps of more packed bytes are kept as tries, so that a content with one value changed costs the
+/// path to it. A smaller one is copied in no time, and takes less memory in one piece.
+const WHOLE: usize = 16 << 10;
+
 /// All shared content of a node.
 #[derive(Debug)]
 pub struct Store<A: Anchor, H: Host> {
@@ -358,36 +363,54 @@ impl<A: Anchor, H: Host> Store<A, H> {
 
     /// The content that equals this value: an existing one, or a new one.
     pub fn intern(&self, packed: Packed<A>) -> Arc<Shared<A, H>> {
-        let hash = self.hasher.hash_one(packed.bytes());
-        self.intern_hashed(hash, packed)
+        let hash = map::digest(packed.view());
+        let mut others = Vec::new();
+        if let Ok(known) = self.look_up(hash, &mut others, |known| same(known, &packed)) {
+            return known;
+        }
+        // Outside of the lock, which others wait for; and not for what is there.
+        let packed = map::in_parts(packed, WHOLE);
+        // So that its parts know theirs when one of them changes.
+        map::digest(packed.view());
+        match self.look_up(hash, &mut others, |known| same(known, &packed)) {
+            Ok(known) => known,
+            Err(part) => self.insert(hash, packed, part),
+        }
     }
 
-    /// As [`intern`](Self::intern), under a hash that equal values have in common.
+    /// As [`intern`](Self::intern), under a hash that equal values have in common, for a value that
+    /// is kept as it is.
     pub fn intern_hashed(&self, hash: u64, packed: Packed<A>) -> Arc<Shared<A, H>> {
         // Dropped after the lock, which their end takes.
         let mut others = Vec::new();
         match self.look_up(hash, &mut others, |known| equal(known.packed(), &packed)) {
             Ok(known) => known,
-            Err(mut part) => {
-                let shared = Arc::new(Shared {
-                    content: Arc::new(Content::new(packed, &self.usage)),
-                    hash,
-                    table: Arc::clone(&self.table),
-                    first: Mutex::default(),
-                    homes: OnceLock::new(),
-                    held: AtomicUsize::new(0),
-                    host: H::default(),
-                });
-                let bytes = Shared::<A, H>::own_bytes();
-                self.usage.add(0, bytes as isize);
-                let weak = Arc::downgrade(&shared);
-                part.known
-                    .insert_unique(hash, (hash, weak), |(hash, _)| *hash);
-                part.ranks.insert(shared.rank());
-                drop(part);
-                shared
-            }
+            Err(part) => self.insert(hash, packed, part),
         }
+    }
+
+    fn insert(
+        &self,
+        hash: u64,
+        packed: Packed<A>,
+        mut part: MutexGuard<'_, Part<A, H>>,
+    ) -> Arc<Shared<A, H>> {
+        let shared = Arc::new(Shared {
+            content: Arc::new(Content::new(packed, &self.usage)),
+            hash,
+            table: Arc::clone(&self.table),
+            first: Mutex::default(),
+            homes: OnceLock::new(),
+            held: AtomicUsize::new(0),
+            host: H::default(),
+        });
+        let bytes = Shared::<A, H>::own_bytes();
+        self.usage.add(0, bytes as isize);
+        let weak = Arc::downgrade(&shared);
+        part.known
+            .insert_unique(hash, (hash, weak), |(hash, _)| *hash);
+        part.ranks.insert(shared.rank());
+        shared
     }
 
     /// The content of this hash of which `is_equal` says that it is the one.
@@ -464,6 +487,11 @@ impl<A: Anchor, H: Host> Store<A, H> {
 /// Packed bytes are canonical, so equal bytes and equal link ids mean equal terms.
 fn equal<A: Anchor>(a: &Packed<A>, b: &Packed<A>) -> bool {
     a.bytes() == b.bytes() && a.links().ids().eq(b.links().ids())
+}
+
+/// Whether a content equals a value, in whatever form the two are stored.
+fn same<A: Anchor, H: Host>(known: &Shared<A, H>, packed: &Packed<A>) -> bool {
+    map::equal(known.packed().view(), packed.view())
 }
 
 #[cfg(test)]

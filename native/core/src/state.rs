@@ -1,7 +1,8 @@
 //! The state of a connection: a map of fields, some of them with a meaning of their own.
 
 use crate::map::{self, EditError, Map};
-use crate::packed::{Anchor, Item, Packed, Page, Scalar, View, item, pack_int};
+use crate::packed::{Anchor, Item, Links, Packed, Page, Scalar, View, item, pack_int, skip};
+use smallvec::SmallVec;
 
 /// The packed atoms that have a meaning here. The host makes them once.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub enum FieldError {
     CreatedAt,
     /// The field must be a map.
     NotAMap,
+    /// What should name a field does not.
+    Name,
     /// The field can be set but not removed.
     Required,
     /// See [`EditError`].
@@ -140,6 +143,30 @@ impl<A: Anchor> State<A> {
             .map_err(FieldError::Path)
     }
 
+    /// This state with other values, as [`update`](Self::update) puts them: the keys of the packed
+    /// map `entries` are fields, and lists that are paths. Paths come last, shorter ones first.
+    pub fn update_all(&self, names: &Names<A>, entries: View<'_, A>) -> Result<Self, FieldError> {
+        let page = Page::of(entries.bytes).ok_or(FieldError::NotAMap)?;
+        let is_field = |key: &[u8]| matches!(item(key, &mut 0), Ok(Item::Atom(_)));
+        let mut paths = Vec::new();
+        for (key, value) in page.entries() {
+            let value = View::new(value, entries.links);
+            if is_field(key) {
+                check(names, key, value)?;
+            } else {
+                paths.push((keys(key, entries.links)?, value));
+            }
+        }
+        let metadata = names.metadata.bytes();
+        let mut state = State {
+            fields: self.fields.put_all(entries, is_field, metadata),
+        };
+        for (path, value) in paths {
+            state = state.update(names, &path, value)?;
+        }
+        Ok(state)
+    }
+
     /// This state without what a path leads to. `Ok(None)`: there is nothing there.
     pub fn remove(
         &self,
@@ -199,6 +226,30 @@ impl<A: Anchor> State<A> {
         });
         sizes.base = sizes.total - counted;
         sizes
+    }
+}
+
+/// The keys of a path that is a packed list.
+fn keys<'a, A: Anchor>(
+    path: &'a [u8],
+    links: &'a Links<A>,
+) -> Result<SmallVec<[View<'a, A>; 4]>, FieldError> {
+    let mut at = 0;
+    match item(path, &mut at) {
+        Ok(Item::List(len @ 1..=map::MAX_PATH)) => {
+            let keys: SmallVec<[View<'a, A>; 4]> = (0..len)
+                .map_while(|_| {
+                    let start = at;
+                    skip(path, &mut at).ok()?;
+                    Some(View::new(&path[start..at], links))
+                })
+                .collect();
+            match keys.first().map(|field| item(field.bytes, &mut 0)) {
+                Some(Ok(Item::Atom(_))) => Ok(keys),
+                _ => Err(FieldError::Name),
+            }
+        }
+        _ => Err(FieldError::Name),
     }
 }
 

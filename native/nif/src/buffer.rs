@@ -2,15 +2,19 @@
 
 use crate::inventory::Stock;
 use crate::iodata::{IoData, IoDataError};
-use crate::lane::{Busy, FAST_BYTES, FAST_COPY, Lane};
+use crate::lane::{Busy, FAST_BYTES, FAST_COPY, FAST_TERMS, Lane};
 use crate::pool::{badarg, not_started, released, started};
 use crate::resource::ResourceRef;
-use crate::{nif, reply, resource};
-use erlmcp_memory_core::buffer::{BlockPool, Found, MESSAGE_LIMIT, MessageBuffer, MessageTooLarge};
+use crate::{nif, reaper, reply, resource};
+use erlmcp_memory_core::buffer::{
+    BlockPool, Budget, Found, Frame, MESSAGE_LIMIT, MessageBuffer, MessageTooLarge, NotTaken,
+};
 use erlmcp_memory_core::threads::Usage;
 use parking_lot::Mutex;
+use rustler::sys::ErlNifTerm;
 use rustler::types::atom::ok;
 use rustler::{Binary, Encoder, Env, Term};
+use smallvec::SmallVec;
 use std::sync::LazyLock;
 use std::sync::atomic::AtomicU8;
 
@@ -74,8 +78,41 @@ pub fn stock() -> (Stock, Usage) {
     (in_use, idle)
 }
 
-fn too_large(env: Env<'_>) -> Term<'_> {
-    env.error_tuple((message_too_large(), MESSAGE_LIMIT))
+fn too_large(env: Env<'_>, limit: usize) -> Term<'_> {
+    env.error_tuple((message_too_large(), limit))
+}
+
+/// A message buffer in a value of this library. It leads to nothing else, so its object is kept.
+#[derive(Clone)]
+pub struct BufferLink(ResourceRef<BufferHandle>);
+
+impl std::fmt::Debug for BufferLink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BufferLink")
+    }
+}
+
+impl Drop for BufferLink {
+    fn drop(&mut self) {
+        reaper::count_object();
+    }
+}
+
+impl BufferLink {
+    /// What tells this buffer from all others while it lives.
+    pub fn id(&self) -> u64 {
+        self.0.address().addr() as u64
+    }
+
+    /// The reference to the buffer.
+    pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
+        self.0.to_term(env)
+    }
+}
+
+/// The link to a message buffer, if the term is one.
+pub fn link(term: Term<'_>) -> Option<BufferLink> {
+    ResourceRef::from_term(term).map(BufferLink)
 }
 
 /// Runs `work` on the buffer behind `handle`; returns `badarg` where that is no buffer handle, and
@@ -96,18 +133,19 @@ fn with_buffer<'a>(
 }
 
 // A reference, or an error tuple. An integer beyond 64 bits is too large as well.
-nif!(buffer_acquire => short buffer_acquire(size));
+nif!(buffer_acquire => short buffer_acquire(size, limit));
 
-fn buffer_acquire<'a>(env: Env<'a>, size: Term<'a>) -> Term<'a> {
+fn buffer_acquire<'a>(env: Env<'a>, size: Term<'a>, limit: Term<'a>) -> Term<'a> {
+    let limit = limit.decode::<usize>().unwrap_or(MESSAGE_LIMIT);
     if !started() {
         return env.error_tuple(not_started());
     }
     match size.decode::<usize>() {
-        Ok(size) if size <= MESSAGE_LIMIT => {
-            let buffer = MessageBuffer::new(&BLOCKS);
+        Ok(size) if size <= limit => {
+            let buffer = MessageBuffer::with_limit(&BLOCKS, limit);
             resource::make(env, BufferHandle(Mutex::new(Some(buffer))))
         }
-        _ => too_large(env),
+        _ => too_large(env, limit),
     }
 }
 
@@ -138,37 +176,97 @@ fn append<'a>(
             }
             return Ok(match buffer.append(bytes) {
                 Ok(held) => (ok(), held).encode(env),
-                Err(MessageTooLarge) => too_large(env),
+                Err(MessageTooLarge) => too_large(env, buffer.limit()),
             });
         }
         // Known whole, so that the limit is checked before a byte is appended.
-        let data = match IoData::of(data, lane) {
+        let data = match IoData::of(data, MESSAGE_LIMIT, lane) {
             Ok(data) => data,
-            Err(why) => return refusal(env, why),
+            Err(why) => return refusal(env, why, buffer.limit()),
         };
         if lane == Lane::Fast && buffer.append_cost(data.len()) > FAST_BYTES {
             return Err(Busy);
         }
         if data.len() > 0 {
             if buffer.reserve(data.len()).is_err() {
-                return Ok(too_large(env));
+                return Ok(too_large(env, buffer.limit()));
             }
-            data.each(|piece| buffer.push(piece));
+            data.pieces().for_each(|(_, piece)| buffer.push(piece));
         }
         Ok((ok(), buffer.held().len()).encode(env))
     })
 }
 
-fn refusal(env: Env<'_>, why: IoDataError) -> Result<Term<'_>, Busy> {
+fn refusal(env: Env<'_>, why: IoDataError, limit: usize) -> Result<Term<'_>, Busy> {
     match why {
         IoDataError::NotIoData => Ok(not_iodata().encode(env)),
         IoDataError::Busy => Err(Busy),
-        IoDataError::TooLarge => Ok(too_large(env)),
+        IoDataError::TooLarge => Ok(too_large(env, limit)),
     }
 }
 
 // `{ok, Held}` or an error tuple.
 nif!(append => sized buffer_append(handle, data));
+
+/// Bytes of iodata in many parts that frames are taken from in one call: the parts may be the same
+/// ones again and again.
+const TAKEN_AT_ONCE: usize = 16 * MESSAGE_LIMIT;
+
+/// Frames of at most so many bytes are copied: they lie on the heap, and keep nothing else.
+const SMALL: usize = 64;
+
+fn take<'a>(env: Env<'a>, handle: Term<'a>, data: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
+    with_buffer(env, handle, lane, |buffer| {
+        if let Ok(binary) = Binary::from_term(data) {
+            // The common case, without a walk.
+            return take_from(env, buffer, &[binary.as_slice()], &[Some(data)], lane);
+        }
+        let data = match IoData::of(data, TAKEN_AT_ONCE, lane) {
+            Ok(data) => data,
+            Err(why) => return refusal(env, why, buffer.limit()),
+        };
+        let (terms, pieces): (Vec<_>, Vec<_>) = data.pieces().unzip();
+        take_from(env, buffer, &pieces, &terms, lane)
+    })
+}
+
+// `{ok, Frames}` or an error tuple.
+nif!(take => sized buffer_take(handle, data));
+
+fn take_from<'a>(
+    env: Env<'a>,
+    buffer: &mut MessageBuffer<'static>,
+    pieces: &[&[u8]],
+    terms: &[Option<Term<'a>>],
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
+    let budget = match lane {
+        Lane::Fast => Budget {
+            frames: FAST_TERMS,
+            bytes: FAST_COPY,
+        },
+        Lane::Dirty => Budget {
+            frames: usize::MAX,
+            bytes: usize::MAX,
+        },
+    };
+    let mut frames: SmallVec<[ErlNifTerm; 16]> = SmallVec::new();
+    let taken = buffer.take_all(pieces, budget, |frame| {
+        let frame = match frame {
+            Frame::Held(bytes) => reply::binary(env, bytes),
+            Frame::Given(piece, start, len) => match terms[piece] {
+                Some(binary) if len > SMALL => reply::part(env, binary, start, len),
+                _ => reply::binary(env, &pieces[piece][start..start + len]),
+            },
+        };
+        frames.push(frame.as_c_arg());
+    });
+    match taken {
+        Ok(()) => Ok(reply::ok_value(env, reply::list(env, &frames))),
+        Err(NotTaken::TooLarge) => Ok(too_large(env, buffer.limit())),
+        Err(NotTaken::OverBudget) => Err(Busy),
+    }
+}
 
 fn next<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let budget = match lane {

@@ -43,7 +43,7 @@ pub fn leads_to_pooled(anchor: &Anchor) -> bool {
         Anchor::Share(share) => share.shared().host.is_cyclic(),
         Anchor::State(state) => state.linked().is_cyclic(),
         Anchor::Parked(parked) => parked.kept().is_cyclic(),
-        Anchor::Foreign(_) => false,
+        Anchor::Buffer(_) | Anchor::Foreign(_) => false,
     }
 }
 
@@ -209,7 +209,7 @@ impl Graph {
                 Node::Parked(kept) => each_owned(kept.packed().links(), &mut owned),
                 Node::Blob(blob) => each_owned(blob.links(), &mut owned),
                 Node::Trie(node) => match &**node {
-                    Trie::Leaf(page) => each_owned(page.links(), &mut owned),
+                    Trie::Leaf(page, _) => each_owned(page.links(), &mut owned),
                     Trie::Branch { children, .. } => {
                         let children = children.iter().flatten();
                         owned.extend(children.map(|child| Node::Trie(Arc::clone(child))));
@@ -292,6 +292,6 @@ fn target(target: &Target<Anchor>) -> Option<Node> {
         Target::Anchor(Anchor::State(state)) => Node::State(Arc::clone(state.linked())),
         Target::Anchor(Anchor::Share(share)) => Node::Shared(Arc::clone(share.shared())),
         Target::Anchor(Anchor::Parked(parked)) => Node::Parked(Arc::clone(parked.kept())),
-        Target::Anchor(Anchor::Foreign(_)) => return None,
+        Target::Anchor(Anchor::Buffer(_) | Anchor::Foreign(_)) => return None,
     })
 }

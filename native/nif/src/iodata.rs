@@ -36,12 +36,12 @@ pub struct IoData<'a> {
 enum Part<'a> {
     /// As many of the gathered bytes.
     Gathered(usize),
-    Binary(&'a [u8]),
+    Binary(Term<'a>, &'a [u8]),
 }
 
 impl<'a> IoData<'a> {
-    /// Walks iodata.
-    pub fn of(data: Term<'a>, lane: Lane) -> Result<Self, IoDataError> {
+    /// Walks iodata of at most so many bytes.
+    pub fn of(data: Term<'a>, limit: usize, lane: Lane) -> Result<Self, IoDataError> {
         let mut found = IoData::default();
         let mut terms = 0;
         // Rests of lists whose first part is being walked. Each is a cell of its own of the
@@ -60,7 +60,7 @@ impl<'a> IoData<'a> {
                 // Not decoded as u8: rustler cuts what is too large for it.
                 if let Ok(integer) = head.decode::<u32>() {
                     let byte = u8::try_from(integer).map_err(|_| IoDataError::NotIoData)?;
-                    found.count(1, lane)?;
+                    found.count(1, limit, lane)?;
                     found.gather(&[byte]);
                     current = tail;
                 } else {
@@ -73,11 +73,11 @@ impl<'a> IoData<'a> {
             }
             if !current.is_empty_list() {
                 let binary = Binary::from_term(current).map_err(|_| IoDataError::NotIoData)?;
-                found.count(binary.len(), lane)?;
+                found.count(binary.len(), limit, lane)?;
                 if binary.len() <= SMALL {
                     found.gather(binary.as_slice());
                 } else {
-                    found.parts.push(Part::Binary(binary.as_slice()));
+                    found.parts.push(Part::Binary(current, binary.as_slice()));
                 }
             }
             match rests.pop() {
@@ -87,10 +87,10 @@ impl<'a> IoData<'a> {
         }
     }
 
-    fn count(&mut self, bytes: usize, lane: Lane) -> Result<(), IoDataError> {
+    fn count(&mut self, bytes: usize, limit: usize, lane: Lane) -> Result<(), IoDataError> {
         self.bytes += bytes;
         match lane {
-            _ if self.bytes > MESSAGE_LIMIT => Err(IoDataError::TooLarge),
+            _ if self.bytes > limit => Err(IoDataError::TooLarge),
             Lane::Fast if self.bytes > FAST_BYTES => Err(IoDataError::Busy),
             _ => Ok(()),
         }
@@ -109,18 +109,16 @@ impl<'a> IoData<'a> {
         self.bytes
     }
 
-    /// Calls `sink` with all of them, in order, in pieces.
-    pub fn each(&self, mut sink: impl FnMut(&[u8])) {
+    /// All of them, in order, in pieces, each with the binary that it is.
+    pub fn pieces(&self) -> impl Iterator<Item = (Option<Term<'a>>, &[u8])> {
         let mut gathered = self.gathered.as_slice();
-        for part in &self.parts {
-            match part {
-                Part::Binary(bytes) => sink(bytes),
-                Part::Gathered(length) => {
-                    let (bytes, rest) = gathered.split_at(*length);
-                    gathered = rest;
-                    sink(bytes);
-                }
+        self.parts.iter().map(move |part| match part {
+            Part::Binary(term, bytes) => (Some(*term), *bytes),
+            Part::Gathered(length) => {
+                let (bytes, rest) = gathered.split_at(*length);
+                gathered = rest;
+                (None, bytes)
             }
-        }
+        })
     }
 }

@@ -7,6 +7,7 @@ mod connection;
 mod cycles;
 mod garbage;
 mod histogram;
+mod inside;
 mod inventory;
 mod iodata;
 mod lane;

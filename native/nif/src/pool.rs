@@ -15,7 +15,7 @@ use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use rustler::types::atom::ok;
 use rustler::{Encoder, Env, Term};
 use std::mem::ManuallyDrop;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 pub use rustler::types::atom::badarg;
@@ -232,12 +232,22 @@ fn with_state<'a>(
     Ok(result?.unwrap_or_else(|| badarg().encode(env)))
 }
 
+/// States that were created for acquisitions which say nothing of the host's load.
+static CREATED_ASIDE: AtomicU64 = AtomicU64::new(0);
+
 fn acquire<'a>(
     env: Env<'a>,
     map: Term<'a>,
     opened: Term<'a>,
+    aside: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
+    let is_aside = aside.decode::<bool>().unwrap_or(false);
+    let created = || {
+        if is_aside {
+            CREATED_ASIDE.fetch_add(1, Ordering::Relaxed);
+        }
+    };
     if !map.is_map() {
         return Ok(not_a_map().encode(env));
     }
@@ -247,7 +257,7 @@ fn acquire<'a>(
     // Packed before anything is taken from the pool, so a call that is repeated on the dirty lane
     // leaves no trace in the counters.
     let acquired = with_packed(map, opened, lane, |entries| {
-        let mut state = STATES.acquire();
+        let mut state = STATES.acquire_noting(created);
         state.modify(|state| state.merge(entries));
         (state, entries.bytes.len())
     });
@@ -261,7 +271,7 @@ fn acquire<'a>(
 }
 
 // `{ok, Ref}`, `{error, not_started}`, `not_a_map`, or what could not be packed.
-nif!(acquire => pool_acquire(map, opened));
+nif!(acquire => pool_acquire(map, opened, aside));
 
 fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let state = with_leased(handle, lane, |leased| {
@@ -378,6 +388,12 @@ fn pool_stats() -> (u64, u64, u64, u64, f64, u64, u64) {
         stats.idle_bytes,
         stats.live_bytes,
     )
+}
+
+/// How many states were created for acquisitions that say nothing of the host's load.
+#[rustler::nif]
+fn pool_created_aside() -> u64 {
+    CREATED_ASIDE.load(Ordering::Relaxed)
 }
 
 /// `{IdleBlocks, IdleBytes, LiveBytes}` of the message buffers.

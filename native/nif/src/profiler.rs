@@ -268,9 +268,9 @@ nif!(samples => profiler_samples(session));
 struct TrendMap {
     min_memory: u64,
     max_memory: u64,
-    avg_memory: f64,
+    avg_memory: i64,
     memory_delta: i64,
-    avg_growth_per_snapshot: f64,
+    avg_growth_per_snapshot: i64,
     trend_slope: f64,
     leak_indication: &'static str,
 }
@@ -280,10 +280,11 @@ impl From<Trend> for TrendMap {
         TrendMap {
             min_memory: trend.min,
             max_memory: trend.max,
-            avg_memory: trend.mean,
+            // Hosts print both with ~B.
+            avg_memory: trend.mean.round() as i64,
             // Sizes above 63 bits are refused when they are read.
             memory_delta: trend.delta as i64,
-            avg_growth_per_snapshot: trend.growth_per_step,
+            avg_growth_per_snapshot: trend.growth_per_step.round() as i64,
             trend_slope: trend.slope,
             leak_indication: if trend.leak {
                 "possible_memory_leak"

@@ -3,6 +3,7 @@
 use crate::lane::Busy;
 use crate::terms::PackError;
 use erlmcp_memory_core::copy::copy;
+use rustler::sys::{ErlNifTerm, enif_make_list_from_array, enif_make_sub_binary};
 use rustler::{Encoder, Env, NewBinary, Term};
 
 mod atoms {
@@ -12,6 +13,7 @@ mod atoms {
         collect,
         none,
         ok,
+        shared,
         too_large,
     }
 }
@@ -43,15 +45,42 @@ pub fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     binary.into()
 }
 
+/// A part of a binary, which keeps all of it.
+pub fn part<'a>(env: Env<'a>, binary: Term<'a>, start: usize, len: usize) -> Term<'a> {
+    // SAFETY: the term is a binary of this environment, and the caller looked at these bytes.
+    unsafe {
+        let part = enif_make_sub_binary(env.as_c_arg(), binary.as_c_arg(), start, len);
+        Term::new(env, part)
+    }
+}
+
+/// A list of terms of this environment.
+pub fn list<'a>(env: Env<'a>, terms: &[ErlNifTerm]) -> Term<'a> {
+    // SAFETY: the terms were made in `env`.
+    unsafe {
+        let list = enif_make_list_from_array(env.as_c_arg(), terms.as_ptr(), terms.len() as u32);
+        Term::new(env, list)
+    }
+}
+
 /// `{closed, Terms}`: the call is to be made again when what is in these terms is known.
 pub fn closed<'a>(env: Env<'a>, terms: Vec<Term<'a>>) -> Term<'a> {
     (atoms::closed(), terms).encode(env)
+}
+
+/// `{shared, N, Share}`: after so many keys, the path of a change leads into shared content.
+pub fn shared<'a>(env: Env<'a>, keys: usize, share: Term<'a>) -> Term<'a> {
+    (atoms::shared(), keys, share).encode(env)
 }
 
 /// `{collect, Result}`: the caller's garbage is to be collected.
 pub fn collect<'a>(env: Env<'a>, result: Term<'a>) -> Term<'a> {
     (atoms::collect(), result).encode(env)
 }
+
+/// What is said of a term that should name a field.
+pub const NO_PATH: &str =
+    "neither a field (an atom) nor a path (a list of 1 to 64 keys that begins with a field)";
 
 /// What is returned for a term that could not be packed, given as this argument.
 pub fn not_packed<'a>(env: Env<'a>, position: u32, error: PackError<'a>) -> Result<Term<'a>, Busy> {
@@ -80,10 +109,6 @@ pub fn not_packed<'a>(env: Env<'a>, position: u32, error: PackError<'a>) -> Resu
         ),
         PackError::Busy => return Err(Busy),
         PackError::TooLarge => badarg(env, position, "larger than 512 MiB"),
-        PackError::NotAPath => badarg(
-            env,
-            position,
-            "neither a field (an atom) nor a path (a list of 1 to 64 keys that begins with a field)",
-        ),
+        PackError::NotAPath => badarg(env, position, NO_PATH),
     })
 }

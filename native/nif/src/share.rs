@@ -17,12 +17,13 @@ use crate::terms::{
 };
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
-use erlmcp_memory_core::packed::{Links, Packed};
+use erlmcp_memory_core::map;
+use erlmcp_memory_core::packed::{Links, Packed, Target, View};
 use erlmcp_memory_core::parts::{self, Contents, Path as Place};
 use erlmcp_memory_core::shared::{self, Content, Host, Store};
 use erlmcp_memory_core::threads::{SHARDS, Tally, thread_shard};
 use parking_lot::Mutex;
-use rustler::{Env, Term};
+use rustler::{Encoder, Env, Term};
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::mem::ManuallyDrop;
@@ -406,7 +407,7 @@ impl Reader {
 
     /// Whether the term would pay and is not there.
     fn is_due(&self, shared: &Shared) -> bool {
-        let len = shared.packed().bytes().len();
+        let len = len_of(shared.packed().view());
         self.read.load(Ordering::Relaxed) >= READ_BYTES.max(READ_TIMES * len)
             && KEPT_AS_TERM.contains(&len)
             && self.term.get().is_none()
@@ -606,13 +607,43 @@ pub fn intern(packed: Packed<Anchor>) -> Arc<Shared> {
 
 /// A content of the store, of which it is known whether it leads to a pooled state.
 fn known(shared: Arc<Shared>) -> Arc<Shared> {
-    shared.host.cyclic.get_or_init(|| {
-        let mut cyclic = false;
-        let links = shared.packed().links();
-        links.each_anchor(&mut |_, anchor| cyclic |= cycles::leads_to_pooled(anchor));
-        cyclic
-    });
     shared
+        .host
+        .cyclic
+        .get_or_init(|| lead_to_pooled(shared.packed().links()));
+    shared
+}
+
+/// The content that equals a changed one; nothing is looked at but the change.
+fn intern_changed(packed: Packed<Anchor>, before: &Shared, change: &Links<Anchor>) -> Arc<Shared> {
+    let shared = STORE.intern(packed);
+    let cyclic = || before.host.is_cyclic() || lead_to_pooled(change);
+    shared.host.cyclic.get_or_init(cyclic);
+    shared
+}
+
+fn lead_to_pooled(links: &Links<Anchor>) -> bool {
+    let mut lead = false;
+    links.each_anchor(&mut |_, anchor| lead |= cycles::leads_to_pooled(anchor));
+    lead
+}
+
+/// About the packed bytes of a value, also where it is a map out of line.
+fn len_of(value: View<'_, Anchor>) -> usize {
+    match value.target() {
+        Some(Target::Trie(node)) => node.heap_bytes(),
+        _ => value.bytes.len(),
+    }
+}
+
+/// Calls `with` with what is behind the reference of a share, and what it may be read from.
+pub fn with_content<R>(
+    term: Term<'_>,
+    with: impl FnOnce(View<'_, Anchor>, Source<'_>) -> R,
+) -> Option<R> {
+    let shared = resource::get::<Share>(term)?.0.as_ref()?;
+    let source = Source::Shared(&reader(shared).content);
+    Some(with(shared.packed().view(), source))
 }
 
 /// The reference to a content.
@@ -639,7 +670,7 @@ fn find_in<'a>(
     let packed = shared.packed();
     let own = reader(shared);
     if own.is_due(shared) {
-        if lane == Lane::Fast && packed.bytes().len() > BUILT_AT_ONCE {
+        if lane == Lane::Fast && len_of(packed.view()) > BUILT_AT_ONCE {
             return Err(PackError::Busy);
         }
         own.make_term(packed);
@@ -661,13 +692,16 @@ fn find_in<'a>(
         return Ok(None);
     };
     let value = unpack(keys.get_env(), found, Source::Shared(&own.content), lane)?;
-    own.read.fetch_add(found.bytes.len(), Ordering::Relaxed);
+    own.read.fetch_add(len_of(found), Ordering::Relaxed);
     Ok(Some(value))
 }
 
 nif!(share => sized share_new(term, opened));
 nif!(read => share_get(reference));
 nif!(find => share_find(reference, path, opened));
+nif!(change => sized share_update(reference, path, value, opened));
+nif!(remove => share_remove(reference, path, opened));
+nif!(is_share => short share_is(term));
 
 /// Packed bytes of a content that is shared on a normal scheduler.
 const SHARED_AT_ONCE: usize = 8 << 10;
@@ -683,12 +717,33 @@ fn share<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resu
     }
 }
 
-const NO_SHARE: &str = "not a reference to shared content, or one that went through \
+pub const NO_SHARE: &str = "not a reference to shared content, or one that went through \
     term_to_binary/1, a file or another node";
 
 fn read<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let none = Term::list_new_empty(env);
     find(env, reference, none, none, lane)
+}
+
+/// Calls `with` with the content behind a reference.
+fn with_shared<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    with: impl FnOnce(&Arc<Shared>) -> Result<Term<'a>, Busy>,
+) -> Result<Term<'a>, Busy> {
+    let share = resource::get::<Share>(reference).and_then(|share| share.0.as_ref());
+    match share {
+        Some(shared) => with(shared),
+        None => Ok(reply::badarg(env, 1, NO_SHARE)),
+    }
+}
+
+/// What is returned for a path that could not be packed.
+pub fn no_path<'a>(env: Env<'a>, error: PackError<'a>) -> Result<Term<'a>, Busy> {
+    match error {
+        PackError::NotAPath => Ok(reply::badarg(env, 2, "not a list of at most 64 keys")),
+        error => reply::not_packed(env, 2, error),
+    }
 }
 
 fn find<'a>(
@@ -698,14 +753,115 @@ fn find<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    let share = resource::get::<Share>(reference).and_then(|share| share.0.as_ref());
-    let Some(shared) = share else {
-        return Ok(reply::badarg(env, 1, NO_SHARE));
-    };
-    match find_in(shared, path, opened, lane) {
-        Ok(Some(value)) => Ok(reply::ok_value(env, value)),
-        Ok(None) => Ok(reply::none(env)),
-        Err(PackError::NotAPath) => Ok(reply::badarg(env, 2, "not a list of at most 64 keys")),
-        Err(error) => reply::not_packed(env, 2, error),
+    with_shared(env, reference, |shared| {
+        match find_in(shared, path, opened, lane) {
+            Ok(Some(value)) => Ok(reply::ok_value(env, value)),
+            Ok(None) => Ok(reply::none(env)),
+            Err(error) => no_path(env, error),
+        }
+    })
+}
+
+/// Bytes of a content that is changed on a normal scheduler: an equal one may have to be compared.
+const CHANGED_AT_ONCE: usize = 256 << 10;
+
+fn admit_change(shared: &Shared, lane: Lane) -> Result<(), Busy> {
+    let packed = shared.packed();
+    let in_one_piece = packed.bytes().len() > SHARED_AT_ONCE;
+    match lane {
+        Lane::Fast if in_one_piece || len_of(packed.view()) > CHANGED_AT_ONCE => Err(Busy),
+        _ => Ok(()),
     }
+}
+
+fn change<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    path: Term<'a>,
+    value: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
+    with_shared(env, reference, |shared| {
+        admit_change(shared, lane)?;
+        let path = match Path::keys(path, opened, lane) {
+            Ok(path) => path,
+            Err(error) => return no_path(env, error),
+        };
+        let value = match pack_content(value, opened, lane) {
+            Ok(value) => value,
+            Err(error) => return reply::not_packed(env, 3, error),
+        };
+        let bytes = value.bytes().len();
+        if lane == Lane::Fast && bytes > SHARED_AT_ONCE {
+            return Err(Busy);
+        }
+        let links = value.links().clone();
+        let root = shared.packed().view();
+        let changed = path.with(|path| match path {
+            [] => Ok(value),
+            // No value counts as missing.
+            _ => map::put(shared.packed(), path, value.view(), &[])
+                .map_err(|_| into_share(env, root, path)),
+        });
+        match changed {
+            Ok(changed) => {
+                let changed = intern_changed(changed, shared, &links);
+                Ok(garbage::made(env, self::reference(env, &changed), bytes))
+            }
+            Err(Some(shared)) => Ok(shared),
+            Err(None) => Ok(reply::badarg(
+                env,
+                2,
+                "the path leads through a value that is not a map",
+            )),
+        }
+    })
+}
+
+fn remove<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    path: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
+    with_shared(env, reference, |shared| {
+        admit_change(shared, lane)?;
+        let path = match Path::keys(path, opened, lane) {
+            Ok(path) => path,
+            Err(error) => return no_path(env, error),
+        };
+        let packed = shared.packed();
+        Ok(path.with(|path| match map::remove(packed, path) {
+            Some(changed) => {
+                let changed = intern_changed(changed, shared, &Links::None);
+                self::reference(env, &changed)
+            }
+            None => into_share(env, packed.view(), path).unwrap_or(reference),
+        }))
+    })
+}
+
+/// Where the path of a change leads into shared content: after how many keys, and into which.
+pub fn into_share<'a>(
+    env: Env<'a>,
+    root: View<'_, Anchor>,
+    path: &[View<'_, Anchor>],
+) -> Option<Term<'a>> {
+    (0..path.len()).find_map(|keys| match root.find(&path[..keys])?.target() {
+        Some(Target::Anchor(Anchor::Share(share))) => {
+            Some(reply::shared(env, keys, share.to_term(env)))
+        }
+        _ => None,
+    })
+}
+
+/// Whether the term is a reference to shared content.
+pub fn is(term: Term<'_>) -> bool {
+    resource::get::<Share>(term).is_some()
+}
+
+fn is_share<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
+    is(term).encode(env)
 }

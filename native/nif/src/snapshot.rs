@@ -220,7 +220,11 @@ impl Export for Host<'_> {
     fn content<'s>(&mut self, anchor: &'s Anchor) -> Option<View<'s, Anchor>> {
         match anchor {
             Anchor::Share(share) => Some(share.shared().packed().view()),
-            Anchor::State(_) | Anchor::Pooled(_) | Anchor::Parked(_) | Anchor::Foreign(_) => None,
+            Anchor::State(_)
+            | Anchor::Pooled(_)
+            | Anchor::Parked(_)
+            | Anchor::Buffer(_)
+            | Anchor::Foreign(_) => None,
         }
     }
 }

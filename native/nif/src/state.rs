@@ -3,7 +3,7 @@
 use crate::cycles::{self, Suspect};
 use crate::inventory::Stock;
 use crate::lane::{Busy, FAST_ENTRIES, Lane};
-use crate::share::SharedBytes;
+use crate::share::{self, SharedBytes};
 use crate::terms::{Anchor, Known, Path, Source, pack, unpack, with_packed, word};
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
@@ -12,7 +12,7 @@ use erlmcp_memory_core::packed::{Item, Packed, Writer, item};
 use erlmcp_memory_core::state::{FieldError, Names, Sizes, State};
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::RwLock;
-use rustler::{Env, Term};
+use rustler::{Encoder, Env, Term};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -304,6 +304,7 @@ fn refused(env: Env<'_>, error: FieldError, field: u32, value: u32) -> Term<'_> 
             reply::badarg(env, value, "created_at is not an integer of 64 bits")
         }
         FieldError::NotAMap => reply::badarg(env, value, "not a map"),
+        FieldError::Name => reply::badarg(env, field, reply::NO_PATH),
         FieldError::Required => reply::badarg(env, field, "every state has an id and a created_at"),
         FieldError::Path(EditError::NotAMap(_)) => reply::badarg(
             env,
@@ -346,6 +347,8 @@ nif!(fields => state_fields(state));
 nif!(from_fields => state_from_fields(fields, opened));
 nif!(sizes => state_sizes(state));
 nif!(cleanup => state_cleanup(state));
+nif!(update_all => state_update_all(state, fields, opened));
+nif!(is_state => short state_is(term));
 
 fn create<'a>(env: Env<'a>, id: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     if !id.is_binary() {
@@ -379,16 +382,53 @@ fn update<'a>(
             if lane == Lane::Fast && map::len_of(value).is_some_and(|len| len > FAST_ENTRIES) {
                 return Err(Busy);
             }
-            Ok(match path.with(|path| state.update(names(), path, value)) {
+            Ok(path.with(|path| match state.update(names(), path, value) {
                 Ok(state) => garbage::made(env, to_term(env, state), bytes),
+                Err(FieldError::Path(error)) => {
+                    let shared = share::into_share(env, state.fields().view(), path);
+                    shared.unwrap_or_else(|| refused(env, FieldError::Path(error), 2, 3))
+                }
                 Err(error) => refused(env, error, 2, 3),
-            })
+            }))
         })
     });
     match updated {
         Ok(updated) => updated,
         Err(error) => reply::not_packed(env, 3, error),
     }
+}
+
+fn update_all<'a>(
+    env: Env<'a>,
+    state: Term<'a>,
+    fields: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
+    if !fields.is_map() {
+        return Ok(reply::badarg(env, 2, "not a map"));
+    }
+    let updated = with_packed(fields, opened, lane, |fields| {
+        with_state(env, state, lane, |state| {
+            if lane == Lane::Fast && map::len_of(fields).is_some_and(|len| len > FAST_ENTRIES) {
+                return Err(Busy);
+            }
+            Ok(match state.update_all(names(), fields) {
+                Ok(state) => garbage::made(env, to_term(env, state), fields.bytes.len()),
+                // Maybe through shared content: one by one.
+                Err(FieldError::Path(EditError::NotAMap(_))) => reply::none(env),
+                Err(error) => refused(env, error, 2, 2),
+            })
+        })
+    });
+    match updated {
+        Ok(updated) => updated,
+        Err(error) => reply::not_packed(env, 2, error),
+    }
+}
+
+fn is_state<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
+    resource::get::<Handle>(term).is_some().encode(env)
 }
 
 fn get<'a>(
@@ -425,7 +465,9 @@ fn remove<'a>(
         Ok(match path.with(|path| state.remove(names(), path)) {
             Ok(Some(state)) => to_term(env, state),
             // The same state without what it did not have.
-            Ok(None) => handle,
+            Ok(None) => path
+                .with(|path| share::into_share(env, state.fields().view(), path))
+                .unwrap_or(handle),
             Err(error) => refused(env, error, 2, 2),
         })
     })

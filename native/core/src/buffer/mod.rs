@@ -26,7 +26,8 @@ mod tests;
 
 pub use blocks::{BlockPool, BlockStats};
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter, memrchr};
+use smallvec::SmallVec;
 use storage::Storage;
 
 /// Bytes that one buffer may hold: 16 MiB.
@@ -35,7 +36,7 @@ pub const MESSAGE_LIMIT: usize = 16 * 1024 * 1024;
 /// A rest of more bytes is not moved to a smaller block: a search must stay short.
 const SETTLED: usize = 64 * 1024;
 
-/// The bytes would not fit under [`MESSAGE_LIMIT`]; the buffer is as it was.
+/// The bytes would not fit under the buffer's limit; the buffer is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageTooLarge;
 
@@ -61,6 +62,35 @@ pub struct MessageBuffer<'p> {
     searched: usize,
     /// Where the newline of the next frame is, once found.
     newline: Option<usize>,
+    /// Bytes that may be held.
+    limit: usize,
+}
+
+/// A frame that [`MessageBuffer::take_all`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'f> {
+    /// Bytes that were held, or that lay in several pieces.
+    Held(&'f [u8]),
+    /// Bytes of one piece: its index, where they begin in it, and how many they are.
+    Given(usize, usize, usize),
+}
+
+/// Why no frames were taken; the buffer is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// A message, finished or not, would pass the buffer's limit.
+    TooLarge,
+    /// It is more work than the budget.
+    OverBudget,
+}
+
+/// What [`MessageBuffer::take_all`] may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Frames that it finds.
+    pub frames: usize,
+    /// Bytes that it searches, and bytes that it copies.
+    pub bytes: usize,
 }
 
 impl Drop for MessageBuffer<'_> {
@@ -72,14 +102,25 @@ impl Drop for MessageBuffer<'_> {
 impl<'p> MessageBuffer<'p> {
     /// An empty buffer that takes its blocks from `blocks`.
     pub fn new(blocks: &'p BlockPool) -> Self {
+        Self::with_limit(blocks, MESSAGE_LIMIT)
+    }
+
+    /// An empty buffer that may hold so many bytes, at most [`MESSAGE_LIMIT`].
+    pub fn with_limit(blocks: &'p BlockPool, limit: usize) -> Self {
         blocks.buffers.came(0);
         MessageBuffer {
+            limit: limit.min(MESSAGE_LIMIT),
             blocks,
             storage: Storage::None,
             start: 0,
             searched: 0,
             newline: None,
         }
+    }
+
+    /// Bytes that may be held.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// What is held and not yet taken.
@@ -100,7 +141,7 @@ impl<'p> MessageBuffer<'p> {
             self.storage.compact(self.start);
         } else {
             // Twice what is held, so that the next move is at least as many bytes away.
-            let wanted = needed.max(2 * held).min(MESSAGE_LIMIT);
+            let wanted = needed.max((2 * held).min(self.limit));
             let larger = Storage::take(self.blocks, wanted, self.held());
             self.storage = larger;
         }
@@ -125,7 +166,7 @@ impl<'p> MessageBuffer<'p> {
     /// Bytes that would be held with `more` on top, where the limit allows them.
     fn check(&self, more: usize) -> Result<usize, MessageTooLarge> {
         match self.held().len().checked_add(more) {
-            Some(needed) if needed <= MESSAGE_LIMIT => Ok(needed),
+            Some(needed) if needed <= self.limit => Ok(needed),
             _ => Err(MessageTooLarge),
         }
     }
@@ -142,6 +183,124 @@ impl<'p> MessageBuffer<'p> {
             Ok(_) => more,
             Err(MessageTooLarge) => 0,
         }
+    }
+
+    /// Takes every whole frame out of what is held and the `pieces` behind it, in order; what is
+    /// left of them is held. A frame that lies in one piece is not copied.
+    ///
+    /// The limit is on each message and on the rest, not on the pieces together.
+    pub fn take_all(
+        &mut self,
+        pieces: &[&[u8]],
+        budget: Budget,
+        mut taken: impl FnMut(Frame<'_>),
+    ) -> Result<(), NotTaken> {
+        if let [piece] = pieces
+            && self.hold(piece, budget)?
+        {
+            return Ok(());
+        }
+        let ends = self.ends(pieces, budget)?;
+        while let Found::Frame(_) = self.find(usize::MAX) {
+            self.take(|frame| taken(Frame::Held(frame)));
+        }
+        let mut ends = ends.iter().peekable();
+        for (index, piece) in pieces.iter().enumerate() {
+            let mut start = 0;
+            while let Some((_, end)) = ends.next_if(|(of, _)| *of == index) {
+                let line = &piece[start..*end];
+                if self.held().is_empty() {
+                    let frame = line.strip_suffix(b"\r").unwrap_or(line);
+                    taken(Frame::Given(index, start, frame.len()));
+                } else {
+                    // Looked at before: it is under the limit.
+                    let _ = self.append(&piece[start..=*end]);
+                    self.newline = Some(self.storage.bytes().len() - 1);
+                    self.searched = self.storage.bytes().len();
+                    self.take(|frame| taken(Frame::Held(frame)));
+                }
+                start = end + 1;
+            }
+            let _ = self.append(&piece[start..]);
+            // No byte of it is a newline.
+            self.searched = self.storage.bytes().len();
+        }
+        self.settle();
+        Ok(())
+    }
+
+    /// Holds a piece in the middle of a message, which is what most pieces of a long one are.
+    /// `false` where a frame ends in it or before it; then nothing was done.
+    fn hold(&mut self, piece: &[u8], budget: Budget) -> Result<bool, NotTaken> {
+        let len = self.storage.bytes().len();
+        if self.searched < len || self.newline.is_some() || piece.len() > budget.bytes {
+            return Ok(false);
+        }
+        if memchr(b'\n', piece).is_some() {
+            return Ok(false);
+        }
+        let needed = len - self.start + piece.len();
+        if needed > self.limit {
+            return Err(NotTaken::TooLarge);
+        }
+        if len + piece.len() > self.storage.capacity() {
+            if needed > budget.bytes {
+                return Err(NotTaken::OverBudget);
+            }
+            self.reserve(piece.len()).map_err(|_| NotTaken::TooLarge)?;
+        }
+        if !piece.is_empty() {
+            self.storage.extend(piece);
+            self.searched += piece.len();
+        }
+        Ok(true)
+    }
+
+    /// Where the newlines are in the pieces, if all messages and the rest are under the limit, and
+    /// taking them is within the budget.
+    fn ends(
+        &mut self,
+        pieces: &[&[u8]],
+        budget: Budget,
+    ) -> Result<SmallVec<[(usize, usize); 4]>, NotTaken> {
+        let held = self.held().len();
+        let given: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let unsearched = self.storage.bytes().len() - self.searched;
+        if given.max(unsearched) > budget.bytes {
+            return Err(NotTaken::OverBudget);
+        }
+        // The length of the message that is not finished.
+        let mut open = held;
+        if matches!(self.find(usize::MAX), Found::Frame(_)) {
+            if held > budget.bytes {
+                return Err(NotTaken::OverBudget);
+            }
+            let last = memrchr(b'\n', self.held());
+            open -= last.map_or(0, |at| at + 1);
+        }
+        let mut ends = SmallVec::new();
+        for (index, piece) in pieces.iter().enumerate() {
+            let mut start = 0;
+            for end in memchr_iter(b'\n', piece) {
+                if open + end + 1 - start > self.limit {
+                    return Err(NotTaken::TooLarge);
+                }
+                if ends.len() == budget.frames {
+                    return Err(NotTaken::OverBudget);
+                }
+                ends.push((index, end));
+                (open, start) = (0, end + 1);
+            }
+            open += piece.len() - start;
+            if open > self.limit {
+                return Err(NotTaken::TooLarge);
+            }
+        }
+        let moves = !ends.is_empty() || self.needs_move(given);
+        if held.saturating_add(given) > budget.bytes && moves {
+            return Err(NotTaken::OverBudget);
+        }
+        Ok(ends)
     }
 
     /// Looks for the next frame, through at most `budget` bytes.

@@ -40,6 +40,7 @@ impl<'p> Storage<'p> {
         storage
     }
 
+    #[inline]
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Storage::None => &[],
@@ -54,6 +55,7 @@ impl<'p> Storage<'p> {
         }
     }
 
+    #[inline]
     pub(super) fn capacity(&self) -> usize {
         match self {
             Storage::None => 0,

@@ -7,7 +7,9 @@
 //! * an empty buffer holds no block, a short rest holds a small one, and all bytes are back when
 //!   the buffers are gone.
 
-use super::{BlockPool, Found, MESSAGE_LIMIT, MessageBuffer, MessageTooLarge};
+use super::{
+    BlockPool, Budget, Found, Frame, MESSAGE_LIMIT, MessageBuffer, MessageTooLarge, NotTaken,
+};
 use proptest::prelude::*;
 
 fn open() -> BlockPool {
@@ -240,5 +242,83 @@ proptest! {
         }
         drop(buffer);
         prop_assert_eq!(blocks.stats().live_bytes, 0);
+    }
+}
+
+/// What `take_all` gives for pieces: frames, copied.
+fn taken(buffer: &mut MessageBuffer<'_>, pieces: &[&[u8]]) -> Result<Vec<Vec<u8>>, NotTaken> {
+    let all = Budget {
+        frames: usize::MAX,
+        bytes: usize::MAX,
+    };
+    let mut frames = Vec::new();
+    buffer.take_all(pieces, all, |frame| {
+        frames.push(match frame {
+            Frame::Held(bytes) => bytes.to_vec(),
+            Frame::Given(piece, start, len) => pieces[piece][start..start + len].to_vec(),
+        });
+    })?;
+    Ok(frames)
+}
+
+proptest! {
+    #[test]
+    fn frames_taken_at_once_are_those_taken_one_by_one(
+        calls in prop::collection::vec(
+            prop::collection::vec("[ab\r\n]{0,12}|[a-z]{200,3000}\r?\n?", 0..4), 1..20
+        ),
+    ) {
+        let blocks = open();
+        let mut at_once = MessageBuffer::new(&blocks);
+        let mut one_by_one = MessageBuffer::new(&blocks);
+        for call in &calls {
+            let pieces: Vec<_> = call.iter().map(String::as_bytes).collect();
+            let frames = taken(&mut at_once, &pieces).unwrap();
+            for piece in pieces {
+                one_by_one.append(piece).unwrap();
+            }
+            let expected: Vec<_> = std::iter::from_fn(|| one_by_one.next()).collect();
+            prop_assert_eq!(frames, expected);
+            prop_assert_eq!(at_once.held(), one_by_one.held());
+        }
+    }
+}
+
+#[test]
+fn a_message_over_the_limit_takes_nothing() {
+    let blocks = open();
+    let mut buffer = MessageBuffer::with_limit(&blocks, 10);
+    assert_eq!(buffer.append(b"a\nbcd"), Ok(5));
+    let refused: [&[&[u8]]; 4] = [
+        &[b"12345678"],
+        &[b"1234567\n"],
+        &[b"\n1234567890\n"],
+        &[b"\n", b"12345", b"678901"],
+    ];
+    for pieces in refused {
+        assert_eq!(taken(&mut buffer, pieces), Err(NotTaken::TooLarge));
+        assert_eq!(buffer.held(), b"a\nbcd");
+    }
+    let many = b"123456789\n".repeat(100);
+    let frames = taken(&mut buffer, &[b"123456\n", &many]).unwrap();
+    assert_eq!(frames.len(), 102);
+    assert_eq!(frames[1], b"bcd123456");
+    assert_eq!(buffer.append(b"12345678901"), Err(MessageTooLarge));
+}
+
+#[test]
+fn work_over_the_budget_takes_nothing() {
+    let blocks = open();
+    let mut buffer = MessageBuffer::new(&blocks);
+    let budget = Budget {
+        frames: 2,
+        bytes: 10,
+    };
+    assert_eq!(buffer.append(b"a\nb"), Ok(3));
+    let many: [&[u8]; 3] = [b"\n\n\n", b"12345678901", b"1234567\n"];
+    for piece in many {
+        let taken = buffer.take_all(&[piece], budget, |_| unreachable!("over the budget"));
+        assert_eq!(taken, Err(NotTaken::OverBudget));
+        assert_eq!(buffer.held(), b"a\nb");
     }
 }

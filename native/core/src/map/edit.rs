@@ -129,6 +129,24 @@ fn delete<A: Anchor>(
     }
 }
 
+/// A map that stands by itself with another value under a path.
+pub(super) fn put_path<A: Anchor>(
+    map: View<'_, A>,
+    path: &[View<'_, A>],
+    value: View<'_, A>,
+    absent: &[u8],
+) -> Result<Packed<A>, EditError> {
+    if path.is_empty() || path.len() > MAX_PATH {
+        return Err(EditError::PathLength);
+    }
+    put(map, Scope::Own, path, value, absent, PAGE).map_err(EditError::NotAMap)
+}
+
+/// A map that stands by itself without what a path leads to.
+pub(super) fn delete_path<A: Anchor>(map: View<'_, A>, path: &[View<'_, A>]) -> Option<Packed<A>> {
+    delete(map, Scope::Own, path, PAGE)
+}
+
 impl<A: Anchor> Map<A> {
     /// This map with another value under a path of keys. Maps that are missing on the way are
     /// made; `absent` is the value that counts as missing.
@@ -138,12 +156,7 @@ impl<A: Anchor> Map<A> {
         value: View<'_, A>,
         absent: &[u8],
     ) -> Result<Self, EditError> {
-        if path.is_empty() || path.len() > MAX_PATH {
-            return Err(EditError::PathLength);
-        }
-        put(self.view(), Scope::Own, path, value, absent, PAGE)
-            .map(|root| Map { root })
-            .map_err(EditError::NotAMap)
+        put_path(self.view(), path, value, absent).map(|root| Map { root })
     }
 
     /// This map with all entries of the packed map `entries` put into the map under a path.
@@ -170,9 +183,41 @@ impl<A: Anchor> Map<A> {
         put_stored(self, path, merged)
     }
 
+    /// This map with those entries of the packed map `entries` put in whose key is `taken`. The
+    /// map under `merged` is put into the one that is there.
+    pub(crate) fn put_all(
+        &self,
+        entries: View<'_, A>,
+        taken: impl Fn(&[u8]) -> bool,
+        merged: &[u8],
+    ) -> Self {
+        let unchanged = || self.root.view().to_packed();
+        let Some(page) = Page::of(entries.bytes) else {
+            return Map { root: unchanged() };
+        };
+        let below = page.find(merged).and_then(|new| {
+            let below = self.get(&[merged])?;
+            let new = View::new(new, entries.links);
+            len(below).map(|_| merge_into(below, new, INLINE))
+        });
+        let stored = out_of_line(page, entries.links, 0);
+        let entries: SmallVec<[_; 8]> = pairs(page, entries.links, &stored)
+            .filter(|(key, _)| taken(key.bytes))
+            .map(|(key, value)| match &below {
+                Some(below) if key.bytes == merged => (key, below.view()),
+                _ => (key, value),
+            })
+            .collect();
+        let root = match entries.as_slice() {
+            [] => unchanged(),
+            entries => insert(self.view(), Scope::Own, entries, PAGE),
+        };
+        Map { root }
+    }
+
     /// This map without what a path leads to; `None` if the path leads nowhere.
     pub fn remove(&self, path: &[View<'_, A>]) -> Option<Self> {
-        delete(self.view(), Scope::Own, path, PAGE).map(|root| Map { root })
+        delete_path(self.view(), path).map(|root| Map { root })
     }
 }
 

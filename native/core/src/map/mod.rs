@@ -9,10 +9,12 @@
 //! followed, and one key changed, without touching what lies beside it.
 
 mod buf;
+mod digest;
 mod edit;
 mod node;
 
 pub use buf::MapBuf;
+pub use digest::{Sum, digest, equal};
 pub use edit::EditError;
 pub use node::Node;
 
@@ -96,10 +98,46 @@ pub fn len_of<A: Anchor>(value: View<'_, A>) -> Option<usize> {
     edit::len(value)
 }
 
+/// A value that is changed at the cost of a path: a map of more than `whole` bytes as a trie.
+pub fn in_parts<A: Anchor>(value: Packed<A>, whole: usize) -> Packed<A> {
+    if value.bytes().len() > whole && Page::of(value.bytes()).is_some() {
+        store(value.view(), PAGE)
+    } else {
+        value
+    }
+}
+
+/// A map that stands by itself with another value under a path of keys; see [`Map::put`].
+pub fn put<A: Anchor>(
+    map: &Packed<A>,
+    path: &[View<'_, A>],
+    value: View<'_, A>,
+    absent: &[u8],
+) -> Result<Packed<A>, EditError> {
+    len_of(map.view()).ok_or(EditError::NotAMap(0))?;
+    edit::put_path(map.view(), path, value, absent)
+}
+
+/// A map that stands by itself without what a path leads to; `None` if the path leads nowhere.
+pub fn remove<A: Anchor>(map: &Packed<A>, path: &[View<'_, A>]) -> Option<Packed<A>> {
+    len_of(map.view())?;
+    edit::delete_path(map.view(), path)
+}
+
 /// Calls `entry` with every entry of a map inside a map.
 pub fn for_each_of<'a, A: Anchor>(
     value: View<'a, A>,
     mut entry: impl FnMut(&'a [u8], View<'a, A>),
 ) {
     node::for_each(value, &mut entry);
+}
+
+/// Calls `entry` with the entries of a map from the one of this number on, in an order that is the
+/// same for each walk over it, until it returns `false`.
+pub fn each_from<'a, A: Anchor>(
+    map: View<'a, A>,
+    from: usize,
+    mut entry: impl FnMut(&'a [u8], View<'a, A>) -> bool,
+) {
+    node::each_from(map, from, &mut entry);
 }

@@ -1,5 +1,6 @@
 //! The trie of a large map.
 
+use super::digest::Sum;
 use super::{INLINE, MAX_PATH, PAGE};
 use crate::heap;
 use crate::packed::{Anchor, Item, LinkVec, Links, Packed, Page, Target, View, Writer, item};
@@ -15,7 +16,7 @@ const BITS: u32 = 4;
 #[derive(Debug)]
 pub enum Node<A> {
     /// A packed map.
-    Leaf(Packed<A>),
+    Leaf(Packed<A>, Sum),
     /// Children by the next bits of the hash, and sums over them.
     Branch {
         /// The nodes below.
@@ -26,6 +27,8 @@ pub enum Node<A> {
         packed: usize,
         /// Memory bytes of the nodes below.
         heap: usize,
+        /// See [`digest`](super::digest).
+        sum: Sum,
     },
 }
 
@@ -155,7 +158,7 @@ impl<A: Anchor> Node<A> {
         let size = Page::size(entries.len(), body);
         if size <= PAGE || entries.len() <= 1 || depth >= DEEPEST {
             entries.sort_unstable_by_key(|entry| entry.pair.0.bytes);
-            return Arc::new(Node::Leaf(pack(entries.iter().map(|entry| entry.pair))));
+            return Arc::new(Node::leaf(pack(entries.iter().map(|entry| entry.pair))));
         }
         let mut children = Box::new([const { None }; FANOUT]);
         for (index, group) in by_child(entries, depth) {
@@ -176,13 +179,25 @@ impl<A: Anchor> Node<A> {
             len,
             packed,
             heap,
+            sum: Sum::default(),
+        }
+    }
+
+    fn leaf(page: Packed<A>) -> Self {
+        Node::Leaf(page, Sum::default())
+    }
+
+    /// Where its sum is kept.
+    pub(super) fn sum(&self) -> &Sum {
+        match self {
+            Node::Leaf(_, sum) | Node::Branch { sum, .. } => sum,
         }
     }
 
     /// The entries below.
     pub fn len(&self) -> usize {
         match self {
-            Node::Leaf(page) => Page::of(page.bytes()).map_or(0, |page| page.len()),
+            Node::Leaf(page, _) => Page::of(page.bytes()).map_or(0, |page| page.len()),
             Node::Branch { len, .. } => *len,
         }
     }
@@ -195,7 +210,7 @@ impl<A: Anchor> Node<A> {
     /// The packed bytes of the entries below, out-of-line values not included.
     pub fn packed_bytes(&self) -> usize {
         match self {
-            Node::Leaf(page) => page.bytes().len(),
+            Node::Leaf(page, _) => page.bytes().len(),
             Node::Branch { packed, .. } => *packed,
         }
     }
@@ -204,7 +219,7 @@ impl<A: Anchor> Node<A> {
     pub fn heap_bytes(&self) -> usize {
         heap::arc::<Self>()
             + match self {
-                Node::Leaf(page) => page.heap_bytes(),
+                Node::Leaf(page, _) => page.heap_bytes(),
                 Node::Branch { heap, .. } => {
                     heap::block(FANOUT * size_of::<Option<Arc<Self>>>()) + heap
                 }
@@ -217,7 +232,7 @@ impl<A: Anchor> Node<A> {
         let mut node = self;
         loop {
             match node {
-                Node::Leaf(page) => {
+                Node::Leaf(page, _) => {
                     let value = Page::of(page.bytes())?.find(key)?;
                     return Some(View::new(value, page.links()));
                 }
@@ -232,7 +247,7 @@ impl<A: Anchor> Node<A> {
     /// Every page below.
     pub fn each_page<'a>(&'a self, found: &mut impl FnMut(&'a Packed<A>)) {
         match self {
-            Node::Leaf(page) => found(page),
+            Node::Leaf(page, _) => found(page),
             Node::Branch { children, .. } => {
                 for child in children.iter().flatten() {
                     child.each_page(found);
@@ -244,12 +259,39 @@ impl<A: Anchor> Node<A> {
     /// Every entry below.
     pub fn for_each<'a>(&'a self, entry: &mut impl FnMut(&'a [u8], View<'a, A>)) {
         match self {
-            Node::Leaf(page) => for_each(page.view(), entry),
+            Node::Leaf(page, _) => for_each(page.view(), entry),
             Node::Branch { children, .. } => {
                 for child in children.iter().flatten() {
                     child.for_each(entry);
                 }
             }
+        }
+    }
+
+    /// The entries below after those that are to be left out, of which the number is counted down;
+    /// `false` once `entry` returned it.
+    fn each_from<'a>(
+        &'a self,
+        left_out: &mut usize,
+        entry: &mut impl FnMut(&'a [u8], View<'a, A>) -> bool,
+    ) -> bool {
+        if let Some(left) = left_out.checked_sub(self.len()) {
+            *left_out = left;
+            return true;
+        }
+        match self {
+            Node::Leaf(page, _) => {
+                let from = std::mem::take(left_out);
+                Page::of(page.bytes()).is_none_or(|inside| {
+                    inside
+                        .entries_from(from)
+                        .all(|(key, value)| entry(key, View::new(value, page.links())))
+                })
+            }
+            Node::Branch { children, .. } => children
+                .iter()
+                .flatten()
+                .all(|child| child.each_from(left_out, entry)),
         }
     }
 
@@ -261,12 +303,12 @@ impl<A: Anchor> Node<A> {
 
     fn with_at(&self, entries: &mut [Entry<'_, A>], depth: u32) -> Arc<Self> {
         match self {
-            Node::Leaf(page) => {
+            Node::Leaf(page, _) => {
                 entries.sort_unstable_by_key(|entry| entry.pair.0.bytes);
                 let new: SmallVec<[_; 2]> = entries.iter().map(|entry| entry.pair).collect();
                 let changed = with_entries(page.view(), Scope::Own, &new);
                 if changed.bytes().len() <= PAGE || depth >= DEEPEST {
-                    return Arc::new(Node::Leaf(changed));
+                    return Arc::new(Node::leaf(changed));
                 }
                 let mut entries: Vec<_> = Page::of(changed.bytes())
                     .into_iter()
@@ -295,9 +337,9 @@ impl<A: Anchor> Node<A> {
 
     fn without_at(&self, hashed: u64, depth: u32, key: &[u8]) -> Option<Arc<Self>> {
         match self {
-            Node::Leaf(page) => {
+            Node::Leaf(page, _) => {
                 let changed = without_entry(page.view(), Scope::Own, key)?;
-                Some(Arc::new(Node::Leaf(changed)))
+                Some(Arc::new(Node::leaf(changed)))
             }
             Node::Branch { children, .. } => {
                 let index = child_index(hashed, depth);
@@ -310,7 +352,7 @@ impl<A: Anchor> Node<A> {
                 // Half a page, so that a key put in and taken out in turn does not split and
                 // join each time.
                 if branch.packed_bytes() <= PAGE / 2 {
-                    return Some(Arc::new(Node::Leaf(branch.join())));
+                    return Some(Arc::new(Node::leaf(branch.join())));
                 }
                 Some(Arc::new(branch))
             }
@@ -342,6 +384,27 @@ pub(super) fn for_each<'a, A: Anchor>(
         Ok(Item::Trie(_)) => {
             if let Some(Target::Trie(node)) = map.target() {
                 node.for_each(entry);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The entries of a value that is a map, from the one of this number on, until `entry` returns
+/// `false`.
+pub(super) fn each_from<'a, A: Anchor>(
+    map: View<'a, A>,
+    from: usize,
+    entry: &mut impl FnMut(&'a [u8], View<'a, A>) -> bool,
+) {
+    match item(map.bytes, &mut 0) {
+        Ok(Item::Map(page)) => {
+            page.entries_from(from)
+                .all(|(key, value)| entry(key, View::new(value, map.links)));
+        }
+        Ok(Item::Trie(_)) => {
+            if let Some(Target::Trie(node)) = map.target() {
+                node.each_from(&mut { from }, entry);
             }
         }
         _ => {}

@@ -38,6 +38,11 @@ pub trait Anchor: Clone + Debug + Send + Sync + 'static {
         0
     }
 
+    /// The value behind this target, where that is shared content.
+    fn shared_content(&self) -> Option<&Packed<Self>> {
+        None
+    }
+
     /// Frees what may take long to free, at a pace and on a thread of the host's choice.
     fn free(garbage: Packed<Self>) {
         let mut freeing = crate::reclaim::Reclaim::new(garbage);

@@ -109,10 +109,12 @@ impl<'a> Page<'a> {
 
     /// All entries, in the order of their keys' bytes.
     pub fn entries(&self) -> Entries<'a> {
-        Entries {
-            page: *self,
-            next: 0,
-        }
+        self.entries_from(0)
+    }
+
+    /// The entries from the one of this number on.
+    pub fn entries_from(&self, next: usize) -> Entries<'a> {
+        Entries { page: *self, next }
     }
 
     /// The bytes of this map with one entry more, or another value for a key it has.

@@ -307,10 +307,24 @@ impl<'a, A: Anchor> View<'a, A> {
         Packed::new(self.bytes.into(), Links::from_unsorted(self.own_links()))
     }
 
-    /// The value under a path of packed keys, through maps inline and out of line.
+    /// The content where this value is nothing but a share, the value itself otherwise.
+    pub fn content(self) -> Self {
+        let mut here = self;
+        while here.bytes.first() == Some(&tag::SHARE)
+            && let Some(Target::Anchor(anchor)) = here.target()
+            && let Some(content) = anchor.shared_content()
+        {
+            here = content.view();
+        }
+        here
+    }
+
+    /// The value under a path of packed keys, through maps inline and out of line, and through the
+    /// content of shares.
     pub fn find<K: AsRef<[u8]>>(self, path: &[K]) -> Option<View<'a, A>> {
         let mut here = self;
         for key in path {
+            here = here.content();
             here = match item(here.bytes, &mut 0).ok()? {
                 Item::Map(page) => View::new(page.find(key.as_ref())?, here.links),
                 Item::Trie(id) => match here.links.get(id)? {

@@ -98,10 +98,16 @@ impl<T: Recycle> Pool<T> {
 
     /// An object of the caller's own, empty. It goes back when the lease is dropped.
     pub fn acquire(&self) -> Lease<'_, T> {
+        self.acquire_noting(|| ())
+    }
+
+    /// As [`acquire`](Self::acquire); calls `created` where the object had to be made.
+    pub fn acquire_noting(&self, created: impl FnOnce()) -> Lease<'_, T> {
         let home = self.home_index();
         let (object, bytes) = match self.take_idle(home) {
             Some(leased) => leased,
             None => {
+                created();
                 let object = Box::new(T::default());
                 let bytes = footprint(&*object);
                 let mut shelf = self.shards[home].lock();

@@ -1,5 +1,6 @@
 //! What packed values keep alive.
 
+use crate::buffer::BufferLink;
 use crate::park::ParkedLink;
 use crate::pool::PooledLink;
 use crate::reaper;
@@ -24,6 +25,8 @@ pub enum Anchor {
     Pooled(PooledLink),
     /// A parked term.
     Parked(ParkedLink),
+    /// A message buffer.
+    Buffer(BufferLink),
     /// A reference to something of another library, or a large binary.
     Foreign(Arc<Foreign>),
 }
@@ -36,6 +39,7 @@ impl Anchor {
             Anchor::State(state) => state.to_term(env),
             Anchor::Pooled(pooled) => pooled.to_term(env),
             Anchor::Parked(parked) => parked.to_term(env),
+            Anchor::Buffer(buffer) => buffer.to_term(env),
             Anchor::Foreign(foreign) => foreign.to_term(env),
         }
     }
@@ -45,10 +49,17 @@ impl erlmcp_memory_core::packed::Anchor for Anchor {
     fn kept_bytes(&self) -> usize {
         match self {
             // Kept once for all.
-            Anchor::Share(_) | Anchor::Pooled(_) => 0,
+            Anchor::Share(_) | Anchor::Pooled(_) | Anchor::Buffer(_) => 0,
             Anchor::State(state) => state.heap_bytes(),
             Anchor::Parked(parked) => parked.heap_bytes(),
             Anchor::Foreign(foreign) => foreign.heap_bytes(),
+        }
+    }
+
+    fn shared_content(&self) -> Option<&Packed<Self>> {
+        match self {
+            Anchor::Share(share) => Some(share.shared().packed()),
+            _ => None,
         }
     }
 

@@ -7,7 +7,7 @@ use super::opened::{HEAP_BINARY, is_small};
 use super::unpack::{Source, unpack};
 use crate::lane::Lane;
 use erlmcp_memory_core::map::MAX_PATH;
-use erlmcp_memory_core::packed::{Item, View, item, skip};
+use erlmcp_memory_core::packed::{Item, Target, View, item, skip};
 use erlmcp_memory_core::threads::{Tally, Usage};
 use rustler::sys::{
     ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_get_map_value, enif_is_identical,
@@ -72,7 +72,7 @@ impl Copied {
     /// The term of a packed value; `None` if it has a fun that is too large to be copied on a
     /// normal scheduler, because nobody sees that in the fun.
     pub fn of(value: View<'_, Anchor>, source: Source<'_>) -> Option<Self> {
-        if has_large_fun(value.bytes) {
+        if has_large_fun(value) {
             return None;
         }
         let mut copied = Self::whole(value, source, 0)?;
@@ -154,6 +154,11 @@ impl Copied {
                 // SAFETY: `map` belongs to `env`, and the key to an environment that lives; the
                 // call compares them, writes `here` when it succeeds, and keeps neither.
                 if unsafe { enif_get_map_value(env, map, key.as_c_arg(), &mut here) } == 0 {
+                    // SAFETY: it is a part of the term, and belongs to its environment.
+                    if unsafe { Term::new(root.get_env(), map) }.is_ref() {
+                        // Maybe a share, of which the packed form knows the content.
+                        return Search::NotHere;
+                    }
                     // Not before it is known whether the rest is a path.
                     return if is_path(tail, MAX_PATH - length) {
                         Search::Nothing
@@ -198,22 +203,30 @@ fn is_short(key: Term<'_>) -> bool {
 }
 
 /// Whether a fun in a packed value has more packed bytes than a normal scheduler should copy.
-fn has_large_fun(bytes: &[u8]) -> bool {
-    let mut at = 0;
-    while at < bytes.len() {
-        let start = at;
-        match item(bytes, &mut at) {
-            Ok(Item::Fun(_)) => {
-                let mut end = start;
-                if skip(bytes, &mut end).is_err() || end - start > LARGE_FUN {
-                    return true;
+fn has_large_fun(value: View<'_, Anchor>) -> bool {
+    let mut rest = vec![value];
+    while let Some(View { bytes, links }) = rest.pop() {
+        let mut at = 0;
+        while at < bytes.len() {
+            let start = at;
+            match item(bytes, &mut at) {
+                Ok(Item::Fun(_)) => {
+                    let mut end = start;
+                    if skip(bytes, &mut end).is_err() || end - start > LARGE_FUN {
+                        return true;
+                    }
+                    at = end;
                 }
-                at = end;
+                // Back to the first entry: keys and values are values one behind the other.
+                Ok(Item::Map(page)) => at -= page.body().len(),
+                Ok(Item::Blob(id) | Item::Trie(id)) => match links.get(id) {
+                    Some(Target::Blob(blob)) => rest.push(blob.view()),
+                    Some(Target::Trie(node)) => node.each_page(&mut |page| rest.push(page.view())),
+                    _ => {}
+                },
+                Ok(_) => {}
+                Err(_) => return true,
             }
-            // Back to the first entry: keys and values are values one behind the other.
-            Ok(Item::Map(page)) => at -= page.body().len(),
-            Ok(_) => {}
-            Err(_) => return true,
         }
     }
     false

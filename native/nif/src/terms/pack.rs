@@ -8,7 +8,7 @@ use super::opened::{Inside, Opened, list_elements, walk};
 use super::references::{LocalReferences, may_be_magic};
 use super::words::word;
 use crate::lane::{Budget, Busy, Lane};
-use crate::{park, pool, share, state};
+use crate::{buffer, park, pool, share, state};
 use erlmcp_memory_core::packed::{
     Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, Scratch, View,
     Writer, pack_atom,
@@ -606,6 +606,10 @@ impl<'a> Packer<'a> {
         }
         if let Some(parked) = park::link(env, term) {
             self.writer.handle(parked.id(), Anchor::Parked(parked));
+            return Ok(());
+        }
+        if let Some(buffer) = buffer::link(term) {
+            self.writer.handle(buffer.id(), Anchor::Buffer(buffer));
             return Ok(());
         }
         let external = to_external(term);

@@ -42,13 +42,41 @@ impl LocalReferences {
 
 /// How the one reference to an object is found again while a term has it, without keeping it.
 #[derive(Debug, Default)]
-pub struct Known(Mutex<Option<Box<[u8]>>>);
+pub struct Known(Mutex<Numbers>);
+
+/// The numbers of a reference, in place: three words, five where they name a process.
+#[derive(Debug, Default)]
+struct Numbers {
+    bytes: [u8; 20],
+    len: u8,
+}
+
+impl Numbers {
+    /// None, where there are too many.
+    fn new(numbers: &[u8]) -> Self {
+        let mut bytes = [0; 20];
+        match bytes.get_mut(..numbers.len()) {
+            Some(place) => place.copy_from_slice(numbers),
+            None => return Numbers::default(),
+        }
+        Numbers {
+            bytes,
+            len: numbers.len() as u8,
+        }
+    }
+
+    fn get(&self) -> Option<&[u8]> {
+        self.bytes
+            .get(..usize::from(self.len))
+            .filter(|numbers| !numbers.is_empty())
+    }
+}
 
 impl Known {
     /// The object that the reference refers to, or a new one where no term has it any more.
     pub fn find_or<T: Resource>(&self, env: Env<'_>, new: impl FnOnce() -> T) -> ResourceRef<T> {
         let mut numbers = self.0.lock();
-        if let Some(known) = numbers.as_deref().and_then(|numbers| find(env, numbers)) {
+        if let Some(known) = numbers.get().and_then(|numbers| find(env, numbers)) {
             return known;
         }
         let object = ResourceRef::new(new());
@@ -69,9 +97,12 @@ fn find<T: Resource>(env: Env<'_>, numbers: &[u8]) -> Option<ResourceRef<T>> {
 }
 
 /// Writing the reference down also makes the VM able to find the object by its numbers.
-fn reference_numbers(env: Env<'_>, reference: Term<'_>) -> Option<Box<[u8]>> {
+fn reference_numbers(env: Env<'_>, reference: Term<'_>) -> Numbers {
     let external = to_external(reference);
-    LocalReferences::new(env).numbers(&external).map(Into::into)
+    let numbers = LocalReferences::new(env)
+        .numbers(&external)
+        .map(Numbers::new);
+    numbers.unwrap_or_default()
 }
 
 /// Which bit of a reference's numbers says that it refers to a resource, if that was found out.
