@@ -273,6 +273,8 @@ impl<A: Anchor, H: Host> Drop for Shared<A, H> {
 
 type Known<A, H> = (u64, Weak<Shared<A, H>>);
 
+type Locked<'a, A, H> = MutexGuard<'a, Part<A, H>>;
+
 /// Bytes of a content, and its hash.
 type Ranked = (usize, u64);
 
@@ -393,7 +395,7 @@ impl<A: Anchor, H: Host> Store<A, H> {
         &self,
         hash: u64,
         packed: Packed<A>,
-        mut part: MutexGuard<'_, Part<A, H>>,
+        mut part: Locked<'_, A, H>,
     ) -> Arc<Shared<A, H>> {
         let shared = Arc::new(Shared {
             content: Arc::new(Content::new(packed, &self.usage)),
@@ -430,7 +432,7 @@ impl<A: Anchor, H: Host> Store<A, H> {
         hash: u64,
         others: &mut Vec<Arc<Shared<A, H>>>,
         mut is_equal: impl FnMut(&Arc<Shared<A, H>>) -> bool,
-    ) -> Result<Arc<Shared<A, H>>, MutexGuard<'_, Part<A, H>>> {
+    ) -> Result<Arc<Shared<A, H>>, Locked<'_, A, H>> {
         loop {
             let part = self.table.part(hash).lock();
             let known = part
