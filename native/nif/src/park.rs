@@ -167,7 +167,9 @@ const BUILT_AT_ONCE: usize = 1 << 20;
 fn parked<'a>(term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Parked, PackError<'a>> {
     match parked_as(term, opened, lane, true)? {
         Ok(parked) => Ok(parked),
-        Err(Unfit) => Ok(parked_as(term, opened, lane, false)?.map_err(|Unfit| PackError::Unknown)?),
+        Err(Unfit) => {
+            Ok(parked_as(term, opened, lane, false)?.map_err(|Unfit| PackError::Unknown)?)
+        }
     }
 }
 
