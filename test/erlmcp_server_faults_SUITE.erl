@@ -8,6 +8,7 @@
 -define(HELP, erlmcp_server_help).
 -define(SCRIPT, erlmcp_server_script).
 -define(S, erlmcp_memory_server).
+-define(LOOP, erlmcp_memory_server_loop).
 -define(NIF, erlmcp_memory_nif).
 
 -import(erlmcp_server_help, [
@@ -385,8 +386,8 @@ code_on_the_stack_in_a_callback(_Config) ->
 old_loop_shape_refused(_Config) ->
     Loop = fun(Action) ->
         Parking = {parking_1, ?NIF:slot_new(), 1000, awake, 0, now, 1000000},
-        {server_1, self(), self(), ?SCRIPT, awake, Parking, Action, none, none, none, idle, infinity,
-            []}
+        {server_1, self(), self(), ?SCRIPT, awake, Parking, Action, none, none, none, idle,
+            infinity, []}
     end,
     [
         begin
@@ -397,18 +398,18 @@ old_loop_shape_refused(_Config) ->
             normal = exited(Pid)
         end
      || {State, Continue} <- [
-            {awake, fun() -> ?S:woken(Loop(infinity)) end},
-            {awake, fun() -> ?S:waited(Loop(infinity)) end},
+            {awake, fun() -> ?LOOP:woken(Loop(infinity)) end},
+            {awake, fun() -> ?LOOP:waited(Loop(infinity)) end},
             {awake, fun() -> ?S:system_continue(self(), [], Loop(hibernate)) end},
-            {awake, fun() -> ?S:slept({admit_1, ignored, 20, Loop(infinity)}) end},
+            {awake, fun() -> ?LOOP:slept({admit_1, ignored, 20, Loop(infinity)}) end},
             {new, fun() ->
                 Context = {returned_1, {cast, ignored}, Loop(infinity)},
-                ?S:returned({ok, {noreply, new}}, Context)
+                ?LOOP:returned({ok, {noreply, new}}, Context)
             end},
             {parked, fun() ->
                 Slot = ?NIF:slot_new(),
                 ok = ?NIF:slot_park(Slot, parked, []),
-                ?S:woken({asleep_1, self(), self(), ?SCRIPT, [Slot | 1000], infinity, infinity})
+                ?LOOP:woken({asleep_1, self(), self(), ?SCRIPT, {Slot, 1000}, infinity, infinity})
             end}
         ]
     ].
@@ -753,14 +754,16 @@ wrong_last_message_or_client(_Config) ->
             ?assertEqual(IsCalled, Client =/= undefined)
         end
      || {Send, Expected, IsCalled} <- [
-            {fun(Server) -> catch_exit(fun() -> gen_server:call(Server, neither) end) end, neither, true},
+            {fun(Server) -> catch_exit(fun() -> gen_server:call(Server, neither) end) end,
+                neither, true},
             {fun(Server) -> catch_exit(fun() -> gen_server:call(Server, {stop, reason, s}) end) end,
                 {stop, reason, s}, true},
             {fun(Server) -> Server ! {do, fun(_) -> neither end} end,
                 {do, {'fun', ?MODULE}}, false},
             {fun(Server) -> gen_server:cast(Server, {do, fun(_) -> neither end}) end,
                 {'$gen_cast', {do, {'fun', ?MODULE}}}, false},
-            {fun(Server) -> catch_exit(fun() -> gen_server:stop(Server, reason, 30000) end) end, [], false}
+            {fun(Server) -> catch_exit(fun() -> gen_server:stop(Server, reason, 30000) end) end,
+                [], false}
         ]
     ].
 
