@@ -415,10 +415,10 @@ integer_timeouts(_Config) ->
 timeouts_with_a_message(_Config) ->
     case list_to_integer(erlang:system_info(otp_release)) >= 28 of
         false -> {skip, "OTP 28 and later have them"};
-        true -> timeouts_with_a_message()
+        true -> timed_actions()
     end.
 
-timeouts_with_a_message() ->
+timed_actions() ->
     Set = fun(Server, Action) ->
         r = called(Server, fun(_, State) -> {reply, r, State, Action} end)
     end,

@@ -567,12 +567,12 @@ ask(_From, Next) -> {reply, 1 + gen_server:call(Next, {do, fun ask/2}, 30000), N
 %% Servers that are woken while the node is full wait until it is not, or for their time. In a
 %% process of its own, whose end frees what it had.
 gate_lets_all_wake_at_once(_Config) ->
-    {Pid, Monitor} = spawn_monitor(fun gate_lets_all_wake_at_once/0),
+    {Pid, Monitor} = spawn_monitor(fun at_the_gate/0),
     receive
         {'DOWN', Monitor, _, Pid, Reason} -> ?assertEqual(normal, Reason)
     end.
 
-gate_lets_all_wake_at_once() ->
+at_the_gate() ->
     Server = parked_server(large()),
     {park, Options} = erlmcp_memory_parking:options([{idle_after, 0}]),
     [First, Second] = [
