@@ -162,6 +162,7 @@ actions() ->
             true -> tells;
             false -> ends
         end,
+    Now = erlang:monotonic_time(millisecond),
     [
         {infinity, quiet},
         {hibernate, quiet},
@@ -178,8 +179,8 @@ actions() ->
         {{hibernate, 30, {'$gen_cast', m}}, Timed},
         {{timeout, 30, m, []}, Timed},
         {{timeout, 30, m, {abs, false}}, Timed},
-        {{timeout, 1, m, [{abs, false}, {abs, true}]}, Timed},
-        {{timeout, erlang:monotonic_time(millisecond) + 30, m, {abs, true}}, Timed},
+        {{timeout, Now - 1000, m, [{abs, false}, {abs, true}]}, Timed},
+        {{timeout, Now + 30, m, {abs, true}}, Timed},
         {{timeout, -1, m}, ends},
         {{timeout, 30, m, [{abs, neither}]}, ends},
         {{other, 30, m}, ends}
