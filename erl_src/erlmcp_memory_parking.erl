@@ -227,12 +227,12 @@ replace(State, Module, #parking_1{state = parked} = Parking) ->
     pack(State, Module, Parking).
 
 pack(State, Module, #parking_1{slot = Slot} = Parking) ->
-    case ?OPENED(slot_park, [Slot, State], [], erlmcp_memory_nif:slot_park(Slot, State, [])) of
-        ok ->
-            {parked, parked(Parking)};
-        {badarg, _, Text} ->
-            refused(Module, Text),
-            {awake, Parking#parking_1{state = refused}}
+    try ?OPENED(slot_park, [Slot, State], [], erlmcp_memory_nif:slot_park(Slot, State, [])) of
+        ok -> {parked, parked(Parking)};
+        {badarg, _, Text} -> refused(Module, Text, Parking)
+    catch
+        %% Whatever the library has: the state is still here.
+        error:Reason -> refused(Module, io_lib:format("~0tp", [Reason]), Parking)
     end.
 
 parked(Parking) ->
@@ -295,8 +295,12 @@ wake(#parking_1{state = parked, slot = Slot} = Parking) ->
 peek(#parking_1{state = parked, slot = Slot}) ->
     erlmcp_memory_nif:slot_peek(Slot).
 
+refused(Module, Text, Parking) ->
+    ok = warn(Module, Text),
+    {awake, Parking#parking_1{state = refused}}.
+
 %% Once a minute on the node, with how many there were since the last time.
-refused(Module, Text) ->
+warn(Module, Text) ->
     Counts = refusals(),
     ok = atomics:add(Counts, 2, 1),
     Now = erlang:monotonic_time(millisecond),

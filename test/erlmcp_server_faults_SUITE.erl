@@ -42,6 +42,7 @@ all() ->
         count_wrong_after_kills,
         gate_deadlocks,
         gate_lets_all_wake_at_once,
+        broadcast_wakes_all_at_once,
         change_taken_for_equality,
         clean_state_packed_again,
         state_that_cannot_be_parked_tried_again,
@@ -473,11 +474,16 @@ state_kept_alive_on_the_heap(_Config) ->
 
 %% On a scheduler once, from the message to the next hibernation.
 yield_between_unparking_and_parking(_Config) ->
+    Self = self(),
     Server = parked_server(lists:seq(1, 200)),
     [
         begin
             1 = erlang:trace(Server, true, [running, {tracer, self()}]),
-            gen_server:cast(Server, {do, Change}),
+            gen_server:cast(Server, {do, fun(State) ->
+                Self ! changed,
+                {noreply, Change(State)}
+            end}),
+            waits(changed),
             ok = parked(Server),
             1 = erlang:trace(Server, false, [running]),
             Delivered = erlang:trace_delivered(Server),
@@ -488,8 +494,7 @@ yield_between_unparking_and_parking(_Config) ->
             %% More than once where another process took the scheduler's turn away.
             ?assert(length(In) =< 2, length(In))
         end
-     || Change <- [fun(State) -> {noreply, State} end, fun([_ | State]) -> {noreply, State} end],
-        _ <- [1, 2, 3]
+     || Change <- [fun(State) -> State end, fun([_ | State]) -> State end], _ <- [1, 2, 3]
     ].
 
 %%% Pacing
@@ -607,6 +612,47 @@ at_the_gate() ->
     ?assert(large() =:= gen_server:call(Server, get)),
     gen_server:cast(Server, cast),
     ?assertMatch({cast, cast, _}, told()).
+
+%% All are woken by one sender. Some 50 MB were awake if each parked when it is idle.
+broadcast_wakes_all_at_once(_Config) ->
+    Limit = 1000000,
+    application:set_env(erlmcp, awake_memory_limit, Limit),
+    Servers = [
+        start(engine(100000), {N, lists:seq(N, N + 6000)})
+     || N <- lists:seq(1, 500)
+    ],
+    Most = most_awake(fun() ->
+        [gen_server:cast(Server, {do, fun grown/1}) || Server <- Servers],
+        [?assertEqual(1, length([told()])) || _ <- Servers]
+    end),
+    %% A scheduler may have one that went on after its wait.
+    ?assert(Most < Limit + erlang:system_info(schedulers) * 1000000, Most),
+    [
+        ?assert({N + 1, lists:seq(N, N + 6000)} =:= gen_server:call(Server, get))
+     || {N, Server} <- lists:zip(lists:seq(1, 500), Servers)
+    ],
+    [gen_server:stop(Server) || Server <- Servers].
+
+grown({N, List}) ->
+    hd(get('$ancestors')) ! {told, N},
+    {noreply, {N + 1, List}}.
+
+%% The most bytes that were awake meanwhile.
+most_awake(Do) ->
+    {Watcher, Monitor} = spawn_monitor(fun() -> exit({most, watched(0)}) end),
+    Do(),
+    Watcher ! done,
+    receive
+        {'DOWN', Monitor, _, _, {most, Most}} -> Most
+    end.
+
+watched(Most) ->
+    receive
+        done -> Most
+    after 0 ->
+        erlang:yield(),
+        watched(max(Most, ?NIF:awake_bytes()))
+    end.
 
 %%% What is parked again, and what is not
 
