@@ -15,11 +15,16 @@
 %%
 %% Everything else is as with `gen_statem': callbacks, return values, actions, timeouts, names,
 %% links, `sys' and releases. Clients use the functions of `gen_statem', such as
-%% `gen_statem:call/2'. What differs can be seen by looking closely at a process: stack traces name
-%% modules of this library, `sys:get_status/1' says `{module, erlmcp_memory_statem}', a failing
-%% function in `sys:replace_state/2' is said to have failed in this module. Such a function that
-%% does not return `{State, Data}' has failed, too; and a timeout of zero milliseconds may be
-%% replaced by a longer one before it is over, which `gen_statem' before OTP 28 forgets to do.
+%% `gen_statem:call/2'. With the setting `connection_state_compact' set to `false', the processes are
+%% plain ones of `gen_statem' that hibernate after their idle time.
+%%
+%% What differs can be seen by looking closely at a process: stack traces name modules of this
+%% library, `sys:get_status/1' says `{module, erlmcp_memory_statem}', a failing function in
+%% `sys:replace_state/2' is said to have failed in this module. Such a function that does not return
+%% `{State, Data}' has failed, too. And where `gen_statem' has faults, this module does what is
+%% documented: a timeout of zero milliseconds may be replaced by a longer one before it is over (which
+%% `gen_statem' before OTP 28 forgets), and a timeout action with options and a wrong time is a bad
+%% action in all releases.
 -module(erlmcp_memory_statem).
 
 -export([start/3, start/4, start_link/3, start_link/4, start_monitor/3, start_monitor/4]).
@@ -236,8 +241,10 @@ wait(#loop{parking = Parking} = Loop) ->
         true ->
             wait(rest, 0, Loop);
         false ->
-            {How, Now} = erlmcp_memory_parking:settle(Parking),
-            wait_awake(How, Loop#loop{parking = Now})
+            case erlmcp_memory_parking:settle(Parking) of
+                {How, Parking} -> wait_awake(How, Loop);
+                {How, Now} -> wait_awake(How, Loop#loop{parking = Now})
+            end
     end.
 
 wait_awake(crowded, Loop) ->
@@ -250,6 +257,9 @@ wait_awake(calm, #loop{parking = Parking} = Loop) ->
         IdleAfter -> wait({park, idle}, IdleAfter, Loop)
     end.
 
+%% Most often it goes on as it did the last time.
+wait(Then, Timeout, #loop{then = Then} = Loop) ->
+    erlmcp_memory_wait:wait(?MODULE, Loop, Timeout);
 wait(Then, Timeout, Loop) ->
     erlmcp_memory_wait:wait(?MODULE, Loop#loop{then = Then}, Timeout).
 

@@ -8,7 +8,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(erlmcp_statem_twin, [
-    same/1, start/3, start/4, watch/1, call/2, cast/2, get/2, rest/1, await/1, wait_for/1
+    same/1, start/3, start/4, watch/1, call/2, cast/2, get/2, rest/1, await/1, wait_for/1, tried/1
 ]).
 -import(erlmcp_statem_script, [data/1, data/2]).
 
@@ -248,11 +248,9 @@ a_bad_action_is_taken(_Config) ->
         {reply, {nobody, ref}, ok},
         {timeout, -1, x},
         {timeout, x, x},
-        {state_timeout, update, x, []},
-        {{timeout, t}, 1, x, [{abs, maybe}]},
+        {{timeout, t}, 1, x, [{abs, perhaps}]},
         {timeout, 1, x, [{abs, true}, {abs, true}]},
         {timeout, 1, x, {abs, 1}},
-        {timeout, -1, x, [{abs, false}]},
         {nothing, 1, x},
         {nothing, 1, x, []},
         {nothing, cancel},
@@ -260,8 +258,8 @@ a_bad_action_is_taken(_Config) ->
         {next_event, nothing, x},
         {next_event, {call, nobody}, x},
         {next_event, {call, {nobody, ref}}, x},
-        {postpone, maybe},
-        {hibernate, maybe},
+        {postpone, perhaps},
+        {hibernate, perhaps},
         {change_callback_module, 1},
         {push_callback_module, "x"},
         {push_callback_module, no_such_module},
@@ -270,7 +268,16 @@ a_bad_action_is_taken(_Config) ->
         [{timeout, 1, x} | nothing],
         [?OK, hibernate, postpone, nothing]
     ],
-    for_each_end([{next_state, b, '$data', Action} || Action <- Actions]).
+    %% gen_statem of OTP 28 and later has no clause for these.
+    Unclear = [
+        {state_timeout, update, x, []},
+        {timeout, -1, x, [{abs, false}]},
+        {{timeout, t}, x, x, [{abs, true}]}
+    ],
+    for_each_end([
+        {next_state, b, '$data', Action}
+     || Action <- Actions ++ [A || A <- Unclear, erlang:system_info(otp_release) < "28"]
+    ]).
 
 a_state_enter_call_is_missing(_Config) ->
     same(fun(Side) ->
@@ -332,7 +339,7 @@ a_bad_state_enter_call_is_taken(_Config) ->
                 Machine = machine(Side, [Mode, state_enter], Data),
                 rest(Machine),
                 Reply = call(Machine, {next_state, b, '$data', [?OK, {state_timeout, ?NEVER, x}]}),
-                {Reply, catch get(Machine, n)}
+                {Reply, tried(fun() -> get(Machine, n) end)}
             end
          || Enter <- Enters, Mode <- [state_functions, handle_event_function]
         ]
@@ -673,7 +680,7 @@ outcome(Side, Function, Name, Mode, Result) ->
 
 stop(Machine) ->
     Monitor = monitor(process, Machine),
-    catch gen_statem:stop(Machine),
+    _ = tried(fun() -> gen_statem:stop(Machine) end),
     receive
         {'DOWN', Monitor, process, Machine, _} -> ok
     end.
@@ -714,7 +721,7 @@ actions_of_init_are_not_done(_Config) ->
                 ),
                 settled(Machine),
                 rest(Machine),
-                {catch timeouts(Machine), catch get(Machine, n)}
+                {tried(fun() -> timeouts(Machine) end), tried(fun() -> get(Machine, n) end)}
             end
          || Actions <- [
                 hibernate,
@@ -764,7 +771,7 @@ enter_loop_differs(_Config) ->
                 rest(Machine),
                 Answered = call(Machine, {next_state, b, '$data', ?OK}),
                 rest(Machine),
-                Status = catch element(2, proc_lib:translate_initial_call(Machine)),
+                Status = proc_lib:translate_initial_call(Machine),
                 stop(Machine),
                 {Answered, Status}
             end
@@ -773,6 +780,7 @@ enter_loop_differs(_Config) ->
     end).
 
 a_wrong_start_raises_something_else(_Config) ->
+    process_flag(trap_exit, true),
     Wrong = [
         [?SCRIPT, args, options],
         [name, ?SCRIPT, args, []],
@@ -781,24 +789,18 @@ a_wrong_start_raises_something_else(_Config) ->
     ],
     [
         ?assertEqual(
-            failure(fun() -> apply(gen_statem, Function, Arguments) end),
-            failure(fun() -> apply(?M, Function, Arguments) end)
+            tried(fun() -> apply(gen_statem, Function, Arguments) end),
+            tried(fun() -> apply(?M, Function, Arguments) end)
         )
      || Function <- [start, start_link, start_monitor], Arguments <- Wrong
     ],
     [
         ?assertMatch(
-            {error, badarg}, failure(fun() -> ?M:start(?SCRIPT, args, [{idle_after, Time}]) end)
+            {error, badarg}, tried(fun() -> ?M:start(?SCRIPT, args, [{idle_after, Time}]) end)
         )
      || Time <- [-1, soon, 1 bsl 32, 1.0]
     ].
 
-failure(Fun) ->
-    try Fun() of
-        Value -> Value
-    catch
-        Class:Reason -> {Class, Reason}
-    end.
 
 %%% sys
 
@@ -809,7 +811,7 @@ sys_shows_something_else(_Config) ->
         fun(M) -> sys:replace_state(M, fun(Same) -> Same end) end,
         fun(M) -> sys:replace_state(M, fun({S, D}) -> {S, D#{n := 7}} end) end,
         fun(M) -> sys:replace_state(M, fun({_, D}) -> {b, D} end) end,
-        fun(M) -> catch sys:replace_state(M, fun(_) -> error(oops) end) end,
+        fun(M) -> tried(fun() -> sys:replace_state(M, fun(_) -> error(oops) end) end) end,
         fun(M) -> gen:call(M, system, unknown) end,
         fun(M) -> sys:change_code(M, ?SCRIPT, vsn, extra) end,
         fun(M) -> sys:statistics(M, true) end,
@@ -892,7 +894,8 @@ code_change_differs(_Config) ->
                 Changed = without_stack(sys:change_code(Machine, ?SCRIPT, vsn, Change)),
                 ok = sys:resume(Machine),
                 rest(Machine),
-                {Changed, call(Machine, {keep_state, '$data', ?OK}), catch timeouts(Machine)}
+                Replied = call(Machine, {keep_state, '$data', ?OK}),
+                {Changed, Replied, tried(fun() -> timeouts(Machine) end)}
             end
          || Change <- Changes
         ]
@@ -920,12 +923,13 @@ debug_is_dropped_by_parking(Config) ->
             begin
                 rest(Machine),
                 _ = call(Machine, Result),
+                cast(Machine, {keep_state, '$data', [postpone, {{timeout, t}, 0, x}]}),
                 Machine ! hello,
                 settled(Machine)
             end
          || Result <- [
                 {next_state, b, '$data', [?OK, {state_timeout, ?NEVER, x}]},
-                {next_state, c, '$data', [?OK, postpone, {{timeout, t}, 0, x}]},
+                {next_state, c, '$data', ?OK},
                 {keep_state, '$data', [?OK, {next_event, internal, x}, {push_callback_module, ?SCRIPT}]},
                 {next_state, a, '$data', [?OK, hibernate, {timeout, ?NEVER, x}]}
             ]
@@ -1091,7 +1095,7 @@ a_reply_does_not_arrive(_Config) ->
         ] ++
             [
                 begin
-                    Late = catch gen_statem:call(Machine, {do, hold, Hold}, {How, 1}),
+                    Late = tried(fun() -> gen_statem:call(Machine, {do, hold, Hold}, {How, 1}) end),
                     rest(Machine),
                     cast(Machine, Answer),
                     settled(Machine),
@@ -1168,10 +1172,16 @@ engine() ->
 an_older_loop_is_refused(_Config) ->
     erlmcp_statem_twin:transcript({idle_after, 0}, fun(_Side) ->
         Self = self(),
-        Parking = fun() -> {parking_1, erlmcp_memory_nif:slot_new(), 0, awake, 0, infinity} end,
+        %% The shapes of this one are not the engine's.
+        Awake = fun() -> erlmcp_memory_parking:new([{idle_after, 0}]) end,
+        Parked = fun() ->
+            {parked, Parking} =
+                erlmcp_memory_parking:park(crowded, data(Self), ?SCRIPT, Awake()),
+            Parking
+        end,
         Loop = fun(State, Data, Then, Timers) ->
             {loop, 1, self(), Self, [], [?SCRIPT], state_functions, false, State, Data, [], Timers,
-                false, infinity, Parking(), Then, undefined}
+                false, infinity, Awake(), Then, undefined}
         end,
         Empty = {timers, #{}, [], #{}},
         Shapes = [
@@ -1184,10 +1194,9 @@ an_older_loop_is_refused(_Config) ->
                 erlmcp_memory_wait:hibernate(?M, Loop(b, data(Self), hibernate, Empty))
             end,
             fun() ->
-                Slot = erlmcp_memory_nif:slot_new(),
-                ok = erlmcp_memory_nif:slot_park(Slot, data(Self), []),
+                Compact = erlmcp_memory_parking:compact(Parked()),
                 Asleep = {asleep, 1, self(), Self, [?SCRIPT], state_functions, false, b, infinity,
-                    [Slot | 0]},
+                    Compact},
                 erlmcp_memory_wait:hibernate(?M, Asleep)
             end,
             fun() ->
@@ -1199,16 +1208,8 @@ an_older_loop_is_refused(_Config) ->
             end,
             fun() ->
                 Then = {admit, {cast, x}, other, 5},
-                {loop, V, N, P, D, M, Mode, E, S, _, Po, T, H, HA, _, Then, Timer} =
-                    Loop(b, data(Self), Then, Empty),
-                Slot = erlmcp_memory_nif:slot_new(),
-                ok = erlmcp_memory_nif:slot_park(Slot, data(Self), []),
-                Parked = {parking_1, Slot, 0, parked, 0, infinity},
-                erlmcp_memory_wait:sleep(
-                    ?M,
-                    {loop, V, N, P, D, M, Mode, E, S, undefined, Po, T, H, HA, Parked, Then, Timer},
-                    1
-                )
+                Sleeping = setelement(15, Loop(b, undefined, Then, Empty), Parked()),
+                erlmcp_memory_wait:sleep(?M, Sleeping, 1)
             end
         ],
         [
@@ -1267,25 +1268,23 @@ data_stay_alive_by_what_came_last(_Config) ->
         ]
     end).
 
-%% Before OTP 27, 0.0 and -0.0 are equal.
 data_that_are_equal_are_taken_for_the_same(_Config) ->
+    %% Before OTP 27 they are the same.
+    Negative = binary_to_term(term_to_binary(-0.0)),
     each_side(fun(Side) ->
-        Machine = machine(Side, state_functions, data(self(), #{zero => 0.0})),
+        Machine = machine(Side, state_functions, data(self(), #{value => 1})),
         rest(Machine),
-        Set = fun(Zero) ->
-            {'$eval', fun({call, From}, Data) ->
-                {keep_state, Data#{zero := Zero}, {reply, From, ok}}
-            end}
-        end,
         [
             begin
-                ok = call(Machine, Set(Zero)),
+                ok = gen_statem:call(Machine, {do, set, {'$eval', fun({call, From}, Data) ->
+                    {keep_state, Data#{value := Value}, {reply, From, ok}}
+                end}}),
                 rest(Machine),
-                {a, Read} = get(Machine, zero),
-                ?assertEqual(<<Zero/float>>, <<Read/float>>),
+                {a, Read} = get(Machine, value),
+                ?assert(Read =:= Value),
                 rest(Machine)
             end
-         || Zero <- [binary_to_term(term_to_binary(-0.0)), 0.0, binary_to_term(term_to_binary(-0.0))]
+         || Value <- [1.0, 1, 0.0, Negative, 0, {1}, {1.0}, #{1 => x}, #{1.0 => x}]
         ]
     end).
 
@@ -1391,7 +1390,7 @@ plain_machines_park(_Config) ->
             Machine = machine(Side, state_functions),
             wait_for(fun() ->
                 {_, {_, Function, _}} = process_info(Machine, current_function),
-                Function =:= hibernate
+                lists:member(Function, [hibernate, loop_hibernate])
             end),
             ?assertNot(erlmcp_statem_twin:is_parked(Machine)),
             ?assertMatch({status, _, {module, gen_statem}, _}, sys:get_status(Machine)),
@@ -1419,7 +1418,7 @@ a_wrong_setting_is_taken_for_another_value(_Config) ->
      || {Key, Value} <- [
             {connection_idle_after, soon},
             {awake_memory_limit, -1},
-            {connection_state_compact, maybe}
+            {connection_state_compact, perhaps}
         ]
     ].
 
@@ -1479,7 +1478,7 @@ rested(Machine, Act) ->
 
 %% Waits until no event is left that it did not take from its mailbox.
 settled(Machine) ->
-    catch sys:get_state(Machine, ?DEADLINE).
+    tried(fun() -> sys:get_state(Machine, ?DEADLINE) end).
 
 stopped(Machine) ->
     erlmcp_statem_twin:ended(Machine).
