@@ -182,9 +182,9 @@ loop(Module, Name, Parent, Options) ->
     }.
 
 initiated({ok, {ok, State, Data}}, Starter, _ServerRef, Loop) ->
-    started(Starter, Loop#loop{state = State, data = Data}, []);
+    acknowledged(Starter, Loop#loop{state = State, data = Data}, []);
 initiated({ok, {ok, State, Data, Actions}}, Starter, _ServerRef, Loop) ->
-    started(Starter, Loop#loop{state = State, data = Data}, Actions);
+    acknowledged(Starter, Loop#loop{state = State, data = Data}, Actions);
 initiated({ok, Result} = Outcome, Starter, ServerRef, Loop) ->
     case is_refusal(Result) of
         true ->
@@ -192,15 +192,16 @@ initiated({ok, Result} = Outcome, Starter, ServerRef, Loop) ->
             gen_statem:init_it(Starter, Parent, ServerRef, erlmcp_memory_replay, Outcome, []);
         false ->
             Reason = {bad_return_from_init, Result},
-            failed(error, Reason, stack(), Starter, ServerRef, Loop, fun() -> exit(Reason) end)
+            failed(error, Reason, stack(), Starter, ServerRef, Loop),
+            exit(Reason)
     end;
 initiated({Class, Reason, Stack}, Starter, ServerRef, Loop) ->
-    failed(Class, Reason, Stack, Starter, ServerRef, Loop, fun() ->
-        case init_fails() of
-            true -> proc_lib:init_fail(Starter, {error, Reason}, {Class, Reason, Stack});
-            false -> erlang:raise(Class, Reason, Stack)
-        end
-    end).
+    failed(Class, Reason, Stack, Starter, ServerRef, Loop),
+    Library = proc_lib,
+    case init_fails() of
+        true -> Library:init_fail(Starter, {error, Reason}, {Class, Reason, Stack});
+        false -> erlang:raise(Class, Reason, Stack)
+    end.
 
 is_refusal(ignore) -> true;
 is_refusal({stop, _}) -> true;
@@ -211,16 +212,15 @@ is_refusal(_) -> false.
 init_fails() ->
     erlang:function_exported(proc_lib, init_fail, 3).
 
-started(Starter, Loop, Actions) ->
+acknowledged(Starter, Loop, Actions) ->
     proc_lib:init_ack(Starter, {ok, self()}),
     enter(Loop, Actions).
 
 %% As gen_statem does it, whose report would name another module.
-failed(Class, Reason, Stack, Starter, ServerRef, Loop, Die) ->
+failed(Class, Reason, Stack, Starter, ServerRef, Loop) ->
     gen:unregister_name(ServerRef),
     init_fails() orelse proc_lib:init_ack(Starter, {error, Reason}),
-    erlmcp_memory_statem_report:crash(Class, Reason, Stack, Loop, []),
-    Die().
+    erlmcp_memory_statem_report:crash(Class, Reason, Stack, Loop, []).
 
 enter(#loop{modules = Modules} = Loop, Actions) ->
     case erlmcp_memory_statem_step:mode(Modules, Loop) of
@@ -387,7 +387,7 @@ awake(#loop{parking = Parking} = Loop) ->
     end.
 
 handle_new(Event, Hibernate, #loop{state = State} = Loop) ->
-    handle([Event], Hibernate, erlmcp_memory_statem_report:debug({in, Event, State}, Loop)).
+    handle([Event], Hibernate, ?DEBUG({in, Event, State}, Loop)).
 
 handle([Event | _] = Queue, Hibernate, Loop) ->
     callback(Event, erlmcp_memory_statem_step:event(Loop, Queue, Hibernate)).
@@ -463,11 +463,20 @@ terminate(Class, Reason, Stack, Loop, Queue) ->
             terminated({ok, ok}, Class, Reason, Stack, Awake, Queue)
     end.
 
+-spec terminated(
+    erlmcp_memory_wait:outcome(),
+    error | exit,
+    Reason :: term(),
+    Stack :: list(),
+    #loop{},
+    [erlmcp_memory_statem_report:event()]
+) -> no_return().
 terminated({ok, _}, Class, Reason, Stack, #loop{state = State} = Loop, Queue) ->
-    case is_normal(Reason) of
-        true -> _ = erlmcp_memory_statem_report:debug({terminate, Reason, State}, Loop);
-        false -> erlmcp_memory_statem_report:crash(Class, Reason, Stack, Loop, Queue)
-    end,
+    _ =
+        case is_normal(Reason) of
+            true -> erlmcp_memory_statem_report:debug({terminate, Reason, State}, Loop);
+            false -> erlmcp_memory_statem_report:crash(Class, Reason, Stack, Loop, Queue)
+        end,
     erlang:raise(Class, Reason, Stack);
 terminated({Class, Reason, Stack}, _, _, _, Loop, Queue) ->
     erlmcp_memory_statem_report:crash(Class, Reason, Stack, Loop, Queue),

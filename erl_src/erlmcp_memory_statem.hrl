@@ -24,7 +24,7 @@
     hibernate_after = infinity :: timeout(),
     parking :: erlmcp_memory_parking:parking() | undefined,
     %% What is to be done when nothing came.
-    then = wait :: erlmcp_memory_statem:then(),
+    then = hibernate :: erlmcp_memory_statem:then(),
     %% The timer of the idle time while it hibernates with its data awake.
     timer :: reference() | undefined
 }).
@@ -59,3 +59,11 @@
     enter = false :: boolean(),
     entering = false :: boolean()
 }).
+
+%% The event is not made where nobody debugs the process.
+-define(DEBUG(Event, Loop),
+    case Loop of
+        #loop{debug = []} -> Loop;
+        #loop{} -> erlmcp_memory_statem_report:debug(Event, Loop)
+    end
+).
