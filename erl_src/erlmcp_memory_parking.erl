@@ -35,7 +35,8 @@
     %% awake: the slot does not hold the state. clean: it does. refused: it cannot. parked: the
     %% state is in the slot alone.
     state = awake :: awake | clean | refused | parked,
-    %% What the library was told of the heap, and when it is to be told anew (native monotonic time).
+    %% What the library was told of the heap, and when it is to be told anew (native units of
+    %% monotonic time).
     bytes = 0 :: non_neg_integer(),
     due = now :: now | integer(),
     limit :: non_neg_integer() | infinity
@@ -44,8 +45,8 @@
 -opaque parking() :: #parking_1{}.
 %% How it stands with the state of a server.
 
--type compact() :: nonempty_improper_list(Slot :: reference(), IdleAfter :: timeout()).
-%% All that is needed of it while the state is parked, in two words.
+-type compact() :: {Slot :: reference(), IdleAfter :: timeout()}.
+%% All that is needed of it while the state is parked.
 
 -type reason() :: idle | crowded.
 %% Why a state is parked: no message came for the idle time, or too many bytes are awake.
@@ -66,8 +67,8 @@
 %% Milliseconds between two looks at the size of the heap: where messages wait, a look takes as long
 %% as all the rest.
 -define(LOOK_INTERVAL, 1).
-%% Words of a heap that is collected before it hibernates. Hibernation collects heaps of 128 Ki words
-%% on a dirty scheduler, and may then miss the message that should end it (erlang/otp#10651).
+%% Words of a heap that is collected before it hibernates. Hibernation collects heaps of 128 Ki
+%% words on a dirty scheduler, and may then miss the message that should end it (erlang/otp#10651).
 -define(LARGE_HEAP, 65536).
 %% Milliseconds between two warnings of the node that a state cannot be parked.
 -define(WARNING_INTERVAL, 60000).
@@ -253,10 +254,10 @@ hold(Parking) ->
 
 %% @doc To be kept by a server that hibernates.
 -spec compact(parking()) -> compact().
-compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> [Slot | IdleAfter].
+compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> {Slot, IdleAfter}.
 
 -spec expand(compact()) -> parking().
-expand([Slot | IdleAfter]) ->
+expand({Slot, IdleAfter}) ->
     #parking_1{slot = Slot, idle_after = IdleAfter, state = parked, limit = limit(infinity)}.
 
 %% @doc Hibernates a server whose state is parked. `Loop' must not lead to the state.
@@ -270,7 +271,8 @@ rest(Engine, Loop) ->
 %% before it is asked again. `Slept': for how many it was already.
 -spec admit(urgency(), Slept :: non_neg_integer(), parking()) -> admitted | {sleep, pos_integer()}.
 admit(Urgency, Slept, #parking_1{slot = Slot, limit = Limit}) ->
-    case erlmcp_memory_nif:slot_reserve(Slot, Limit) of
+    %% Where nothing is awake, there is nothing to wait for: the state alone is more than the limit.
+    case erlmcp_memory_nif:slot_reserve(Slot, Limit) orelse erlmcp_memory_nif:awake_bytes() =:= 0 of
         true -> admitted;
         false -> sleep(Slept, wait_for(Urgency) - Slept)
     end.

@@ -102,7 +102,7 @@ print_event(Device, Event, Name) ->
     io:format(Device, "*DBG* ~tp dbg  ~tp~n", [Name, Event]).
 
 %% @doc What `sys:get_status/1' shows.
--spec status(normal | terminate, Dictionary :: list(), sys:sys_state(), pid(), server()) ->
+-spec status(normal | terminate, Dictionary :: list(), running | suspended, pid(), server()) ->
     [term()].
 status(Option, Dictionary, SysState, Parent, {Name, Module, State, Debug}) ->
     Status = gen:format_status(

@@ -95,7 +95,8 @@ do({later, Change, Action}, Server) ->
     Reply = gen_server:call(Server, {do, Fun}, 30000),
     {Reply, follow(Action, Server)};
 do({cast, Change, Action}, Server) ->
-    gen_server:cast(Server, {do, fun(State) -> with(Action, {noreply, changed(Change, State)}) end}),
+    Fun = fun(State) -> with(Action, {noreply, changed(Change, State)}) end,
+    gen_server:cast(Server, {do, Fun}),
     follow(Action, Server);
 do({info, Change, Action}, Server) ->
     Server ! {do, fun(State) -> with(Action, {noreply, changed(Change, State)}) end},
