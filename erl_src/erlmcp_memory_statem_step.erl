@@ -227,8 +227,8 @@ done(Step) ->
         true ->
             done(Step, Debugged, NowPostponed, Left, Rest);
         false ->
-            Retried = lists:reverse(NowPostponed, Rest),
-            done(Step, Debugged, [], erlmcp_memory_statem_timers:cancel(state_timeout, Left), Retried)
+            Others = erlmcp_memory_statem_timers:cancel(state_timeout, Left),
+            done(Step, Debugged, [], Others, lists:reverse(NowPostponed, Rest))
     end.
 
 done(Step, Loop, Postponed, Timers, Queue) ->

@@ -14,6 +14,7 @@
 
 -define(SCRIPT, erlmcp_statem_script).
 -define(M, erlmcp_memory_statem).
+-define(LOOP, erlmcp_memory_statem_loop).
 -define(DEADLINE, 30000).
 %% A time that is never over.
 -define(NEVER, 10000000).
@@ -192,7 +193,10 @@ an_action_is_taken_otherwise(_Config) ->
         {next_event, state_timeout, Event},
         {next_event, {timeout, t}, Event},
         {next_event, {call, '$from'}, Event},
-        [{next_event, internal, {do, 1, {keep_state_and_data, hibernate}}}, {next_event, internal, 2}],
+        [
+            {next_event, internal, {do, 1, {keep_state_and_data, hibernate}}},
+            {next_event, internal, 2}
+        ],
         [hibernate, {next_event, internal, Event}],
         [hibernate, {state_timeout, 0, Event}],
         0,
@@ -536,10 +540,10 @@ a_foreign_timeout_message_is_eaten(_Config) ->
          || Message <- [
                 timeout,
                 {timeout, make_ref(), state_timeout},
-                {timeout, make_ref(), ?M},
+                {timeout, make_ref(), ?LOOP},
                 {timeout, make_ref(), {timeout, x}},
                 {timeout, 0, state_timeout},
-                {timeout, undefined, ?M},
+                {timeout, undefined, ?LOOP},
                 {timeout, [], []},
                 {'EXIT', self(), reason},
                 {'$gen_call', nobody, x},
@@ -565,7 +569,7 @@ an_event_comes_of_parking(_Config) ->
          || {seen, _, _, _, _} = Event <- element(2, process_info(self(), messages))
         ],
         ?assertEqual(60, length(Events)),
-        ?assertEqual({dictionary, ['$ancestors', '$initial_call', mode]}, {dictionary, keys(Machine)})
+        ?assertEqual(['$ancestors', '$initial_call', mode], keys(Machine))
     end).
 
 keys(Machine) ->
@@ -575,7 +579,8 @@ keys(Machine) ->
 %%% Modules
 
 another_callback_module_is_called_as_the_first(Config) ->
-    Other = compiled(Config, erlmcp_statem_other, #{callback_mode => "callback_mode() -> get(other)."}),
+    OtherMode = #{callback_mode => "callback_mode() -> get(other)."},
+    Other = compiled(Config, erlmcp_statem_other, OtherMode),
     Bad = compiled(Config, erlmcp_statem_bad, #{callback_mode => "callback_mode() -> nothing."}),
     Modes = [
         state_functions,
@@ -602,7 +607,9 @@ another_callback_module_is_called_as_the_first(Config) ->
                         {next_state, b, '$data', ?OK},
                         {next_state, c, '$data', [?OK, {push_callback_module, ?SCRIPT}]},
                         {next_state, a, '$data', [{change_callback_module, Other}, ?OK]},
-                        {repeat_state, '$data', [{next_event, internal, x}, ?OK, pop_callback_module]},
+                        {repeat_state, '$data', [
+                            {next_event, internal, x}, ?OK, pop_callback_module
+                        ]},
                         {next_state, b, '$data', [pop_callback_module, ?OK]},
                         {repeat_state_and_data, [{change_callback_module, Other}, ?OK]}
                     ]
@@ -930,7 +937,9 @@ debug_is_dropped_by_parking(Config) ->
          || Result <- [
                 {next_state, b, '$data', [?OK, {state_timeout, ?NEVER, x}]},
                 {next_state, c, '$data', ?OK},
-                {keep_state, '$data', [?OK, {next_event, internal, x}, {push_callback_module, ?SCRIPT}]},
+                {keep_state, '$data', [
+                    ?OK, {next_event, internal, x}, {push_callback_module, ?SCRIPT}
+                ]},
                 {next_state, a, '$data', [?OK, hibernate, {timeout, ?NEVER, x}]}
             ]
         ],
@@ -1162,6 +1171,7 @@ a_machine_waits_in_code_that_is_purged(_Config) ->
 engine() ->
     [
         erlmcp_memory_statem,
+        erlmcp_memory_statem_loop,
         erlmcp_memory_statem_step,
         erlmcp_memory_statem_timers,
         erlmcp_memory_statem_report,
@@ -1188,28 +1198,28 @@ an_older_loop_is_refused(_Config) ->
             fun() ->
                 Ref = make_ref(),
                 Timers = {timers, #{state_timeout => {Ref, x}}, [], #{make_ref() => []}},
-                erlmcp_memory_wait:wait(?M, Loop(b, data(Self), {park, idle}, Timers), infinity)
+                erlmcp_memory_wait:wait(?LOOP, Loop(b, data(Self), {park, idle}, Timers), infinity)
             end,
             fun() ->
-                erlmcp_memory_wait:hibernate(?M, Loop(b, data(Self), hibernate, Empty))
+                erlmcp_memory_wait:hibernate(?LOOP, Loop(b, data(Self), hibernate, Empty))
             end,
             fun() ->
                 Compact = erlmcp_memory_parking:compact(Parked()),
                 Asleep = {asleep, 1, self(), Self, [?SCRIPT], state_functions, false, b, infinity,
                     Compact},
-                erlmcp_memory_wait:hibernate(?M, Asleep)
+                erlmcp_memory_wait:hibernate(?LOOP, Asleep)
             end,
             fun() ->
                 Queue = [{info, hello}],
                 Step = {step, Loop(a, data(Self), rest, Empty), Queue, a, data(Self), false, false,
                     [], [], false, false},
                 Args = [info, {do, x, {next_state, b, '$same'}}, data(Self)],
-                erlmcp_memory_wait:call(?SCRIPT, a, Args, ?M, Step)
+                erlmcp_memory_wait:call(?SCRIPT, a, Args, ?LOOP, Step)
             end,
             fun() ->
                 Then = {admit, {cast, x}, other, 5},
                 Sleeping = setelement(15, Loop(b, undefined, Then, Empty), Parked()),
-                erlmcp_memory_wait:sleep(?M, Sleeping, 1)
+                erlmcp_memory_wait:sleep(?LOOP, Sleeping, 1)
             end
         ],
         [
@@ -1262,7 +1272,9 @@ data_stay_alive_by_what_came_last(_Config) ->
                         end
                     end})
                 end,
-                fun() -> sys:replace_state(Machine, fun({S, D}) -> {S, D#{held => Large()}} end) end,
+                fun() ->
+                    sys:replace_state(Machine, fun({S, D}) -> {S, D#{held => Large()}} end)
+                end,
                 fun() -> sys:get_status(Machine) end
             ]
         ]
