@@ -1,8 +1,8 @@
 %% What a state machine is between two events, and within one.
 %%
 %% A process may sleep, or work in a callback, over any number of upgrades: then these shapes are
-%% read by newer code than that which wrote them. So a change to one of the records is a new version,
-%% and erlmcp_memory_statem:current/1 brings all older ones up to date.
+%% read by newer code than that which wrote them. So a change to one of the records is a new
+%% version, and erlmcp_memory_statem_loop:current/1 brings all older ones up to date.
 -define(LOOP_VERSION, 1).
 
 -record(loop, {
@@ -24,7 +24,7 @@
     hibernate_after = infinity :: timeout(),
     parking :: erlmcp_memory_parking:parking() | undefined,
     %% What is to be done when nothing came.
-    then = wait :: erlmcp_memory_statem:then(),
+    then = hibernate :: erlmcp_memory_statem_loop:then(),
     %% The timer of the idle time while it hibernates with its data awake.
     timer :: reference() | undefined
 }).
@@ -59,3 +59,11 @@
     enter = false :: boolean(),
     entering = false :: boolean()
 }).
+
+%% The event is not made where nobody debugs the process.
+-define(DEBUG(Event, Loop),
+    case Loop of
+        #loop{debug = []} -> Loop;
+        #loop{} -> erlmcp_memory_statem_report:debug(Event, Loop)
+    end
+).

@@ -42,9 +42,9 @@ result({keep_state, Data}, Step) ->
 result({keep_state, Data, Actions}, Step) ->
     actions(listed(Actions), Step#step{data = Data, enter = false});
 result(keep_state_and_data, Step) ->
-    actions([], Step#step{enter = false});
+    actions([], kept(Step));
 result({keep_state_and_data, Actions}, Step) ->
-    actions(listed(Actions), Step#step{enter = false});
+    actions(listed(Actions), kept(Step));
 result({repeat_state, Data}, Step) ->
     actions([], Step#step{data = Data, enter = true});
 result({repeat_state, Data, Actions}, Step) ->
@@ -65,6 +65,9 @@ result({stop_and_reply, Reason, Replies, Data}, Step) ->
     replies(listed(Replies), Reason, Step#step{data = Data});
 result(Result, Step) ->
     stop(error, {bad_return_from_state_function, Result}, Step).
+
+kept(#step{enter = false} = Step) -> Step;
+kept(Step) -> Step#step{enter = false}.
 
 next(State, Data, Actions, _Result, #step{state = State} = Step) ->
     actions(listed(Actions), Step#step{data = Data, enter = false});
@@ -218,25 +221,20 @@ done(Step) ->
             true -> {postpone, [Event | Postponed]};
             false -> {consume, Postponed}
         end,
-    Debugged = erlmcp_memory_statem_report:debug({Done, Event, Last, State}, Loop),
+    Debugged = ?DEBUG({Done, Event, Last, State}, Loop),
     Left = erlmcp_memory_statem_timers:cancel(timeout, Timers),
     case State =:= Last of
         true ->
             done(Step, Debugged, NowPostponed, Left, Rest);
         false ->
-            Retried = lists:reverse(NowPostponed, Rest),
-            done(Step, Debugged, [], erlmcp_memory_statem_timers:cancel(state_timeout, Left), Retried)
+            Others = erlmcp_memory_statem_timers:cancel(state_timeout, Left),
+            done(Step, Debugged, [], Others, lists:reverse(NowPostponed, Rest))
     end.
 
 done(Step, Loop, Postponed, Timers, Queue) ->
     #step{state = State, data = Data, timeouts = Timeouts, inserted = Inserted} = Step,
-    {NowTimers, Started} = erlmcp_memory_statem_timers:set(Timeouts, Timers),
-    Debugged = lists:foldl(
-        fun(Timeout, L) -> erlmcp_memory_statem_report:debug({start_timer, Timeout, State}, L) end,
-        Loop,
-        Started
-    ),
-    Next = Debugged#loop{
+    {Now, NowTimers} = set(Timeouts, State, Timers, Loop),
+    Next = Now#loop{
         state = State,
         data = Data,
         postponed = Postponed,
@@ -246,6 +244,15 @@ done(Step, Loop, Postponed, Timers, Queue) ->
     },
     {done, Next, lists:reverse(Inserted, Queue)}.
 
+set([], _State, Timers, Loop) ->
+    {Loop, Timers};
+set(Timeouts, State, Timers, Loop) ->
+    {NowTimers, Started} = erlmcp_memory_statem_timers:set(Timeouts, Timers),
+    Debug = fun(Timeout, L) ->
+        erlmcp_memory_statem_report:debug({start_timer, Timeout, State}, L)
+    end,
+    {lists:foldl(Debug, Loop, Started), NowTimers}.
+
 %% The machine ends in the state and with the data that the step has come to.
 stop(Class, Reason, Step) ->
     stop(Class, Reason, stack(), Step).
@@ -253,6 +260,8 @@ stop(Class, Reason, Step) ->
 stop(Class, Reason, Stack, #step{loop = Loop, state = State, data = Data} = Step) ->
     {stop, Class, Reason, Stack, Step#step{loop = Loop#loop{state = State, data = Data}}}.
 
+debug(_Event, #step{loop = #loop{debug = []}} = Step) ->
+    Step;
 debug(Event, #step{loop = Loop} = Step) ->
     Step#step{loop = erlmcp_memory_statem_report:debug(Event, Loop)}.
 

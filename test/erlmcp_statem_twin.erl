@@ -6,7 +6,7 @@
 
 -export([same/1, same/2, transcript/2]).
 -export([side/1, start/3, start/4, watch/1, call/2, cast/2, get/2, rest/1, await/1]).
--export([is_parked/1, wait_for/1, ended/1]).
+-export([is_parked/1, wait_for/1, ended/1, tried/1]).
 -export([log/2]).
 
 -define(DEADLINE, 30000).
@@ -88,8 +88,8 @@ transcript(Side, Act) ->
 end_of({Pid, Monitor}) ->
     Stopping = spawn(fun() ->
         unlink(Pid),
-        catch sys:resume(Pid),
-        catch gen_statem:stop(Pid)
+        _ = tried(fun() -> sys:resume(Pid) end),
+        tried(fun() -> gen_statem:stop(Pid) end)
     end),
     receive
         {'DOWN', Monitor, process, Pid, Reason} ->
@@ -195,6 +195,13 @@ wait_for(Condition, Deadline) ->
 ended(Machine) ->
     wait_for(fun() -> not is_process_alive(Machine) end).
 
+tried(Act) ->
+    try
+        Act()
+    catch
+        Class:Reason -> {Class, Reason}
+    end.
+
 deadline() ->
     erlang:monotonic_time(millisecond) + ?DEADLINE.
 
@@ -252,6 +259,12 @@ mask({Key, Value}, Names) when
         Key =:= message_queue_len
 ->
     {{Key, masked}, Names};
+mask({messages, _}, Names) ->
+    %% Some may have come after the last event.
+    {messages, Names};
+mask({client_info, {Pid, {Name, _Stack}}}, Names) ->
+    %% One that has its reply may be anywhere.
+    mask({client_info, Pid, Name}, Names);
 mask({module, erlmcp_memory_statem}, Names) ->
     {{module, gen_statem}, Names};
 mask({erlmcp_memory_statem, system_replace_state}, Names) ->
