@@ -123,9 +123,12 @@
 %% A message buffer.
 
 -type child_options() ::
-    #{id => term(), restart => supervisor:restart(), shutdown => supervisor:shutdown()}
-    | [{id, term()} | {restart, supervisor:restart()} | {shutdown, supervisor:shutdown()}].
+    #{id => term(), restart => restart(), shutdown => shutdown()}
+    | [{id, term()} | {restart, restart()} | {shutdown, shutdown()}].
 %% See {@link child_spec/1}.
+
+-type restart() :: permanent | transient | temporary.
+-type shutdown() :: brutal_kill | timeout().
 
 -type buffer_options() :: #{limit => pos_integer()}.
 %% See {@link acquire_message_buffer/2}.
