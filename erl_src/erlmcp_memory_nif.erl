@@ -59,8 +59,9 @@
 
 -type badarg() :: {badarg, Position :: pos_integer(), Text :: binary()}.
 
--type closed() :: {closed, [term()]}.
-%% These terms must be opened first: see `erlmcp_memory_opened'.
+-type closed() :: {closed, [term()]} | collect(term()).
+%% These terms must be opened first: see `erlmcp_memory_opened'. Any call that may say so is taken
+%% for one that may ask for a collection, too.
 
 -type shared() :: {shared, Keys :: non_neg_integer(), reference()}.
 %% After so many keys, the path of a change leads into this shared content.

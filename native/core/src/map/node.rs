@@ -27,7 +27,7 @@ pub enum Node<A> {
         packed: usize,
         /// Memory bytes of the nodes below.
         heap: usize,
-        /// See [`digest`](super::digest).
+        /// See [`digest`](super::digest()).
         sum: Sum,
     },
 }
