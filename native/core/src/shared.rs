@@ -332,6 +332,9 @@ impl<A: Anchor, H: Host> Table<A, H> {
     }
 }
 
+/// The lock under which a content is not known.
+type Unknown<'t, A, H> = MutexGuard<'t, Part<A, H>>;
+
 /// All shared content of a node.
 #[derive(Debug)]
 pub struct Store<A: Anchor, H: Host> {
@@ -407,7 +410,7 @@ impl<A: Anchor, H: Host> Store<A, H> {
         hash: u64,
         others: &mut Vec<Arc<Shared<A, H>>>,
         mut is_equal: impl FnMut(&Arc<Shared<A, H>>) -> bool,
-    ) -> Result<Arc<Shared<A, H>>, MutexGuard<'_, Part<A, H>>> {
+    ) -> Result<Arc<Shared<A, H>>, Unknown<'_, A, H>> {
         loop {
             let part = self.table.part(hash).lock();
             let known = part
