@@ -394,12 +394,12 @@ fn profiler_probe(consumer: Atom) -> NifResult<(u64, u64, f64, u64)> {
 
 /// Wide and narrow charts have text of the same size.
 const WIDE: Size = Size {
-    width: 800,
+    width: 700,
     height: 300,
 };
 const NARROW: Size = Size {
-    width: 380,
-    height: 280,
+    width: 340,
+    height: 270,
 };
 
 /// A chart for wide screens and one for narrow ones, as SVG; `nil` where there is nothing to draw.
