@@ -1,4 +1,4 @@
-%% @doc A small server with a state whose content is known: what `erlmcp_bench_parking_soak' drives.
+%% @doc A small server with a state whose content is known: what `erlmcp_bench_servers_soak' drives.
 -module(erlmcp_bench_session).
 -behaviour(gen_server).
 

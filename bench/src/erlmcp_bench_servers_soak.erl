@@ -1,6 +1,6 @@
 %% @doc Random waking, parking, crashing, suspending, replacing and upgrading of many servers on all
 %% schedulers, with a model of what each of them must hold.
--module(erlmcp_bench_parking_soak).
+-module(erlmcp_bench_servers_soak).
 
 -export([run/1]).
 

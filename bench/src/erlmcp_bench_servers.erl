@@ -1,10 +1,10 @@
-%% @doc `make bench-parking': many parked servers, and what happens when some or all of them wake,
+%% @doc `make bench-servers': many parked servers, and what happens when some or all of them wake,
 %% start or go idle at once.
 %%
 %% The servers are plain connections of the example host, started by `erlmcp_memory_server'. Each
 %% part runs in a fresh VM. The text that is printed says first what was measured, then which marks
 %% are met.
--module(erlmcp_bench_parking).
+-module(erlmcp_bench_servers).
 
 -export([main/1]).
 -export([waking/2, idling/1, broadcast/2, starting/2]).
@@ -34,7 +34,7 @@ main([CountText, SecondsText, SoakText]) ->
     Broadcast = run("a message to each", broadcast, [Count, 86]),
     Starting = run("starting at once", starting, [Count, 86]),
     print_storms([{"a message to each", Broadcast}, {"starting at once", Starting}]),
-    Random = erlmcp_bench_vm:run("random work", erlmcp_bench_parking_soak, run, [Soak]),
+    Random = erlmcp_bench_vm:run("random work", erlmcp_bench_servers_soak, run, [Soak]),
     print_random(Random),
     print("~nMarks~n", []),
     [
