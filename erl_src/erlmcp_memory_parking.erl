@@ -64,6 +64,8 @@
 -define(WAIT_FOR_CALL, 20).
 -define(WAIT_FOR_OTHER, 200).
 -define(LONGEST_SLEEP, 20).
+%% The part of the limit that is for states that are woken.
+-define(LEFT_FREE, 8).
 %% Milliseconds between two looks at the size of the heap: where messages wait, a look takes as long
 %% as all the rest.
 -define(LOOK_INTERVAL, 1).
@@ -178,9 +180,11 @@ measured(#parking_1{slot = Slot, bytes = Published, limit = Limit, state = State
             {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
     end.
 
-%% An atom is greater than any number.
+%% Already before the limit is reached: what is left of it is for states that are woken, so that
+%% those need not wait.
 crowd(_Awake, _Limit, refused) -> calm;
-crowd(Awake, Limit, _State) when Awake > Limit -> crowded;
+crowd(_Awake, infinity, _State) -> calm;
+crowd(Awake, Limit, _State) when Awake > Limit - Limit div ?LEFT_FREE -> crowded;
 crowd(_Awake, _Limit, _State) -> calm.
 
 %% The limit may be set anew while servers run. They keep to the last one where it is wrong then.
