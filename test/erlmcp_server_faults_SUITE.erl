@@ -255,11 +255,11 @@ expired_timer_delivered_late(_Config) ->
     [
         begin
             Server = start(engine(IdleAfter), s),
-            r = called(Server, fun(_, State) -> {reply, r, State, 200} end),
+            r = called(Server, fun(_, State) -> {reply, r, State, 1000} end),
             ok = parked(Server),
             true = erlang:suspend_process(Server),
             gen_server:cast(Server, first),
-            timer:sleep(400),
+            timer:sleep(1500),
             true = erlang:resume_process(Server),
             ?assertEqual({cast, first, s}, told()),
             ?assertEqual(s, gen_server:call(Server, get)),
