@@ -19,7 +19,6 @@
 -module(erlmcp_memory_parking).
 
 -include_lib("kernel/include/logger.hrl").
--include("erlmcp_memory_opened.hrl").
 
 -export([options/1, new/1, tag/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
 -export([settle/1, park/4, replace/3, hold/1, rest/2, compact/1, expand/1]).
@@ -231,12 +230,19 @@ replace(State, Module, #parking_1{state = parked} = Parking) ->
     pack(State, Module, Parking).
 
 pack(State, Module, #parking_1{slot = Slot} = Parking) ->
-    try ?OPENED(slot_park, [Slot, State], [], erlmcp_memory_nif:slot_park(Slot, State, [])) of
+    try packed(Slot, State) of
         ok -> {parked, parked(Parking)};
         {badarg, _, Text} -> refused(Module, Text, Parking)
     catch
         %% Whatever the library has: the state is still here.
         error:Reason -> refused(Module, io_lib:format("~0tp", [Reason]), Parking)
+    end.
+
+%% Not by the macro OPENED: there is no garbage to collect here.
+packed(Slot, State) ->
+    case erlmcp_memory_nif:slot_park(Slot, State, []) of
+        {closed, Terms} -> erlmcp_memory_opened:call(slot_park, [Slot, State], [], Terms);
+        Packed -> Packed
     end.
 
 parked(Parking) ->
