@@ -19,7 +19,6 @@
 -module(erlmcp_memory_parking).
 
 -include_lib("kernel/include/logger.hrl").
--include("erlmcp_memory_opened.hrl").
 
 -export([options/1, new/1, tag/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
 -export([settle/1, park/4, replace/3, hold/1, rest/2, compact/1, expand/1]).
@@ -64,6 +63,8 @@
 -define(WAIT_FOR_CALL, 20).
 -define(WAIT_FOR_OTHER, 200).
 -define(LONGEST_SLEEP, 20).
+%% The part of the limit that is for states that are woken.
+-define(LEFT_FREE, 8).
 %% Milliseconds between two looks at the size of the heap: where messages wait, a look takes as long
 %% as all the rest.
 -define(LOOK_INTERVAL, 1).
@@ -178,9 +179,11 @@ measured(#parking_1{slot = Slot, bytes = Published, limit = Limit, state = State
             {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
     end.
 
-%% An atom is greater than any number.
+%% Already before the limit is reached: what is left of it is for states that are woken, so that
+%% those need not wait.
 crowd(_Awake, _Limit, refused) -> calm;
-crowd(Awake, Limit, _State) when Awake > Limit -> crowded;
+crowd(_Awake, infinity, _State) -> calm;
+crowd(Awake, Limit, _State) when Awake > Limit - Limit div ?LEFT_FREE -> crowded;
 crowd(_Awake, _Limit, _State) -> calm.
 
 %% The limit may be set anew while servers run. They keep to the last one where it is wrong then.
@@ -227,12 +230,19 @@ replace(State, Module, #parking_1{state = parked} = Parking) ->
     pack(State, Module, Parking).
 
 pack(State, Module, #parking_1{slot = Slot} = Parking) ->
-    try ?OPENED(slot_park, [Slot, State], [], erlmcp_memory_nif:slot_park(Slot, State, [])) of
+    try packed(Slot, State) of
         ok -> {parked, parked(Parking)};
         {badarg, _, Text} -> refused(Module, Text, Parking)
     catch
         %% Whatever the library has: the state is still here.
         error:Reason -> refused(Module, io_lib:format("~0tp", [Reason]), Parking)
+    end.
+
+%% Not by the macro OPENED: there is no garbage to collect here.
+packed(Slot, State) ->
+    case erlmcp_memory_nif:slot_park(Slot, State, []) of
+        {closed, Terms} -> erlmcp_memory_opened:call(slot_park, [Slot, State], [], Terms);
+        Packed -> Packed
     end.
 
 parked(Parking) ->

@@ -158,9 +158,9 @@ alarm(Until, What, Loop) ->
 cancel_alarm(Timer) ->
     case erlang:cancel_timer(Timer) of
         false ->
+            %% It was sent, and may be on its way.
             receive
                 {timeout, Timer, ?MODULE} -> ok
-            after 0 -> ok
             end;
         _ ->
             ok

@@ -99,6 +99,8 @@ mask({Sized, Number}) when
     is_integer(Number), Sized =:= reductions
 ->
     Sized;
+%% Who got a reply before may be anywhere.
+mask({client_info, {Pid, {Name, Stack}}}) when is_list(Stack) -> {client_info, mask({Pid, Name})};
 mask({header, Text}) when is_list(Text) -> {header, no_pids(Text)};
 mask({module, erlmcp_memory_server}) -> {module, gen_server};
 mask({Time, {{_, _, _}, _}}) when Time =:= start_time; Time =:= current_time -> Time;
