@@ -6,14 +6,15 @@ SECONDS ?= 60
 MS ?= 500
 DROPPED ?= 200000
 ROUNDS ?= 3
+RUNS ?= 100
 SOAK_SECONDS ?= 600
 
 # Each check says its name before it runs; the first one that fails ends the run.
 say = @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test docs bench-memory bench-pool bench-schedulers soak stress loom \
-    memcheck miri fuzz matrix stranger fmt clean
+.PHONY: help setup build demo test docs bench-memory bench-pool bench-schedulers bench-park soak \
+    stress loom memcheck miri fuzz matrix stranger fmt clean
 
 help:
 	@echo 'make demo   run 100,000 connections through their life and print what they take'
@@ -25,6 +26,7 @@ help:
 	@echo '            (MS=n milliseconds a measurement)'
 	@echo 'make bench-schedulers  gaps of schedulers while long chains are freed, contention, memory'
 	@echo '            (DROPPED=n links of a chain, ROUNDS=n)'
+	@echo 'make bench-park    parking beside the external format and ETS (RUNS=n of each)'
 	@echo 'make soak   a mixed load for ten minutes, and whether memory grows (SOAK_SECONDS=n)'
 	@echo 'make stress random work of 16 processes against models (SECONDS=n)'
 	@echo 'make loom   the concurrent parts in every order of their threads'
@@ -81,6 +83,10 @@ bench-pool: setup
 bench-schedulers: setup
 	@rebar3 as bench compile
 	@escript bench/run.escript erlmcp_bench_schedulers $(DROPPED) $(ROUNDS)
+
+bench-park: setup
+	@rebar3 as bench compile
+	@escript bench/run.escript erlmcp_bench_park $(RUNS)
 
 soak: setup
 	@rebar3 as bench compile

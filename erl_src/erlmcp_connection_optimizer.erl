@@ -70,7 +70,7 @@
 %% Content that is kept once.
 
 -opaque parked() :: reference().
-%% A term off the heap.
+%% A term off the heap, see {@link park/1}.
 
 -type size_info() :: #{
     total_bytes := non_neg_integer(),
@@ -344,7 +344,35 @@ find_shared(Ref, Path) ->
         {ok, _} = Ok -> Ok
     end.
 
-%% @doc A reference to the term off the heap of any process. {@link unpark/1} builds it again.
+%% @doc A reference to the term off the heap of any process. {@link unpark/1} builds it again, `=:='
+%% to the one given.
+%%
+%% A term is parked to be built again as a whole, by whoever idles with a large state: {@link
+%% share/1} is for what is read in parts, states are for what is changed in parts.
+%%
+%% Parts of a term that take 384 bytes or more in the native form are kept once for all parked terms
+%% that have equal ones, whoever built them and in whatever order: tools, their schemas, lists and
+%% maps of them, closures that were made alike. Of a large part that differs in one place, the
+%% parts inside it are still kept once. They are freed with the last parked term that has them. A
+%% term of less than 512 bytes in the native form is kept as it is. A part that many have, and that
+%% is built often, is kept as a term as well, from which the VM copies it; so are up to 8 MiB of
+%% parts on the node that few have.
+%%
+%% <ul>
+%% <li>Timers, monitors, aliases, processes and ports are the same ones, and work as before. ETS
+%%   tables, atomics and what else the VM or other libraries keep behind a reference live as long as
+%%   the parked term does.</li>
+%% <li>References to states, shares, pooled states and other parked terms keep what they refer
+%%   to. Cycles through a pooled state are found and freed.</li>
+%% <li>A binary of 64 KiB or more is held, not copied, unless it is a small part of a larger one.
+%%   Smaller binaries are copied, so they keep nothing else.</li>
+%% <li>What is in a term more than once is there more than once when it is built again.</li>
+%% </ul>
+%%
+%% `badarg' is raised for a term of more than 512 MiB in the native form, one that nests deeper than
+%% 1,048,576 levels (funs in funs: 1,000, maps in keys: 256), one that holds a term of a kind that
+%% the library does not know, and one that is more than 1 MiB and more than eight times as large when
+%% it is written out in full than it is with what it shares inside.
 -spec park(term()) -> parked().
 park(Term) ->
     Bytes = bytes(Term),
@@ -353,7 +381,11 @@ park(Term) ->
         Parked -> Parked
     end.
 
-%% @doc The term that was parked.
+%% @doc The term that was parked. Never fails for a parked term; `badarg' is raised for anything
+%% else, and for a reference of which the last one went and which came back from a file or another
+%% node.
+%%
+%% A term of up to a megabyte is built on the caller's scheduler, a larger one on a dirty scheduler.
 -spec unpark(parked()) -> term().
 unpark(Parked) ->
     case erlmcp_memory_nif:unpark(Parked) of

@@ -64,6 +64,8 @@
 -define(WAIT_FOR_CALL, 20).
 -define(WAIT_FOR_OTHER, 200).
 -define(LONGEST_SLEEP, 20).
+%% The part of the limit that is for states that are woken.
+-define(LEFT_FREE, 8).
 %% Milliseconds between two looks at the size of the heap: where messages wait, a look takes as long
 %% as all the rest.
 -define(LOOK_INTERVAL, 1).
@@ -178,9 +180,11 @@ measured(#parking_1{slot = Slot, bytes = Published, limit = Limit, state = State
             {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
     end.
 
-%% An atom is greater than any number.
+%% Already before the limit is reached: what is left of it is for states that are woken, so that
+%% those need not wait.
 crowd(_Awake, _Limit, refused) -> calm;
-crowd(Awake, Limit, _State) when Awake > Limit -> crowded;
+crowd(_Awake, infinity, _State) -> calm;
+crowd(Awake, Limit, _State) when Awake > Limit - Limit div ?LEFT_FREE -> crowded;
 crowd(_Awake, _Limit, _State) -> calm.
 
 %% The limit may be set anew while servers run. They keep to the last one where it is wrong then.
@@ -227,12 +231,12 @@ replace(State, Module, #parking_1{state = parked} = Parking) ->
     pack(State, Module, Parking).
 
 pack(State, Module, #parking_1{slot = Slot} = Parking) ->
-    case ?OPENED(slot_park, [Slot, State], [], erlmcp_memory_nif:slot_park(Slot, State, [])) of
-        ok ->
-            {parked, parked(Parking)};
-        {badarg, _, Text} ->
-            refused(Module, Text),
-            {awake, Parking#parking_1{state = refused}}
+    try ?OPENED(slot_park, [Slot, State], [], erlmcp_memory_nif:slot_park(Slot, State, [])) of
+        ok -> {parked, parked(Parking)};
+        {badarg, _, Text} -> refused(Module, Text, Parking)
+    catch
+        %% Whatever the library has: the state is still here.
+        error:Reason -> refused(Module, io_lib:format("~0tp", [Reason]), Parking)
     end.
 
 parked(Parking) ->
@@ -295,8 +299,12 @@ wake(#parking_1{state = parked, slot = Slot} = Parking) ->
 peek(#parking_1{state = parked, slot = Slot}) ->
     erlmcp_memory_nif:slot_peek(Slot).
 
+refused(Module, Text, Parking) ->
+    ok = warn(Module, Text),
+    {awake, Parking#parking_1{state = refused}}.
+
 %% Once a minute on the node, with how many there were since the last time.
-refused(Module, Text) ->
+warn(Module, Text) ->
     Counts = refusals(),
     ok = atomics:add(Counts, 2, 1),
     Now = erlang:monotonic_time(millisecond),

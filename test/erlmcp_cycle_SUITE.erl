@@ -84,6 +84,13 @@ ways() ->
         {large_map, Large},
         {large_map_in_state, fun(Ref) -> compact(Large(Ref)) end},
         {large_map_in_share, fun(Ref) -> ?O:share(Large(Ref)) end},
+        {parked, fun(Ref) -> ?O:park([Ref]) end},
+        {parked_in_parked, fun(Ref) -> [?O:park({?O:park(Ref)})] end},
+        {parked_large, fun(Ref) -> ?O:park({s, Large(Ref), Links(Ref)}) end},
+        {share_of_parked, fun(Ref) -> ?O:share([?O:park(Large(Ref))]) end},
+        {parked_closure, fun(Ref) -> ?O:park(fun() -> Ref end) end},
+        {parked_state, fun(Ref) -> ?O:park(compact(Ref)) end},
+        {state_of_parked, fun(Ref) -> compact(?O:park(Large(Ref))) end},
         {many_links, Links},
         {many_links_in_state, fun(Ref) -> compact(Links(Ref)) end}
     ].

@@ -221,6 +221,8 @@ impl<A: Anchor, H: Host> Drop for Shared<A, H> {
 
 type Known<A, H> = (u64, Weak<Shared<A, H>>);
 
+type Locked<'a, A, H> = MutexGuard<'a, HashTable<Known<A, H>>>;
+
 #[derive(Debug)]
 struct Table<A: Anchor, H: Host>([Mutex<HashTable<Known<A, H>>>; SHARDS]);
 
@@ -314,7 +316,7 @@ impl<A: Anchor, H: Host> Store<A, H> {
         hash: u64,
         others: &mut Vec<Arc<Shared<A, H>>>,
         mut is_equal: impl FnMut(&Arc<Shared<A, H>>) -> bool,
-    ) -> Result<Arc<Shared<A, H>>, MutexGuard<'_, HashTable<Known<A, H>>>> {
+    ) -> Result<Arc<Shared<A, H>>, Locked<'_, A, H>> {
         loop {
             let table = self.table.shard(hash).lock();
             let mut known = None;

@@ -12,7 +12,7 @@ use erlmcp_memory_core::heap;
 use erlmcp_memory_core::packed::{Packed, Target};
 use erlmcp_memory_core::parts::{self, Parts, Unfit};
 use parking_lot::Mutex;
-use rustler::{Encoder, Env, Term};
+use rustler::{Encoder, Env, Term, schedule::consume_timeslice};
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
@@ -167,7 +167,9 @@ const BUILT_AT_ONCE: usize = 1 << 20;
 fn parked<'a>(term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Parked, PackError<'a>> {
     match parked_as(term, opened, lane, true)? {
         Ok(parked) => Ok(parked),
-        Err(Unfit) => Ok(parked_as(term, opened, lane, false)?.map_err(|Unfit| PackError::Unknown)?),
+        Err(Unfit) => {
+            Ok(parked_as(term, opened, lane, false)?.map_err(|Unfit| PackError::Unknown)?)
+        }
     }
 }
 
@@ -187,6 +189,19 @@ fn parked_as<'a>(
         });
         Ok(Parked { packed, built })
     })
+}
+
+/// Bytes of a term for which a percent of a time slice is taken when it is parked: it is built and
+/// packed in about ten microseconds.
+const PERCENT: usize = 16 << 10;
+
+/// Has the caller pay for the building and packing of a term on a normal scheduler. Not before it
+/// is parked, so that it is not suspended with its state on the heap.
+fn pay(env: Env<'_>, built: usize, lane: Lane) {
+    let percent = (built / PERCENT).min(100);
+    if lane == Lane::Fast && percent > 0 {
+        consume_timeslice(env, percent as i32);
+    }
 }
 
 /// Builds a parked term.
@@ -216,6 +231,7 @@ fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resul
     match parked(term, opened, lane) {
         Ok(parked) => {
             let bytes = parked.packed.bytes().len();
+            pay(env, parked.built, lane);
             let mut cyclic = false;
             let links = parked.packed.links();
             links.each_anchor(&mut |_, anchor| cyclic |= cycles::leads_to_pooled(anchor));
@@ -258,7 +274,9 @@ fn slot_park<'a>(
     let slot = slot(reference)?;
     match parked(term, opened, lane) {
         Ok(parked) => {
+            let built = parked.built;
             let before = lane.lock(&slot.parked)?.replace(parked);
+            pay(env, built, lane);
             // After the lock.
             drop(before);
             slot.entry.set_awake(&LEDGER, 0);
@@ -268,8 +286,12 @@ fn slot_park<'a>(
     }
 }
 
-fn slot_rest<'a>(env: Env<'a>, reference: Term<'a>, _lane: Lane) -> Result<Term<'a>, NoResult> {
-    slot(reference)?.entry.set_awake(&LEDGER, 0);
+fn slot_rest<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    let slot = slot(reference)?;
+    slot.entry.set_awake(&LEDGER, 0);
+    // It was built since, as a rule.
+    let held = lane.lock(&slot.parked)?;
+    pay(env, held.as_ref().map_or(0, |parked| parked.built), lane);
     Ok(reply::ok(env))
 }
 

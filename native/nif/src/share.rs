@@ -170,11 +170,7 @@ impl Drop for Part {
 impl Slot {
     /// The term of a content that is part of parked terms, if there is one for this thread. Where
     /// a parked term is read in a lane, it may be made.
-    pub fn part_term(
-        &self,
-        shared: &Shared,
-        lane: Option<Lane>,
-    ) -> Result<Option<&Copied>, Busy> {
+    pub fn part_term(&self, shared: &Shared, lane: Option<Lane>) -> Result<Option<&Copied>, Busy> {
         let part = &self.part;
         let shard = thread_shard();
         if let Some(term) = part.terms.get().and_then(|terms| terms[shard].get()) {

@@ -23,9 +23,7 @@ pub use anchor::{Anchor, Keeper};
 pub use copied::{Copied, Search};
 pub use external::{atom_name, existing_atom, from_external_safe, to_external, unknown_node};
 pub use opened::{Opened, closed_in, walk};
-pub use pack::{
-    PackError, float_key, pack, pack_content, pack_flat, with_content, with_packed,
-};
+pub use pack::{PackError, float_key, pack, pack_content, pack_flat, with_content, with_packed};
 pub use path::Path;
 pub use references::{Known, LocalReferences, learn_magic_bit};
 pub use unpack::{Source, unpack};

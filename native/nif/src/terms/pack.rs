@@ -9,11 +9,11 @@ use super::references::{LocalReferences, may_be_magic};
 use super::words::word;
 use crate::lane::{Budget, Busy, Lane};
 use crate::{park, pool, share, state};
-use erlmcp_memory_core::parts::{self, Path as Place};
 use erlmcp_memory_core::packed::{
     Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, Scratch, View,
     Writer, pack_atom,
 };
+use erlmcp_memory_core::parts::{self, Path as Place};
 use rustler::sys::ErlNifTerm;
 use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, Term};
 use smallvec::SmallVec;
@@ -312,11 +312,13 @@ impl<'a> Packer<'a> {
         if self.open_keys != 1 || self.frames.len() > parts::PATH {
             return None;
         }
-        self.frames.iter().try_fold(self.root?, |place, frame| match frame {
-            Frame::Elements(_, behind) => Some(place.element(behind.len())),
-            Frame::Values(map, _) => Some(place.value(map.number())),
-            _ => None,
-        })
+        self.frames
+            .iter()
+            .try_fold(self.root?, |place, frame| match frame {
+                Frame::Elements(_, behind) => Some(place.element(behind.len())),
+                Frame::Values(map, _) => Some(place.value(map.number())),
+                _ => None,
+            })
     }
 
     /// Writes the content that a term is, if that can be guessed.

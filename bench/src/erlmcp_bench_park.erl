@@ -1,0 +1,159 @@
+%% @doc `make bench-park': parking and unparking beside the external format and ETS.
+%%
+%% Each figure is the shortest of many short runs, because a run that was interrupted says nothing
+%% of what was run; ratios are of runs that took turns.
+-module(erlmcp_bench_park).
+
+-export([main/1]).
+
+-import(erlmcp_bench_table, [row/1, mark/5, bytes/1, micros/1, ratio/2, print/2]).
+
+-define(O, erlmcp_connection_optimizer).
+-define(N, erlmcp_memory_nif).
+-define(RUN_NS, 300_000).
+
+%% @doc So many `Rounds' of each.
+-spec main([string()]) -> ok.
+main([RoundsText]) ->
+    Rounds = list_to_integer(RoundsText),
+    print("OTP ~s, ~b schedulers~n~n", [
+        erlang:system_info(otp_release), erlang:system_info(schedulers_online)
+    ]),
+    row(["", "to_binary", "park", "to_term", "unpark", "ets insert", "ets lookup", "rest"]),
+    [Tools, Small | _] = [times(Name, State, Rounds) || {Name, State} <- states()],
+    Own = native(),
+    print("~nBytes for a parked state of 86 tools with closures, that differs~n", []),
+    row(["in its id", bytes(maps:get(id, Own))]),
+    row(["in a tool as well", bytes(maps:get(tool, Own))]),
+    row(["in all of its tools", bytes(maps:get(all, Own))]),
+    print("~nMarks~n", []),
+    mark(1, "unpark 45 tools / binary_to_term", at_most, quotient(unpark, to_term, Tools), 0.8),
+    mark(2, "park 45 tools / term_to_binary", at_most, quotient(park, to_binary, Tools), 2.5),
+    mark(3, "unchanged state, us", at_most, maps:get(rest, Tools) / 1000, 5.0),
+    SmallBoth = (maps:get(park, Small) + maps:get(unpark, Small)) / 1000,
+    mark(4, "park and unpark 1 KB, us", at_most, SmallBoth, 10.0),
+    mark(5, "bytes of a state that differs in its id", at_most, maps:get(id, Own), 500.0).
+
+quotient(A, B, Times) ->
+    maps:get(A, Times) / maps:get(B, Times).
+
+states() ->
+    [
+        {"45 tools", state(erlmcp_bench_tools:generate(45))},
+        {"1 KB", {state, <<"session-1">>, #{phase => ready, pending => [1, 2, 3]}, lists:seq(1, 40)}},
+        {"10 KB of its own", state([{N, integer_to_binary(N), #{n => N}} || N <- lists:seq(1, 80)])},
+        {"500 KB of its own",
+            state(maps:from_list([{N, {entry, integer_to_binary(N)}} || N <- lists:seq(1, 6000)]))},
+        {"86 tools with closures", state(handlers(1))}
+    ].
+
+state(Data) ->
+    {state, <<"session-1">>, Data, #{since => 17}, undefined}.
+
+handlers(Number) ->
+    [
+        begin
+            Inner = fun(Arguments) -> {Name, Arguments, Number} end,
+            {Name, Tool, fun(Arguments) -> [Inner(Arguments)] end}
+        end
+     || #{<<"name">> := Name} = Tool <- erlmcp_bench_tools:generate(86)
+    ].
+
+%% --- time ---
+
+times(Name, State, Rounds) ->
+    Slot = ?N:slot_new(),
+    Binary = term_to_binary(State),
+    Table = ets:new(states, [public]),
+    Actions = [
+        {to_binary, fun() -> term_to_binary(State) end},
+        {park, fun() -> ok = park(Slot, State) end},
+        {to_term, fun() -> binary_to_term(Binary) end},
+        {unpark, fun() -> ?N:slot_wake(Slot) end},
+        {insert, fun() -> ets:insert(Table, {state, State}) end},
+        {lookup, fun() -> ets:lookup(Table, state) end},
+        {rest, fun() -> ok = ?N:slot_rest(Slot) end}
+    ],
+    Sized = [{What, Action, calls(Action)} || {What, Action} <- Actions],
+    true = ?N:slot_wake(Slot) =:= State,
+    Times = lists:foldl(
+        fun(_, Best) ->
+            maps:merge_with(
+                fun(_, A, B) -> min(A, B) end,
+                Best,
+                maps:from_list([{What, run(Action, Calls)} || {What, Action, Calls} <- Sized])
+            )
+        end,
+        #{},
+        lists:seq(1, Rounds)
+    ),
+    #{to_binary := ToBinary, to_term := ToTerm, park := Park, unpark := Unpark} = Times,
+    #{insert := Insert, lookup := Lookup, rest := Rest} = Times,
+    row([Name | [micros(T) || T <- [ToBinary, Park, ToTerm, Unpark, Insert, Lookup, Rest]]]),
+    row(["", "1", ratio(Park, ToBinary), "1", ratio(Unpark, ToTerm),
+        ratio(Insert, ToBinary), ratio(Lookup, ToTerm)]),
+    true = ets:delete(Table),
+    Times.
+
+park(Slot, State) ->
+    case ?N:slot_park(Slot, State, []) of
+        {closed, Terms} -> erlmcp_memory_opened:call(slot_park, [Slot, State], [], Terms);
+        ok -> ok
+    end.
+
+%% Calls of a run, after enough for parts to be kept as terms.
+calls(Action) ->
+    _ = run(Action, 6),
+    max(1, round(?RUN_NS / max(1, run(Action, 3)))).
+
+%% Nanoseconds a call, in a process with room for what it makes.
+run(Action, Calls) ->
+    Self = self(),
+    {Pid, Monitor} = spawn_opt(
+        fun() ->
+            Began = erlang:monotonic_time(nanosecond),
+            repeat(Action, Calls),
+            Self ! {self(), (erlang:monotonic_time(nanosecond) - Began) / Calls}
+        end,
+        [monitor, {min_heap_size, 500_000}]
+    ),
+    receive
+        {Pid, Time} ->
+            true = erlang:demonitor(Monitor, [flush]),
+            Time;
+        {'DOWN', Monitor, process, Pid, Reason} ->
+            exit(Reason)
+    end.
+
+repeat(_Action, 0) ->
+    ok;
+repeat(Action, Left) ->
+    _ = Action(),
+    repeat(Action, Left - 1).
+
+%% --- memory ---
+
+native() ->
+    Own = fun
+        (id, N) -> {state, N, handlers(1), undefined};
+        (tool, N) -> {state, N, [{own, N, hd(handlers(N))} | tl(handlers(1))], undefined};
+        (all, N) -> {state, N, handlers(N), undefined}
+    end,
+    First = [?O:park(Own(id, 0)), ?O:park(Own(tool, 0))],
+    Taken = maps:from_list([{What, taken(fun(N) -> Own(What, N) end)} || What <- [id, tool, all]]),
+    [_, _] = First,
+    Taken.
+
+%% Native bytes of one of twenty, without the object of the slot.
+taken(Make) ->
+    Before = ?N:native_bytes(),
+    Slots = [
+        begin
+            Slot = ?N:slot_new(),
+            ok = park(Slot, Make(N)),
+            Slot
+        end
+     || N <- lists:seq(2, 21)
+    ],
+    Taken = ?N:native_bytes() - Before,
+    Taken / length(Slots).
