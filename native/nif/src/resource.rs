@@ -43,7 +43,7 @@ pub struct Class {
     current: AtomicPtr<ErlNifResourceType>,
     /// What it knew the type by before the module was purged: what objects of then still have.
     former: AtomicPtr<Class>,
-    /// Its objects, and the bytes of their values.
+    /// Its objects. Their bytes follow from their number.
     objects: Tally,
 }
 
@@ -170,16 +170,15 @@ unsafe extern "C" fn destructor<T: Resource>(_env: *mut ErlNifEnv, object: *mut 
     // value into it.
     // A panic must not go on into the VM; there is nobody to be told.
     let _ = catch_unwind(|| unsafe { object.cast::<T>().drop_in_place() });
-    T::class().objects.went(size_of::<T>());
+    T::class().objects.add(-1, 0);
 }
 
 /// The objects of a type, and what the VM takes for them, their headers included.
 pub fn objects<T: Resource>() -> Usage {
-    let objects = T::class().objects.sum();
-    let headers = objects.count * OVERHEAD.load(Ordering::Relaxed);
+    let Usage { count, .. } = T::class().objects.sum();
     Usage {
-        count: objects.count,
-        bytes: objects.bytes + headers,
+        count,
+        bytes: count * (size_of::<T>() + overhead()),
     }
 }
 
@@ -229,7 +228,7 @@ impl<T: Resource> ResourceRef<T> {
             let object = enif_alloc_resource(T::class().get(), bytes);
             let object = NonNull::new_unchecked(object.cast::<T>());
             object.write(value);
-            T::class().objects.came(size_of::<T>());
+            T::class().objects.add(1, 0);
             ResourceRef(object)
         }
     }
