@@ -148,7 +148,7 @@ a_small_frame_keeps_nothing_else(_Config) ->
     Buffer = buffer(),
     Data = <<(binary:copy(<<"s">>, 64))/binary, "\n", (binary:copy(<<"l">>, 100_000))/binary, "\n">>,
     {ok, [Small, _Large]} = ?POOL:take_messages(Buffer, Data),
-    ?assertEqual(64, binary:referenced_byte_size(Small)).
+    ?assert(binary:referenced_byte_size(Small) < 1000).
 
 frames_that_were_held_come_first(_Config) ->
     Buffer = buffer(),
