@@ -526,7 +526,7 @@ in_browser(Browser, Page, Width, Theme, Config) ->
     ct:pal("~b pixels, scheme ~s: ~s", [Width, Theme, Seen]),
     [Wide, Smallest, Charts, Dark] = [list_to_integer(N) || N <- string:lexemes(Seen, ",")],
     ?assert(Wide =< Width, {Wide, Width}),
-    ?assert(Smallest >= 9, Smallest),
+    ?assert(Smallest >= 11, Smallest),
     ?assertEqual(4, Charts),
     %% 0 is dark, 1 is light.
     ?assertEqual(list_to_integer(Theme), 1 - Dark).
