@@ -271,7 +271,8 @@ inventory_text(#{shares := #{largest := Largest}} = Inventory) ->
     ].
 
 held_row(Kind, #{count := Count, bytes := Bytes} = Held) ->
-    Idle = [integer_to_list(maps:get(Key, Held)) || Key <- [idle, idle_bytes], is_map_key(Key, Held)],
+    Keys = [Key || Key <- [idle, idle_bytes], is_map_key(Key, Held)],
+    Idle = [integer_to_list(maps:get(Key, Held)) || Key <- Keys],
     io_lib:format("  ~-18s ~11b ~15b ~11s ~15s~n", [Kind, Count, Bytes | two(Idle)]).
 
 two([]) -> ["", ""];

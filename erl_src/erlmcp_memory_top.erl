@@ -22,7 +22,8 @@
 
 %% Processes between two looks at the clock.
 -define(STEP, 256).
-%% Binaries are looked at where a process has no more messages than this: the VM takes them in first.
+%% Binaries are looked at where a process has no more messages than this: the VM looks through
+%% these as well.
 -define(MESSAGES, 10000).
 
 %% @doc The processes with most memory and those with most messages, at most `Limit' of each, and

@@ -72,7 +72,7 @@ document(Missing, Root) ->
         lists:foreach(fun({Source, Beams}) -> put_in(Source, Beams, Dir) end, Missing)
     catch
         Class:Reason ->
-            io:format(Leader, "erlmcp_memory: modules without documentation: ~tp~n", [{Class, Reason}])
+            io:format(Leader, "erlmcp_memory: no documentation: ~tp~n", [{Class, Reason}])
     after
         true = group_leader(Leader, self()),
         file:del_dir_r(Dir)
