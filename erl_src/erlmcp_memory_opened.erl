@@ -40,9 +40,16 @@
 -spec call(Function :: atom(), Before :: [term()], After :: [term()], Terms :: [term()]) ->
     term().
 call(Function, Before, After, Terms) ->
-    case opened(Terms, #all{}, ?MAX_ROUNDS) of
-        {ok, Opened} ->
-            apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]);
+    call(Function, Before, After, Terms, #all{}).
+
+call(Function, Before, After, Terms, All) ->
+    case opened(Terms, All, ?MAX_ROUNDS) of
+        #all{opened = Opened} = Now ->
+            case apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]) of
+                %% Large binaries in what funs close over, which a call meets only now.
+                {closed, More} -> call(Function, Before, After, More, Now);
+                Result -> Result
+            end;
         {badarg, _, Text} ->
             %% What is opened is in the last of the terms, as a rule.
             {badarg, length(Before), Text}
@@ -62,10 +69,9 @@ collect(Result) ->
     true = erlang:garbage_collect(self(), [{type, Type}]),
     Result.
 
--spec opened([term()], #all{}, non_neg_integer()) ->
-    {ok, [opened()]} | erlmcp_memory_nif:badarg().
+-spec opened([term()], #all{}, non_neg_integer()) -> #all{} | erlmcp_memory_nif:badarg().
 opened([], All, _Rounds) ->
-    {ok, All#all.opened};
+    All;
 opened(_Terms, _All, 0) ->
     {badarg, 1, <<"funs close over funs in more than 1,000 levels">>};
 opened(Terms, #all{opened = Before, count = Count, bytes = Bytes} = All, Rounds) ->

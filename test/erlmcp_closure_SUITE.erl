@@ -387,8 +387,6 @@ raised(Fun) ->
         error:Reason -> Reason
     end.
 
-%% Watches how much more memory the node takes.
-%% What a fun closes over is written out once for each fun that it is in.
 funs_in_funs_are_bounded(_Config) ->
     Nested = fun(Levels) -> nested(Levels, fun(T) -> fun() -> T end end) end,
     Deep = Nested(1000),
@@ -553,6 +551,7 @@ large_states_one_after_the_other_are_collected(_Config) ->
         ]
     ].
 
+%% Watches how much more memory the node takes.
 watch() ->
     Before = erlang:memory(total),
     {spawn_link(fun() -> watching(Before, 0) end), Before}.
