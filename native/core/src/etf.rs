@@ -672,7 +672,10 @@ mod tests {
         let mut at = 0;
         let mut next = || part(bytes, &mut at).unwrap();
         assert!(matches!(next(), Part::Tuple(300)));
-        let is_fun = |part: Part<'_>, old, end| matches!(part, Part::Fun(fun) if fun.old == old && fun.end == end && fun.module == module);
+        let is_fun = |part: Part<'_>, old, end| {
+            let Part::Fun(fun) = part else { return false };
+            fun.old == old && fun.end == end && fun.module == module
+        };
         assert!(is_fun(next(), [1, -300], end - 1));
         assert!(is_fun(next(), [1, i64::MAX], end - 1));
         for int in ints {
