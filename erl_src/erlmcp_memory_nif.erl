@@ -78,7 +78,7 @@
 -export_type([badarg/0, shared/0, closed/0, collect/1, opened/0, bytes/0]).
 
 %% --- terms that the NIF interface cannot look into ---
--export([terms_closed/2, term_size/2]).
+-export([terms_closed/2, terms_unopened/2, term_size/2]).
 
 %% --- the library ---
 -export([library/0]).
@@ -173,8 +173,15 @@ priv_dir() ->
 
 %% --- terms that the NIF interface cannot look into ---
 
--spec terms_closed(New :: opened(), All :: opened()) -> closed() | badarg().
-terms_closed(_New, _All) -> ?NOT_LOADED.
+%% @doc The terms in what was just opened that must be opened as well, and the bytes that all of it
+%% has in the packed form at least.
+-spec terms_closed(New :: opened(), Bytes :: non_neg_integer()) ->
+    {[term()], non_neg_integer()} | badarg().
+terms_closed(_New, _Bytes) -> ?NOT_LOADED.
+
+%% @doc Those of the terms that were not opened yet, and what was opened, each once.
+-spec terms_unopened([term()], opened()) -> {[term()], opened()}.
+terms_unopened(_Terms, _Opened) -> ?NOT_LOADED.
 
 %% @doc Bytes that a term takes on a heap, written out in full, and in binaries off it; and bytes of
 %% what it shares.

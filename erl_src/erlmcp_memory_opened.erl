@@ -19,18 +19,35 @@
 %% Funs in funs that are opened: more than the library takes.
 -define(MAX_ROUNDS, 1001).
 
+%% What was opened.
+-record(all, {
+    opened = [] :: [opened()],
+    %% About its length.
+    count = 0 :: non_neg_integer(),
+    %% How many of it may be there twice.
+    unsure = 0 :: non_neg_integer(),
+    %% What it has in the packed form at least.
+    bytes = 0 :: non_neg_integer()
+}).
+
+%% Terms that may be opened twice. Which were opened already is looked up in all that were, for so
+%% many new ones and a part of all together: so it takes no longer than the opening, whether that
+%% takes few rounds or many.
+-define(UNSURE, 1000).
+-define(UNSURE_PART, 16).
+
 %% @doc Calls a NIF with these arguments and, between them, what is in the terms.
 -spec call(Function :: atom(), Before :: [term()], After :: [term()], Terms :: [term()]) ->
     term().
 call(Function, Before, After, Terms) ->
-    call(Function, Before, After, Terms, []).
+    call(Function, Before, After, Terms, #all{}).
 
-call(Function, Before, After, Terms, Known) ->
-    case opened(Terms, Known, ?MAX_ROUNDS) of
-        {ok, Opened} ->
+call(Function, Before, After, Terms, All) ->
+    case opened(Terms, All, ?MAX_ROUNDS) of
+        #all{opened = Opened} = Now ->
             case apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]) of
-                %% In the next one of the arguments.
-                {closed, Closed} -> call(Function, Before, After, Closed, Opened);
+                %% In the next one of the arguments, or what funs close over: met only now.
+                {closed, More} -> call(Function, Before, After, More, Now);
                 Result -> Result
             end;
         {badarg, _, Text} ->
@@ -52,18 +69,30 @@ collect(Result) ->
     true = erlang:garbage_collect(self(), [{type, Type}]),
     Result.
 
--spec opened([term()], [opened()], non_neg_integer()) ->
-    {ok, [opened()]} | erlmcp_memory_nif:badarg().
-opened([], Opened, _Rounds) ->
-    {ok, Opened};
-opened(_Terms, _Opened, 0) ->
+-spec opened([term()], #all{}, non_neg_integer()) -> #all{} | erlmcp_memory_nif:badarg().
+opened([], All, _Rounds) ->
+    All;
+opened(_Terms, _All, 0) ->
     {badarg, 1, <<"funs close over funs in more than 1,000 levels">>};
-opened(Terms, Before, Rounds) ->
+opened(Terms, #all{opened = Before, count = Count, bytes = Bytes} = All, Rounds) ->
     New = [open(Term) || Term <- Terms],
-    Opened = New ++ Before,
-    case erlmcp_memory_nif:terms_closed(New, Opened) of
-        {closed, Inside} -> opened(Inside, Opened, Rounds - 1);
-        {badarg, _, _} = BadArg -> BadArg
+    case erlmcp_memory_nif:terms_closed(New, Bytes) of
+        {Inside, Sum} ->
+            Opened = All#all{
+                opened = New ++ Before, count = Count + length(New), bytes = Sum
+            },
+            unopened(Inside, Opened, Rounds - 1);
+        {badarg, _, _} = BadArg ->
+            BadArg
+    end.
+
+unopened(Terms, #all{opened = Before, count = Count} = All, Rounds) ->
+    case All#all.unsure + length(Terms) of
+        Unsure when Unsure > ?UNSURE + Count div ?UNSURE_PART ->
+            {New, Once} = erlmcp_memory_nif:terms_unopened(Terms, Before),
+            opened(New, All#all{opened = Once, count = length(Once), unsure = 0}, Rounds);
+        Unsure ->
+            opened(Terms, All#all{unsure = Unsure}, Rounds)
     end.
 
 open(Fun) when is_function(Fun) ->

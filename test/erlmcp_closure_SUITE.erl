@@ -23,6 +23,10 @@
     parts_that_unfold_are_refused_before_they_do/1,
     parts_of_a_plain_state_are_counted_once/1,
     funs_in_funs_are_bounded/1,
+    funs_around_a_term_are_read_at_the_size_of_the_term/1,
+    a_tree_of_funs_is_read_whole/1,
+    opening_funs_looks_at_each_a_few_times/1,
+    the_last_element_of_a_list_or_a_tuple_takes_no_level/1,
     maps_that_are_keys_of_maps_are_bounded/1,
     references_of_other_libraries_take_one_environment/1,
     large_states_one_after_the_other_are_collected/1,
@@ -30,6 +34,7 @@
     deep_terms_are_keys/1,
     deep_terms_of_other_processes_are_one_share/1,
     records_come_back/1,
+    records_around_a_term_are_read_at_the_size_of_the_term/1,
     records_are_keys/1,
     records_are_shared_and_pooled/1,
     a_record_with_a_field_twice_is_corrupt/1
@@ -60,6 +65,10 @@ groups() ->
             parts_that_unfold_are_refused_before_they_do,
             parts_of_a_plain_state_are_counted_once,
             funs_in_funs_are_bounded,
+            funs_around_a_term_are_read_at_the_size_of_the_term,
+            a_tree_of_funs_is_read_whole,
+            opening_funs_looks_at_each_a_few_times,
+            the_last_element_of_a_list_or_a_tuple_takes_no_level,
             maps_that_are_keys_of_maps_are_bounded,
             references_of_other_libraries_take_one_environment,
             large_states_one_after_the_other_are_collected
@@ -71,6 +80,7 @@ groups() ->
         ]},
         {records, [], [
             records_come_back,
+            records_around_a_term_are_read_at_the_size_of_the_term,
             records_are_keys,
             records_are_shared_and_pooled,
             a_record_with_a_field_twice_is_corrupt
@@ -377,8 +387,6 @@ raised(Fun) ->
         error:Reason -> Reason
     end.
 
-%% Watches how much more memory the node takes.
-%% What a fun closes over is written out once for each fun that it is in.
 funs_in_funs_are_bounded(_Config) ->
     Nested = fun(Levels) -> nested(Levels, fun(T) -> fun() -> T end end) end,
     Deep = Nested(1000),
@@ -388,6 +396,113 @@ funs_in_funs_are_bounded(_Config) ->
      || Levels <- [1001, 1002, 5000]
     ],
     ?assertEqual(badarg, raised(fun() -> ?O:share(Nested(1001)) end)).
+
+%% Each was made anew with all that is in it, and nothing of that went before the call ended.
+funs_around_a_term_are_read_at_the_size_of_the_term(_Config) ->
+    Around = fun(Term) -> nested(200, fun(leaf) -> Term; (T) -> fun(X) -> {T, X} end end) end,
+    read_at_its_size(Around(binary:copy(<<"b">>, 4_000_000))),
+    read_at_its_size(Around(lists:seq(1000, 250_000))).
+
+read_at_its_size(Term) ->
+    State = ?O:update_state_field(?O:create_optimized_state(<<"x">>), f, Term),
+    Share = ?O:share(Term),
+    Parked = ?O:park(Term),
+    Reads = [
+        {field, fun() -> ?O:get_state_field(State, f) end},
+        {snapshot, fun() -> ?O:get_state_field(again(State), f) end},
+        {shared, fun() -> ?O:shared(Share) end},
+        {found, fun() -> element(2, ?O:find_shared(Share, [])) end},
+        {unparked, fun() -> ?O:unpark(Parked) end}
+    ],
+    [
+        begin
+            true = erlang:garbage_collect(),
+            Watch = watch(),
+            ?assert({Name, true} =:= {Name, Read() =:= Term}),
+            ?assertMatch({_, Peak} when Peak < 100_000_000, {Name, peak(Watch)})
+        end
+     || {Name, Read} <- Reads
+    ],
+    ok.
+
+%% Each kind of term, and what it refers to, in funs in funs.
+a_tree_of_funs_is_read_whole(_Config) ->
+    Share = ?O:share({shared, make_ref()}),
+    Other = ?O:create_optimized_state(<<"other">>),
+    Table = ets:new(t, []),
+    Leaves = [
+        0, 255, 256, -1, 1 bsl 31, -(1 bsl 40), -(1 bsl 63), 1 bsl 63, 0.5, [], {}, #{}, "bytes",
+        lists:duplicate(70_000, $a), <<1:3>>, <<"b">>, binary:copy(<<"b">>, 100), [a | b],
+        list_to_tuple(lists:seq(1, 300)), maps:from_list([{N, N} || N <- lists:seq(1, 100)]),
+        self(), hd(erlang:ports()), make_ref(), fun lists:map/2, binary_to_atom(<<"ä"/utf8>>),
+        Share, Other, Table
+    ],
+    Tree = nested(6, fun(T) -> fun(X) -> {[T, X | Leaves], #{k => T, T => Leaves}} end end),
+    Pair = nested(10, fun(T) -> L = fun(X) -> {T, X} end, R = fun(X) -> [T | X] end, {L, R} end),
+    [
+        begin
+            State = with(Term),
+            ?assert(?O:get_state_field(State, f) =:= Term),
+            ?assert(?O:shared(?O:share(Term)) =:= Term),
+            ?assert(?O:unpark(?O:park(Term)) =:= Term)
+        end
+     || Term <- [Tree, Pair, fun() -> Pair end]
+    ],
+    %% A fun keeps what it refers to.
+    Kept = alone(fun() ->
+        Content = {content, [erlang:unique_integer()]},
+        Ref = ?O:share(Content),
+        {with(fun() -> fun() -> Ref end end), Content}
+    end),
+    {KeptIn, Content} = Kept,
+    true = erlang:garbage_collect(),
+    Outer = ?O:get_state_field(KeptIn, f),
+    ?assertEqual(Content, ?O:shared((Outer())())).
+
+%% All that was opened was looked at once more for each level of funs in funs.
+opening_funs_looks_at_each_a_few_times(_Config) ->
+    {Funs, Levels} = {3000, 300},
+    Opener = spawn_link(fun() ->
+        receive go -> ok end,
+        Chain = nested(Levels, fun(T) -> fun() -> T end end),
+        with([Chain | [fun() -> N end || N <- lists:seq(1, Funs)]])
+    end),
+    %% How long the lists are that the calls are given.
+    Both = {'+', {length, '$1'}, {length, '$2'}},
+    Lengths = [
+        {['$1', '$2'], [{is_list, '$2'}], [{message, Both}]},
+        {['$1', '_'], [], [{message, {length, '$1'}}]}
+    ],
+    Calls = [{erlmcp_memory_nif, F, 2} || F <- [terms_closed, terms_unopened]],
+    _ = [erlang:trace_pattern(Call, Lengths, [global]) || Call <- Calls],
+    1 = erlang:trace(Opener, true, [call, arity]),
+    Monitor = monitor(process, Opener),
+    Opener ! go,
+    receive {'DOWN', Monitor, process, Opener, normal} -> ok after 60_000 -> ct:fail(slow) end,
+    Delivered = erlang:trace_delivered(Opener),
+    receive {trace_delivered, Opener, Delivered} -> ok after 60_000 -> ct:fail(slow) end,
+    _ = [erlang:trace_pattern(Call, false, [global]) || Call <- Calls],
+    Lookups = lookups(Opener, []),
+    ?assert(length(Lookups) >= Levels),
+    ?assertMatch(Sum when Sum < 4 * (Funs + Levels), lists:sum(Lookups)).
+
+lookups(Pid, Seen) ->
+    receive
+        {trace, Pid, call, _Function, Length} -> lookups(Pid, [Length | Seen])
+    after 0 -> Seen
+    end.
+
+the_last_element_of_a_list_or_a_tuple_takes_no_level(_Config) ->
+    Levels = 1_048_576,
+    Last = nested(Levels + 10, fun(T) -> {[T]} end),
+    ?assert(?O:get_state_field(again(with(Last)), f) =:= Last),
+    Wraps = [fun(T) -> {T, x} end, fun(T) -> [T, x] end, fun(T) -> #{k => T} end],
+    [
+        ?assertEqual(badarg, raised(fun() -> with(nested(Levels + 10, Wrap)) end))
+     || Wrap <- Wraps
+    ],
+    Below = nested(Levels - 10, hd(Wraps)),
+    ?assert(?O:get_state_field(again(with(Below)), f) =:= Below).
 
 %% A key is moved once for each key that it is in.
 maps_that_are_keys_of_maps_are_bounded(_Config) ->
@@ -436,6 +551,7 @@ large_states_one_after_the_other_are_collected(_Config) ->
         ]
     ].
 
+%% Watches how much more memory the node takes.
 watch() ->
     Before = erlang:memory(total),
     {spawn_link(fun() -> watching(Before, 0) end), Before}.
@@ -618,6 +734,10 @@ a_record_with_a_field_twice_is_corrupt(_Config) ->
     <<2, Flags, _:32, Rest/binary>> = binary:replace(Snapshot, <<"field_bb">>, <<"field_aa">>),
     Forged = <<2, Flags, (erlang:crc32([Flags, Rest])):32, Rest/binary>>,
     ?assertEqual({error, corrupt_data}, ?O:decompress_state(Forged)).
+
+records_around_a_term_are_read_at_the_size_of_the_term(_Config) ->
+    Big = binary:copy(<<"b">>, 4_000_000),
+    read_at_its_size(nested(200, fun(leaf) -> Big; (T) -> record([{a, T}]) end)).
 
 records_are_keys(_Config) ->
     Make = fun() -> lists:sublist(with_records(), 15) end,

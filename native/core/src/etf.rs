@@ -7,6 +7,8 @@
 //! format, because it has no other door for them. Terms with parts are read from it ([`part`])
 //! where the first release of this library kept some.
 
+use std::ops::Range;
+
 /// The first byte of every term.
 pub const VERSION: u8 = 131;
 
@@ -358,22 +360,6 @@ pub struct FunHead<'a> {
     pub free: u32,
 }
 
-/// A fun. `values` has, in the external format without version bytes: module, old index, old uniq,
-/// the process that made it, and the values that it closes over.
-pub fn fun(head: FunHead<'_>, values: &[u8]) -> Vec<u8> {
-    // The size counts itself and all that follows.
-    let size = 4 + 1 + head.uniq.len() + 4 + 4 + values.len();
-    let mut out = Vec::with_capacity(2 + size);
-    out.extend_from_slice(&[VERSION, tag::NEW_FUN]);
-    out.extend_from_slice(&(size as u32).to_be_bytes());
-    out.push(head.arity);
-    out.extend_from_slice(head.uniq);
-    out.extend_from_slice(&head.index.to_be_bytes());
-    out.extend_from_slice(&head.free.to_be_bytes());
-    out.extend_from_slice(values);
-    out
-}
-
 /// `fun M:F/A`. `values` has module, function and arity in the external format without version
 /// bytes.
 pub fn export(values: &[u8]) -> Vec<u8> {
@@ -382,14 +368,134 @@ pub fn export(values: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A native record of so many fields, as OTP 29 and later write it. `values` has module, name, the
-/// names of all fields, then their values, in the external format without version bytes.
-pub fn record(fields: u32, exported: bool, values: &[u8]) -> Vec<u8> {
-    let mut out = vec![VERSION, tag::RECORD];
-    out.extend_from_slice(&fields.to_be_bytes());
-    out.push(u8::from(exported));
-    out.extend_from_slice(values);
-    out
+/// One term, written part after part: one without parts of its own, or the head of one whose parts
+/// follow.
+#[derive(Debug)]
+pub struct Writer(Vec<u8>);
+
+impl Default for Writer {
+    fn default() -> Self {
+        Writer(vec![VERSION])
+    }
+}
+
+impl Writer {
+    /// What was written, version byte included.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn head(&mut self, tag: u8, count: usize) {
+        self.0.push(tag);
+        self.0.extend_from_slice(&(count as u32).to_be_bytes());
+    }
+
+    /// An integer.
+    pub fn int(&mut self, value: i64) {
+        if let Ok(byte) = u8::try_from(value) {
+            self.0.extend_from_slice(&[tag::SMALL_INTEGER, byte]);
+        } else if let Ok(value) = i32::try_from(value) {
+            self.0.push(tag::INTEGER);
+            self.0.extend_from_slice(&value.to_be_bytes());
+        } else {
+            let digits = value.unsigned_abs().to_le_bytes();
+            let len = digits
+                .iter()
+                .rposition(|digit| *digit != 0)
+                .map_or(0, |last| last + 1);
+            self.0
+                .extend_from_slice(&[tag::SMALL_BIG, len as u8, u8::from(value < 0)]);
+            self.0.extend_from_slice(&digits[..len]);
+        }
+    }
+
+    /// A float.
+    pub fn float(&mut self, value: f64) {
+        self.0.push(tag::NEW_FLOAT);
+        self.0.extend_from_slice(&value.to_be_bytes());
+    }
+
+    /// The empty list, or the end of a list.
+    pub fn nil(&mut self) {
+        self.0.push(tag::NIL);
+    }
+
+    /// A proper list of bytes.
+    pub fn byte_list(&mut self, bytes: &[u8]) {
+        if let Ok(len) = u16::try_from(bytes.len()) {
+            self.0.push(tag::STRING);
+            self.0.extend_from_slice(&len.to_be_bytes());
+            self.0.extend_from_slice(bytes);
+        } else {
+            self.list(bytes.len());
+            let elements = bytes.iter().flat_map(|byte| [tag::SMALL_INTEGER, *byte]);
+            self.0.extend(elements);
+            self.nil();
+        }
+    }
+
+    /// A binary.
+    pub fn binary(&mut self, bytes: &[u8]) {
+        self.head(tag::BINARY, bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// A list: so many elements follow, and then the tail.
+    pub fn list(&mut self, elements: usize) {
+        self.head(tag::LIST, elements);
+    }
+
+    /// A tuple: so many elements follow.
+    pub fn tuple(&mut self, elements: usize) {
+        match u8::try_from(elements) {
+            Ok(elements) => self.0.extend_from_slice(&[tag::SMALL_TUPLE, elements]),
+            Err(_) => self.head(tag::LARGE_TUPLE, elements),
+        }
+    }
+
+    /// A map: so many keys follow, each with its value.
+    pub fn map(&mut self, entries: usize) {
+        self.head(tag::MAP, entries);
+    }
+
+    /// A fun: module, old index, old uniq, the process that made it and the values that it closes
+    /// over follow, and then [`end_fun`](Self::end_fun).
+    pub fn fun(&mut self, head: FunHead<'_>) {
+        self.head(tag::NEW_FUN, 0);
+        self.0.push(head.arity);
+        self.0.extend_from_slice(head.uniq);
+        self.0.extend_from_slice(&head.index.to_be_bytes());
+        self.0.extend_from_slice(&head.free.to_be_bytes());
+    }
+
+    /// Says how many bytes the fun has that begins at `start`.
+    pub fn end_fun(&mut self, start: usize) {
+        // The size counts itself and all that follows.
+        let size = (self.0.len() - start - 1) as u32;
+        self.0[start + 1..start + 5].copy_from_slice(&size.to_be_bytes());
+    }
+
+    /// `fun M:F/A`: module, function and arity follow.
+    pub fn export(&mut self) {
+        self.0.push(tag::EXPORT);
+    }
+
+    /// A native record of so many fields, as OTP 29 and later write it: module, name, the names of
+    /// all fields, then their values follow.
+    pub fn record(&mut self, fields: usize, exported: bool) {
+        self.head(tag::RECORD, fields);
+        self.0.push(u8::from(exported));
+    }
+
+    /// A term that is in the external format, without its version byte.
+    pub fn term(&mut self, term: &[u8]) {
+        self.0.extend_from_slice(term);
+    }
+
+    /// A term that was written here before.
+    pub fn again(&mut self, written: Range<usize>) {
+        self.0.extend_from_within(written);
+    }
 }
 
 /// A process, without a version byte, that the node with this name and creation (see
@@ -510,6 +616,84 @@ mod tests {
         assert!(is_atom_name(&"\u{10348}".repeat(255)));
         assert!(!is_atom_name(&"\u{10348}".repeat(256)));
         assert!(!is_atom_name(&"a".repeat(256)));
+    }
+
+    #[test]
+    fn what_is_written_is_read_part_by_part() {
+        let mut writer = Writer::default();
+        let head = FunHead {
+            arity: 2,
+            uniq: &[7; UNIQ],
+            index: 3,
+            free: 1,
+        };
+        let module = [119, 1, b'm'];
+        let creator = pid(&[NODE, &[0; 4]].concat());
+        writer.tuple(300);
+        let fun = writer.bytes().len();
+        writer.fun(head);
+        writer.term(&module);
+        writer.int(1);
+        writer.int(-300);
+        writer.term(&creator);
+        let inner = writer.bytes().len();
+        writer.fun(FunHead { free: 0, ..head });
+        writer.term(&module);
+        writer.int(1);
+        writer.int(i64::MAX);
+        writer.term(&creator);
+        writer.end_fun(inner);
+        writer.end_fun(fun);
+        let end = writer.bytes().len();
+        let ints = [
+            0,
+            255,
+            256,
+            -1,
+            i64::from(i32::MIN),
+            1 << 31,
+            -(1 << 40),
+            i64::MIN,
+        ];
+        ints.iter().for_each(|int| writer.int(*int));
+        writer.float(0.5);
+        writer.byte_list(&[9; 3]);
+        writer.byte_list(&[9; 70_000]);
+        writer.binary(b"binary");
+        writer.map(1);
+        writer.again(fun..end);
+        writer.list(1);
+        writer.export();
+        writer.term(&module);
+        writer.term(&module);
+        writer.int(4);
+        writer.nil();
+        let bytes = &writer.bytes()[1..];
+        let mut at = 0;
+        let mut next = || part(bytes, &mut at).unwrap();
+        assert!(matches!(next(), Part::Tuple(300)));
+        let is_fun = |part: Part<'_>, old, end| {
+            let Part::Fun(fun) = part else { return false };
+            fun.old == old && fun.end == end && fun.module == module
+        };
+        assert!(is_fun(next(), [1, -300], end - 1));
+        assert!(is_fun(next(), [1, i64::MAX], end - 1));
+        for int in ints {
+            assert!(matches!(next(), Part::Int(read) if read == int), "{int}");
+        }
+        assert!(matches!(next(), Part::Float(0.5)));
+        assert!(matches!(next(), Part::String(&[9, 9, 9])));
+        assert!(matches!(next(), Part::List(70_000)));
+        assert!((0..70_000).all(|_| matches!(next(), Part::Int(9))));
+        assert!(matches!(next(), Part::Nil));
+        assert!(matches!(next(), Part::Binary(b"binary")));
+        assert!(matches!(next(), Part::Map(1)));
+        assert!(matches!(next(), Part::Fun(_)));
+        assert!(matches!(next(), Part::Fun(_)));
+        assert!(matches!(next(), Part::List(1)));
+        assert!(matches!(next(), Part::Export(_, _, 4)));
+        assert!(matches!(next(), Part::Nil));
+        assert_eq!(at, bytes.len());
     }
 
     #[test]

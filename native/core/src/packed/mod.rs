@@ -54,15 +54,16 @@ impl Anchor for std::convert::Infallible {}
 
 impl<T: Debug + Send + Sync + ?Sized + 'static> Anchor for std::sync::Arc<T> {}
 
-/// The deepest nesting of a value. Nesting is followed with a stack on the heap, never with the
+/// The deepest nesting of a value, where the last element of a list or a tuple lies no deeper than
+/// what it is in. Nesting is followed with a stack on the heap, never with the
 /// thread's, and this bounds that stack.
 pub const MAX_DEPTH: usize = 1 << 20;
 
 /// The deepest nesting of maps in keys of maps. A key is moved once for each key that it is in.
 pub const MAX_KEYS: usize = 256;
 
-/// The deepest nesting of funs in what funs close over. A host that makes a fun of its parts writes
-/// these out, once for each fun that they are in.
+/// The deepest nesting of funs in what funs close over. A host may have to open them one level after
+/// the other.
 pub const MAX_FUNS: usize = 1_000;
 
 /// Values that stand before those that a fun closes over.

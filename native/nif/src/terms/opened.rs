@@ -6,7 +6,7 @@
 
 use super::kind::{Kind, kind, list_cell, tuple_elements};
 use super::words::word;
-use crate::lane::{Budget, Lane};
+use crate::lane::{Budget, Busy, Lane};
 use crate::terms::PackError;
 use erlmcp_memory_core::packed::MAX_BYTES;
 use rustler::sys::ErlNifTerm;
@@ -39,29 +39,41 @@ pub enum Inside<'a> {
 /// Opened terms by their words. A word tells a term from all others within one call.
 pub struct Opened<'a> {
     list: Term<'a>,
+    lane: Lane,
     /// Made when it is first asked for.
     inside: Option<HashMap<u64, Inside<'a>>>,
 }
 
 impl<'a> Opened<'a> {
     /// From the list that the Erlang module made, `[{Term, Kind, ...}]`.
-    pub fn new(list: Term<'a>) -> Self {
-        Opened { list, inside: None }
+    pub fn new(list: Term<'a>, lane: Lane) -> Self {
+        Opened {
+            list,
+            lane,
+            inside: None,
+        }
     }
 
     /// Of nothing.
     pub fn none(env: Env<'a>) -> Self {
-        Self::new(Term::list_new_empty(env))
+        Self::new(Term::list_new_empty(env), Lane::Fast)
     }
 
     /// What is in a term, if it was opened.
-    pub fn get(&mut self, term: Term<'_>) -> Option<Inside<'a>> {
+    pub fn get(&mut self, term: Term<'_>) -> Result<Option<Inside<'a>>, Busy> {
         if self.list.is_empty_list() {
-            return None;
+            return Ok(None);
         }
-        let list = self.list;
-        let inside = self.inside.get_or_insert_with(|| entries(list).collect());
-        inside.get(&word(term)).copied()
+        if self.inside.is_none() {
+            let mut budget = Budget::new(self.lane);
+            let entry = |(word, inside)| budget.spend(0).map(|()| (word, inside));
+            self.inside = Some(entries(self.list).map(entry).collect::<Result<_, _>>()?);
+        }
+        let inside = self
+            .inside
+            .as_ref()
+            .and_then(|inside| inside.get(&word(term)));
+        Ok(inside.copied())
     }
 }
 
@@ -120,6 +132,11 @@ pub struct Size {
 }
 
 impl Size {
+    /// Bytes that it has at least in the packed form.
+    pub fn packed_bytes(&self) -> usize {
+        self.packed
+    }
+
     fn heap(words: usize) -> Self {
         Size {
             packed: 1,
@@ -153,12 +170,10 @@ enum Step<'a> {
 
 /// Walks over terms. What is in a term more than once is looked at once, because a term of a few
 /// words can be one of terabytes when it is written out; `Err` where the whole has more bytes than a
-/// packed value may have. Opened terms are passed over where `known` has them, and looked
-/// into where `inside` has them.
+/// packed value may have. Opened terms are looked into where `inside` has them.
 pub fn walk<'a>(
     terms: impl IntoIterator<Item = Term<'a>>,
     lane: Lane,
-    known: &HashSet<u64>,
     inside: &mut Opened<'a>,
 ) -> Result<Seen<'a>, PackError<'a>> {
     let mut budget = Budget::new(lane);
@@ -167,7 +182,11 @@ pub fn walk<'a>(
     let mut met: HashMap<u64, Size> = HashMap::new();
     // The sizes of what is being looked at, the outermost first.
     let mut sizes = vec![Size::default()];
-    let mut steps: Vec<Step<'a>> = terms.into_iter().map(Step::Visit).collect();
+    let mut steps = Vec::new();
+    for term in terms {
+        budget.spend(0)?;
+        steps.push(Step::Visit(term));
+    }
     while let Some(step) = steps.pop() {
         let mut term = match step {
             Step::Visit(term) => term,
@@ -255,13 +274,12 @@ pub fn walk<'a>(
                                 Size::heap(5 + steps.len() - before)
                             }
                             _ => {
-                                match inside.get(term) {
+                                match inside.get(term)? {
                                     Some(Inside::Fun(_, free)) => steps.push(Step::Visit(free)),
                                     Some(Inside::Record(_, _, values)) => {
                                         steps.push(Step::Visit(values));
                                     }
                                     Some(_) => {}
-                                    None if known.contains(&word(term)) => {}
                                     None => seen.closed.push(term),
                                 }
                                 Size::heap(7)
@@ -304,20 +322,41 @@ pub fn is_small(int: i64) -> bool {
     (-(1 << 59)..1 << 59).contains(&int)
 }
 
-/// The terms in what was just opened that must be opened still; `known` are all that were.
-pub fn closed_in<'a>(
-    opened: Term<'a>,
-    known: Term<'a>,
-    lane: Lane,
-) -> Result<Vec<Term<'a>>, PackError<'a>> {
-    let known: HashSet<u64> = entries(known).map(|(word, _)| word).collect();
+/// What is in terms that were just opened.
+pub fn walk_opened<'a>(opened: Term<'a>, lane: Lane) -> Result<Seen<'a>, PackError<'a>> {
     let values = entries(opened).filter_map(|(_, inside)| match inside {
         Inside::Fun(_, free) => Some(free),
         Inside::Record(_, _, values) => Some(values),
         Inside::Bits | Inside::Held | Inside::Unknown | Inside::Export(_) => None,
     });
-    let env = opened.get_env();
-    Ok(walk(values, lane, &known, &mut Opened::none(env))?.closed)
+    walk(values, lane, &mut Opened::none(opened.get_env()))
+}
+
+/// Those of the terms that are not among the opened ones, and the opened ones, each once.
+pub fn unopened<'a>(
+    terms: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<(Vec<Term<'a>>, Vec<Term<'a>>), Busy> {
+    let mut budget = Budget::new(lane);
+    let mut words = HashSet::new();
+    let mut once = |list: Term<'a>, word: fn(Term<'a>) -> Option<u64>| {
+        let (mut new, mut rest) = (Vec::new(), list);
+        while let Some((entry, tail)) = list_cell(rest) {
+            budget.spend(0)?;
+            if word(entry).is_some_and(|word| words.insert(word)) {
+                new.push(entry);
+            }
+            rest = tail;
+        }
+        Ok(new)
+    };
+    let opened = once(opened, |entry| {
+        let first = *tuple_elements(entry)?.first()?;
+        // SAFETY: an element of a tuple belongs to the environment of the tuple.
+        Some(word(unsafe { Term::new(entry.get_env(), first) }))
+    })?;
+    Ok((once(terms, |term| Some(word(term)))?, opened))
 }
 
 /// The elements of a proper list.

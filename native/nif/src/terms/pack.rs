@@ -293,7 +293,7 @@ impl<'a> Packer<'a> {
             writer,
             references: None,
             keeper: Keeper::default(),
-            opened: Opened::new(opened),
+            opened: Opened::new(opened, lane),
             closed: Vec::new(),
             met: HashSet::new(),
             frames: SmallVec::new(),
@@ -371,7 +371,7 @@ impl<'a> Packer<'a> {
             }
             if self.writer.len() > self.unmeasured && !is_measured {
                 is_measured = true;
-                let seen = walk([term], self.lane, &HashSet::new(), &mut self.opened)?;
+                let seen = walk([term], self.lane, &mut self.opened)?;
                 if self.holds && seen.size.bytes() > GROWTH * seen.distinct + self.unmeasured {
                     return Err(PackError::TooShared);
                 }
@@ -456,7 +456,7 @@ impl<'a> Packer<'a> {
             Kind::Port => self.writer.port(word(term)),
             Kind::Remote | Kind::Big => self.opaque(term)?,
             Kind::Ref => self.reference(term)?,
-            Kind::Other if matches!(self.opened.get(term), Some(Inside::Bits)) => {
+            Kind::Other if matches!(self.opened.get(term)?, Some(Inside::Bits)) => {
                 self.opaque(term)?;
             }
             Kind::Cell(..) | Kind::Tuple(_) | Kind::Map | Kind::Fun | Kind::Other => {
@@ -567,7 +567,7 @@ impl<'a> Packer<'a> {
     /// A binary that the VM keeps; equal for who has the very same one. A part of a much larger one
     /// is copied: it would keep all of it.
     fn held(&mut self, term: Term<'a>, binary: &[u8]) -> Result<(), PackError<'a>> {
-        match self.opened.get(term) {
+        match self.opened.get(term)? {
             Some(Inside::Held) => {
                 let mut numbers = [0; 16];
                 numbers[..8].copy_from_slice(&binary.as_ptr().addr().to_le_bytes());
@@ -630,7 +630,7 @@ impl<'a> Packer<'a> {
 
     /// A fun or a native record.
     fn opened(&mut self, term: Term<'a>) -> Result<(), PackError<'a>> {
-        match self.opened.get(term) {
+        match self.opened.get(term)? {
             Some(Inside::Export(parts)) => {
                 self.writer.export();
                 self.head(&parts)

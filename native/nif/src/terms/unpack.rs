@@ -1,23 +1,21 @@
 //! Packed values into terms.
 
 use super::Anchor;
-use super::external::{from_external, to_external};
+use super::external::from_external;
 use super::opened::HEAP_BINARY;
 use super::references::LocalReferences;
 use super::words::raw;
+use super::written::Written;
 use crate::lane::{Budget, Busy, Lane};
 use crate::resource::ResourceRef;
 use crate::share::{Kept, Shared};
-use erlmcp_memory_core::etf::{self, FunHead};
-use erlmcp_memory_core::packed::{
-    EXPORT_VALUES, FUN_HEAD, Item, Packed, Page, RECORD_HEAD, Target, View, item,
-};
+use erlmcp_memory_core::packed::{Item, Packed, Page, Target, View, item};
 use rustler::sys::{
     ErlNifTerm, enif_make_list_cell, enif_make_list_from_array, enif_make_map_from_arrays,
     enif_make_map_put, enif_make_new_map, enif_make_tuple_from_array,
 };
 use rustler::types::atom;
-use rustler::{Binary, Encoder, Env, NewBinary, Term};
+use rustler::{Encoder, Env, NewBinary, Term};
 use smallvec::SmallVec;
 use std::cell::Cell;
 
@@ -45,6 +43,7 @@ pub fn unpack<'a>(
         source,
         budget: Budget::new(lane),
         references: None,
+        written: None,
         stacks: STACKS.take(),
     };
     let term = unpacker.value(value);
@@ -95,8 +94,8 @@ enum Made {
     /// Keys and values in turn.
     Map,
     Fun,
-    Export,
-    Record,
+    /// `fun M:F/A` or a record.
+    Closed,
 }
 
 /// Something that is being made. Nesting takes no stack of the thread.
@@ -118,6 +117,8 @@ struct Unpacker<'a, 's> {
     source: Source<'s>,
     budget: Budget,
     references: Option<LocalReferences>,
+    /// The fun or the record that is being made, with all that is in it.
+    written: Option<Box<Written<'a>>>,
     stacks: Stacks,
 }
 
@@ -133,7 +134,7 @@ impl<'a> Unpacker<'a, '_> {
                 self.budget.spend(0)?;
                 // The bytes were written by this library and never left it.
                 let Ok(next) = item(here.bytes, &mut at) else {
-                    self.push(atom::undefined().as_c_arg());
+                    self.undefined();
                     continue;
                 };
                 let inside = match next {
@@ -141,13 +142,12 @@ impl<'a> Unpacker<'a, '_> {
                     Item::Improper(_) => Made::Improper,
                     Item::Tuple(_) => Made::Tuple,
                     Item::Fun(_) => Made::Fun,
-                    Item::Export => Made::Export,
-                    Item::Record(_) => Made::Record,
+                    Item::Export | Item::Record(_) => Made::Closed,
                     Item::Map(_) | Item::Trie(_) | Item::Entries(_) => Made::Map,
                     Item::Blob(_) => Made::Same,
                     Item::Part(id) => {
                         let Some(Target::Anchor(Anchor::Share(share))) = here.links.get(id) else {
-                            self.push(atom::undefined().as_c_arg());
+                            self.undefined();
                             continue;
                         };
                         let shared = share.shared();
@@ -157,8 +157,12 @@ impl<'a> Unpacker<'a, '_> {
                         }
                         frames.push(Frame::Values { left, made, start });
                         frames.push(Frame::Resume(here, at));
-                        (left, made, start) = (1, Made::Same, self.stacks.terms.len());
+                        (left, made) = (1, Made::Same);
                         (here, at) = (shared.packed().view(), 0);
+                        continue;
+                    }
+                    leaf if self.written.is_some() => {
+                        self.write(here, leaf)?;
                         continue;
                     }
                     leaf => {
@@ -168,8 +172,19 @@ impl<'a> Unpacker<'a, '_> {
                     }
                 };
                 frames.push(Frame::Values { left, made, start });
-                (left, made, start) = (next.following(), inside, self.stacks.terms.len());
+                (left, made) = (next.following(), inside);
                 self.budget.spend(left * size_of::<ErlNifTerm>())?;
+                if self.written.is_none() && matches!(made, Made::Fun | Made::Closed) {
+                    self.written = Some(Box::new(Written::new(self.env)));
+                }
+                start = match &mut self.written {
+                    None => self.stacks.terms.len(),
+                    Some(written) => {
+                        let (begun, rest) = written.begin(next, here, &mut at);
+                        left = rest;
+                        begun
+                    }
+                };
                 match next {
                     Item::Map(page) => {
                         frames.push(Frame::Resume(here, at));
@@ -223,12 +238,23 @@ impl<'a> Unpacker<'a, '_> {
         Ok(term.unwrap_or_else(|| atom::undefined().as_c_arg()))
     }
 
+    /// What stands where nothing can be read.
+    fn undefined(&mut self) {
+        match &mut self.written {
+            Some(written) => written.term(atom::undefined().to_term(self.env)),
+            None => self.push(atom::undefined().as_c_arg()),
+        }
+    }
+
     fn push(&mut self, term: ErlNifTerm) {
         self.stacks.terms.push(term);
     }
 
     /// The term of a part where that is kept as a term.
     fn part(&self, shared: &Shared) -> Result<Option<ErlNifTerm>, Busy> {
+        if self.written.is_some() {
+            return Ok(None);
+        }
         let lane = match self.source {
             Source::Parked(lane) => Some(lane),
             Source::Owned | Source::Shared(_) => None,
@@ -272,6 +298,19 @@ impl<'a> Unpacker<'a, '_> {
         })
     }
 
+    /// Writes a value without parts that is in a fun or a record.
+    fn write(&mut self, from: View<'_, Anchor>, leaf: Item<'_>) -> Result<(), Busy> {
+        let bytes = match leaf {
+            Item::ByteList(bytes) | Item::Binary(bytes) | Item::Opaque(bytes) => bytes.len(),
+            _ => 0,
+        };
+        self.budget.spend(bytes)?;
+        if let Some(written) = &mut self.written {
+            written.leaf(leaf, from);
+        }
+        Ok(())
+    }
+
     fn local(&mut self) -> &LocalReferences {
         let env = self.env;
         self.references
@@ -280,15 +319,26 @@ impl<'a> Unpacker<'a, '_> {
 
     /// Makes one term of those on the stack from `start` on.
     fn make(&mut self, made: Made, start: usize) {
+        if let Some(written) = &mut self.written {
+            match made {
+                Made::List => written.end_list(),
+                Made::Fun => written.end_fun(start),
+                _ => {}
+            }
+            if start == Written::OUTERMOST {
+                let term = written.read();
+                self.written = None;
+                self.push(term.as_c_arg());
+            }
+            return;
+        }
         let term = match made {
-            Made::Same => return,
+            // A fun or a record is written, not made of terms.
+            Made::Same | Made::Fun | Made::Closed => return,
             Made::List => self.list(start),
             Made::Improper => self.improper(start),
             Made::Tuple => self.tuple(start),
             Made::Map => self.map(start),
-            Made::Fun => self.fun(start),
-            Made::Export => self.export(start),
-            Made::Record => self.record(start),
         };
         self.stacks.terms.truncate(start);
         self.push(term);
@@ -355,76 +405,6 @@ impl<'a> Unpacker<'a, '_> {
             *values = Vec::new();
         }
         term
-    }
-
-    fn fun(&mut self, start: usize) -> ErlNifTerm {
-        // The process that made a fun is no part of what it is, but stands in its external format:
-        // one that was never there.
-        let creator = etf::pid(self.local().node());
-        let terms = &self.stacks.terms[start..];
-        let made = (|| {
-            let (head, free) = terms.split_at_checked(FUN_HEAD)?;
-            let [module, arity, uniq, index, old_index, old_uniq] = *head else {
-                return None;
-            };
-            // SAFETY: all terms were made in `env`.
-            let term = |word: ErlNifTerm| unsafe { Term::new(self.env, word) };
-            let mut values = Vec::new();
-            self.elements(&[module, old_index, old_uniq], &mut values)?;
-            values.extend_from_slice(&creator);
-            self.elements(free, &mut values)?;
-            let uniq = term(uniq).decode::<Binary>().ok()?;
-            let head = FunHead {
-                arity: u8::try_from(term(arity).decode::<u32>().ok()?).ok()?,
-                uniq: &uniq,
-                index: term(index).decode().ok()?,
-                free: u32::try_from(free.len()).ok()?,
-            };
-            Some(etf::fun(head, &values))
-        })();
-        self.external(&made.unwrap_or_default())
-    }
-
-    fn export(&mut self, start: usize) -> ErlNifTerm {
-        let mut values = Vec::new();
-        let made = self
-            .stacks
-            .terms
-            .get(start..start + EXPORT_VALUES)
-            .and_then(|parts| self.elements(parts, &mut values));
-        self.external(&made.map(|()| etf::export(&values)).unwrap_or_default())
-    }
-
-    fn record(&mut self, start: usize) -> ErlNifTerm {
-        let terms = &self.stacks.terms[start..];
-        let made = (|| {
-            let (head, fields) = terms.split_at_checked(RECORD_HEAD)?;
-            let [module, name, exported] = *head else {
-                return None;
-            };
-            let mut values = Vec::new();
-            self.elements(&[module, name], &mut values)?;
-            self.elements(fields, &mut values)?;
-            // SAFETY: the term was made in `env`.
-            let exported = unsafe { Term::new(self.env, exported) }
-                .decode::<bool>()
-                .ok()?;
-            let fields = u32::try_from(fields.len() / 2).ok()?;
-            Some(etf::record(fields, exported, &values))
-        })();
-        self.external(&made.unwrap_or_default())
-    }
-
-    /// Writes terms in the external format one behind the other.
-    fn elements(&self, terms: &[ErlNifTerm], to: &mut Vec<u8>) -> Option<()> {
-        // SAFETY: the terms were made in `env`.
-        let tuple = unsafe {
-            let env = self.env.as_c_arg();
-            let tuple = enif_make_tuple_from_array(env, terms.as_ptr(), terms.len() as u32);
-            Term::new(self.env, tuple)
-        };
-        to.extend_from_slice(etf::tuple_elements(&to_external(tuple))?);
-        Some(())
     }
 
     fn binary(&mut self, bytes: &[u8]) -> Result<ErlNifTerm, Busy> {
