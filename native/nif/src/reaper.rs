@@ -92,8 +92,9 @@ const LONG_REST: Duration = Duration::from_millis(20);
 /// Steps between two looks at the clock: some microseconds.
 const STEPS: u32 = 32;
 
-/// Objects of the VM that are let go in a slice: the VM has a scheduler destroy them.
-const OBJECTS: u128 = 128;
+/// Objects of the VM that are let go before the thread rests or waits, however long a slice is: the
+/// VM has a scheduler destroy them, all that there are in one piece.
+const OBJECTS: u32 = 128;
 
 /// Work that is done between two trials.
 const TURNS: u32 = 256;
@@ -126,20 +127,15 @@ impl Pace {
     /// After a short step.
     fn step(&mut self) {
         self.steps = self.steps.wrapping_add(1);
-        let objects = OBJECTS * self.slice.as_micros() / SLICE.as_micros();
-        if self.steps.is_multiple_of(STEPS) || u128::from(LET_GO.get()) >= objects {
-            self.rest_if_due(objects);
+        if self.steps.is_multiple_of(STEPS) || LET_GO.get() >= OBJECTS {
+            self.long_step();
         }
     }
 
     /// After a step that may have been long.
     fn long_step(&mut self) {
-        self.rest_if_due(u128::MAX);
-    }
-
-    fn rest_if_due(&mut self, objects: u128) {
         let worked = self.began.elapsed();
-        if worked >= self.slice || u128::from(LET_GO.get()) >= objects {
+        if worked >= self.slice || LET_GO.get() >= OBJECTS {
             let rest = SLICE + worked.saturating_sub(self.slice);
             let began = Instant::now();
             thread::sleep(rest.min(LONG_REST));
