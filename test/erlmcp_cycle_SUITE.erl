@@ -15,6 +15,9 @@
     either_order_of_owners_frees_a_cycle/1,
     a_cycle_is_freed_while_others_read/1,
     what_is_held_outside_is_not_freed/1,
+    a_backlog_of_cycles_outlasts_a_sweep_and_is_freed/1,
+    a_cycle_is_freed_beside_a_large_live_graph/1,
+    a_large_cycle_is_freed/1,
     random_graphs_keep_what_is_reachable/1
 ]).
 
@@ -30,6 +33,9 @@ all() ->
         either_order_of_owners_frees_a_cycle,
         a_cycle_is_freed_while_others_read,
         what_is_held_outside_is_not_freed,
+        a_backlog_of_cycles_outlasts_a_sweep_and_is_freed,
+        a_cycle_is_freed_beside_a_large_live_graph,
+        a_large_cycle_is_freed,
         random_graphs_keep_what_is_reachable
     ].
 
@@ -282,6 +288,49 @@ unwrap(Ref) ->
     catch
         error:badarg -> Ref
     end.
+
+%% Each sweep held all that was still to be looked at, so nothing was freed after the second one.
+a_backlog_of_cycles_outlasts_a_sweep_and_is_freed(_Config) ->
+    alone(fun() ->
+        [begin R = acquire(#{}), update(R, #{me => R}) end || _ <- lists:seq(1, 100_000)],
+        ok
+    end),
+    wait(fun() ->
+        erlmcp_memory_pool_help:tick(trim),
+        maps:get(in_use, ?P:pool_stats()) =:= 0
+    end).
+
+%% Each owner that went had the whole graph looked at.
+a_cycle_is_freed_beside_a_large_live_graph(_Config) ->
+    Keeper = holder(),
+    Leaves = 20_000,
+    alone(fun() ->
+        Hub = acquire(#{}),
+        All = [acquire(#{hub => Hub, n => N}) || N <- lists:seq(1, Leaves)],
+        update(Hub, #{all => All}),
+        hold(Keeper, All),
+        %% Processes that read a leaf, and with it the hub, and end.
+        [alone(fun() -> read(Leaf), ok end) || Leaf <- All, _ <- [1, 2]],
+        [begin R = acquire(#{}), update(R, #{me => R}) end || _ <- lists:seq(1, 100)],
+        ok
+    end),
+    wait(fun() -> maps:get(in_use, ?P:pool_stats()) =:= Leaves + 1 end),
+    let_go(Keeper),
+    all_back().
+
+%% More than one look takes in: the sweep finds it.
+a_large_cycle_is_freed(_Config) ->
+    Keeper = holder(),
+    alone(fun() ->
+        Ring = [acquire(#{n => N}) || N <- lists:seq(1, 30_000)],
+        [update(R, #{next => Next}) || {R, Next} <- lists:zip(Ring, tl(Ring) ++ [hd(Ring)])],
+        hold(Keeper, hd(Ring)),
+        ok
+    end),
+    erlmcp_memory_pool_help:tick(trim),
+    ?assertEqual(30_000, maps:get(in_use, ?P:pool_stats())),
+    let_go(Keeper),
+    all_back().
 
 %%% Random graphs
 

@@ -17,6 +17,7 @@
     either_form_reads_what_the_other_wrote/1,
     compression_is_a_setting/1,
     version_1/1,
+    version_1_of_a_time_before_the_epoch/1,
     version_1_with_many_pending/1,
     other_versions/1,
     no_snapshots/1,
@@ -53,6 +54,7 @@ groups() ->
         a_chain_of_shares,
         either_form_reads_what_the_other_wrote,
         version_1,
+        version_1_of_a_time_before_the_epoch,
         other_versions,
         no_snapshots
     ],
@@ -436,8 +438,18 @@ version_1(_Config) ->
         ?assertEqual({error, corrupt_data}, ?O:decompress_state(binary:part(V1, 0, Length)))
      || Length <- lists:seq(1, byte_size(V1) - 1)
     ],
-    ?assertEqual({error, corrupt_data}, ?O:decompress_state(<<V1/binary, 0>>)),
-    ?assertEqual({error, corrupt_data}, ?O:decompress_state(<<1, 0, 0, 0:16, -1:64, 0:16>>)).
+    ?assertEqual({error, corrupt_data}, ?O:decompress_state(<<V1/binary, 0>>)).
+
+%% 64 bits that the writer took from a negative integer are no damage.
+version_1_of_a_time_before_the_epoch(_Config) ->
+    [
+        begin
+            State = ?O:decompress_state(<<1, 5, 7, 1:16, "a", Time:64, 3:16>>),
+            ?assertEqual(Time, ?O:get_state_field(State, created_at)),
+            ?assertEqual(?O:to_map(State), ?O:to_map(?O:decompress_state(?O:compress_state(State))))
+        end
+     || Time <- [-1, -(1 bsl 63), (1 bsl 63) - 1]
+    ].
 
 version_1_with_many_pending(_Config) ->
     State = ?O:decompress_state(<<1, 0, 0, 65_535:16, 0:(65_535 * 8), 1:64, 65_535:16>>),

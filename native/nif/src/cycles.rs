@@ -1,40 +1,38 @@
 //! Pooled states that keep themselves.
 //!
 //! A pooled state is the one value that changes after others refer to it, so every cycle of owners
-//! leads through one. Counting owners does not free a cycle. So, when a pooled state that a value
-//! refers to loses an owner and has others, the reaper looks at what leads back to it: of all that
-//! it reaches, the owners that are found on the way are counted (trial deletion, in the manner of
-//! Bacon and Rajan, "Concurrent Cycle Collection in Reference Counted Systems", 2001). What has no
-//! more owners than these, and is not reached by anything that has, is garbage; its pooled states
-//! give up what they hold, and the rest follows by itself.
+//! leads through one. Counting owners does not free a cycle. So, what leads to a pooled state, loses
+//! an owner and may have others is a suspect. The reaper has a trial of many suspects at once: of
+//! all that they reach, the owners that are found on the way are counted (trial deletion, in the
+//! manner of Bacon and Rajan, "Concurrent Cycle Collection in Reference Counted Systems", 2001).
+//! What has no more owners than these, and is not reached by anything that has, is garbage; its
+//! pooled states give up what they hold, and the rest follows by itself.
+//!
+//! A trial is bounded, so that what it costs to drop an owner does not depend on how much it leads
+//! to: what lies beyond the bound is taken for alive. A sweep, one at each of the pool's trimmings,
+//! has all pooled states tried, and then, in one trial without a bound, those that the bound left
+//! open.
 //!
 //! While owners are counted, the pooled states on the way are locked, so that nobody comes by one
 //! of them by way of another. What lies between them never changes, and whoever has a part of it can
 //! come by what that part reaches and nothing else. So all is counted from above to below, and an
-//! owner that moves down meanwhile is met below. Where a pooled state is in use, nothing is freed;
-//! [`sweep`] comes back to it.
+//! owner that moves down meanwhile is met below. A pooled state that is in use, and what the bound
+//! leaves out, is alive; what it owns has an owner that is not found, and so is alive as well.
 
 use crate::connection::ConnectionState;
 use crate::park::Kept;
 use crate::pool::{Cell, Held};
 use crate::reaper;
-use crate::share::{Holder, Shared};
+use crate::share::Shared;
 use crate::state::Linked;
 use crate::terms::Anchor;
 use erlmcp_memory_core::map::Node as Trie;
 use erlmcp_memory_core::packed::{Link, Links, Packed, Target};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-
-/// An owner that goes, of something that may be part of a cycle.
-pub enum Suspect {
-    Pooled(Arc<Cell>),
-    State(Arc<Linked>),
-    Shared(Arc<Shared>),
-    Holder(Holder),
-    Parked(Arc<Kept>),
-}
+use std::time::{Duration, Instant};
 
 /// Whether an anchor keeps a pooled state alive.
 pub fn leads_to_pooled(anchor: &Anchor) -> bool {
@@ -47,8 +45,8 @@ pub fn leads_to_pooled(anchor: &Anchor) -> bool {
     }
 }
 
-/// Has an owner dropped, and looked at what it leaves.
-pub fn suspect(suspect: Suspect) {
+/// Has an owner dropped, and what it leaves tried.
+pub fn suspect(suspect: Node) {
     reaper::examine(suspect);
 }
 
@@ -64,54 +62,134 @@ pub fn note(cell: &Arc<Cell>) {
     cells.push(Arc::downgrade(cell));
 }
 
-/// Has all of them looked at: those that somebody looked at just when they became garbage were
-/// taken for alive.
+/// From the beginning of a sweep to its end: there is one at a time.
+static SWEEPING: AtomicBool = AtomicBool::new(false);
+
+/// Has all of them tried: where many values have a part in common, an owner of it may go that
+/// nobody suspects.
 pub fn sweep() {
-    let cells = std::mem::take(&mut *CELLS.lock());
-    for cell in cells.iter().filter_map(Weak::upgrade) {
-        note(&cell);
-        suspect(Suspect::Pooled(cell));
+    if !SWEEPING.swap(true, Ordering::Relaxed) {
+        reaper::sweep();
     }
 }
 
-/// Drops an owner, and frees the cycles that it leaves.
-pub fn examine(suspect: Suspect) {
-    let mut graph = Graph::default();
-    let mut cells = Vec::new();
-    match &suspect {
-        Suspect::Pooled(cell) => cells.push(Arc::downgrade(cell)),
-        Suspect::State(linked) => graph.reach(Node::State(Arc::clone(linked))),
-        Suspect::Shared(shared) => graph.reach(Node::Shared(Arc::clone(shared))),
-        Suspect::Parked(kept) => graph.reach(Node::Parked(Arc::clone(kept))),
-        Suspect::Holder(holder) => graph.reach(Node::Shared(Arc::clone(holder.shared()))),
-    }
-    graph.walk(false);
-    cells.extend(graph.entries.iter().filter_map(|entry| match &entry.node {
-        Node::Cell(cell) => Some(Arc::downgrade(cell)),
-        _ => None,
-    }));
-    drop(graph);
-    drop(suspect);
-    for cell in cells {
-        free_if_garbage(&cell);
-    }
+/// Suspects of one trial, and about as many that only the sweep has looked at.
+const ROOTS: usize = 512;
+
+/// What a trial looks at, about, in owners; and what it looks at more for one suspect.
+const WORK: usize = 32 << 10;
+const WORK_OF_ONE: usize = 8 << 10;
+
+/// The same for a suspect that goes: it is no cycle itself, and may be the head of a long chain.
+const WORK_OF_LAST: usize = 128;
+
+/// After a trial without a bound there is none for so many times as long as it took, but for a
+/// long one.
+const REST: u32 = 10;
+const LONG: Duration = Duration::from_secs(2);
+
+/// What waits for a trial.
+#[derive(Default)]
+pub struct Trials {
+    suspects: Vec<Node>,
+    /// Pooled states that the sweep has still to see.
+    unseen: Vec<Weak<Cell>>,
+    /// Those that it leaves to a trial without a bound.
+    large: Vec<Weak<Cell>>,
+    /// When there may be the next such trial.
+    rested: Option<Instant>,
 }
 
-fn free_if_garbage(cell: &Weak<Cell>) {
-    let mut graph = Graph::default();
-    match cell.upgrade() {
-        // Without links it keeps nothing alive, least of all itself.
-        Some(cell) if cell.may_have_links() => graph.reach(Node::Cell(cell)),
-        _ => return,
+impl Trials {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.suspects.is_empty() && self.unseen.is_empty() && self.large.is_empty()
     }
-    graph.walk(true);
-    for content in graph.garbage() {
-        drop(content);
+
+    /// Whether there are enough suspects for a trial.
+    pub fn is_due(&self) -> bool {
+        self.suspects.len() >= ROOTS
+    }
+
+    /// Adds a suspect.
+    pub fn push(&mut self, suspect: Node) {
+        self.suspects.push(suspect);
+    }
+
+    /// Begins a sweep.
+    pub fn sweep(&mut self) {
+        self.unseen = std::mem::take(&mut *CELLS.lock());
+        self.end_sweep_if_over();
+    }
+
+    /// Holds one trial.
+    pub fn step(&mut self) {
+        if self.unseen.is_empty() && !self.large.is_empty() {
+            self.large_trial();
+        } else {
+            self.trial();
+        }
+        self.end_sweep_if_over();
+    }
+
+    fn trial(&mut self) {
+        let mut graph = Graph::default();
+        let mut left = 2 * ROOTS;
+        while left > 0 && graph.work < WORK {
+            left -= 1;
+            if let Some(suspect) = self.suspects.pop() {
+                graph.root(suspect);
+            } else if let Some(cell) = self.unseen.pop() {
+                let Some(cell) = cell.upgrade() else { continue };
+                note(&cell);
+                if cell.is_left() {
+                    self.large.push(Arc::downgrade(&cell));
+                } else if cell.may_have_links() {
+                    graph.root(Node::Cell(cell));
+                }
+            } else {
+                break;
+            }
+        }
+        let (garbage, large) = graph.judge();
+        drop(garbage);
+        // Of those that no sweep has, the next one takes care.
+        if SWEEPING.load(Ordering::Relaxed) {
+            self.large.extend(large);
+        }
+    }
+
+    /// A trial of all that the bound left open. Its pooled states are locked for long, and the
+    /// thread works without a rest, so this is done seldom where it takes long.
+    fn large_trial(&mut self) {
+        let began = Instant::now();
+        let cells = std::mem::take(&mut self.large);
+        if self.rested.is_some_and(|rested| began < rested) {
+            return;
+        }
+        let mut graph = Graph::default();
+        for cell in cells.iter().filter_map(Weak::upgrade) {
+            cell.leave(false);
+            graph.entry(Node::Cell(cell));
+        }
+        // What waits is an owner.
+        for suspect in self.suspects.drain(..) {
+            graph.entry(suspect);
+        }
+        graph.walk(usize::MAX);
+        drop(graph.judge());
+        self.rested = Some(Instant::now() + began.elapsed().min(LONG) * REST);
+    }
+
+    fn end_sweep_if_over(&self) {
+        if self.unseen.is_empty() && self.large.is_empty() {
+            SWEEPING.store(false, Ordering::Relaxed);
+        }
     }
 }
 
 /// A thing with owners.
-enum Node {
+pub enum Node {
     Cell(Arc<Cell>),
     State(Arc<Linked>),
     Shared(Arc<Shared>),
@@ -128,17 +206,25 @@ struct Entry {
     found: usize,
     /// What it owns.
     owns: Vec<usize>,
+    /// A pooled state that somebody uses.
+    in_use: bool,
+    /// It lies beyond the bound.
+    left: bool,
 }
 
-/// What is reached from a thing.
+/// What is reached from suspects. Locks are let go before anything is dropped.
 #[derive(Default)]
 struct Graph {
+    locked: Vec<(usize, Held)>,
     entries: Vec<Entry>,
     /// Entries by the addresses of their nodes.
     known: HashMap<usize, usize>,
-    locked: Vec<(usize, Held)>,
-    /// Something could not be locked: somebody uses it.
-    in_use: bool,
+    /// Suspects that are pooled states.
+    roots: Vec<usize>,
+    /// The first entry of which the owned are not known.
+    next: usize,
+    /// Owners that were looked at.
+    work: usize,
 }
 
 impl Node {
@@ -167,6 +253,14 @@ impl Node {
         };
         all - 1
     }
+
+    /// How many it may own, where these may be many.
+    fn width(&self) -> usize {
+        match self {
+            Node::Links(links) => links.len(),
+            _ => 0,
+        }
+    }
 }
 
 impl Graph {
@@ -179,31 +273,50 @@ impl Graph {
                 node,
                 found: 0,
                 owns: Vec::new(),
+                in_use: false,
+                left: false,
             });
         }
         index
     }
 
-    fn reach(&mut self, node: Node) {
-        self.entry(node);
+    /// Adds a suspect, and what is reached from it within the bound.
+    fn root(&mut self, node: Node) {
+        let work = match node.owners() {
+            0 => WORK_OF_LAST,
+            _ => WORK_OF_ONE,
+        };
+        let is_cell = matches!(node, Node::Cell(_));
+        let index = self.entry(node);
+        if is_cell {
+            self.roots.push(index);
+        }
+        self.work += 1;
+        self.walk(self.work + work);
     }
 
-    /// Finds all that is reached; `into_cells`: through pooled states, too, which are locked.
-    fn walk(&mut self, into_cells: bool) {
-        let mut next = 0;
-        while next < self.entries.len() && !self.in_use {
+    /// Finds what is reached, until so many owners were looked at.
+    fn walk(&mut self, end: usize) {
+        while self.next < self.entries.len() {
+            let index = self.next;
+            self.next += 1;
+            let entry = &mut self.entries[index];
+            let width = entry.node.width();
+            if self.work.saturating_add(width) >= end {
+                entry.left = true;
+                continue;
+            }
             let mut owned = Vec::new();
-            match &self.entries[next].node {
-                Node::Cell(cell) if into_cells => match cell.try_lock() {
+            match &entry.node {
+                Node::Cell(cell) => match cell.try_lock() {
                     Some(held) => {
                         if let Some(links) = held.links() {
                             each_owned(links, &mut owned);
                         }
-                        self.locked.push((next, held));
+                        self.locked.push((index, held));
                     }
-                    None => self.in_use = true,
+                    None => entry.in_use = true,
                 },
-                Node::Cell(_) => {}
                 Node::State(linked) => each_owned(linked.state().fields().view().links, &mut owned),
                 Node::Shared(shared) => each_owned(shared.packed().links(), &mut owned),
                 Node::Parked(kept) => each_owned(kept.packed().links(), &mut owned),
@@ -217,25 +330,23 @@ impl Graph {
                 },
                 Node::Links(links) => owned.extend(links.iter().filter_map(|(_, t)| target(t))),
             }
+            self.work += 1 + width.max(owned.len());
             for node in owned {
-                let index = self.entry(node);
-                self.entries[index].found += 1;
-                self.entries[next].owns.push(index);
+                let own = self.entry(node);
+                self.entries[own].found += 1;
+                self.entries[index].owns.push(own);
             }
-            next += 1;
         }
     }
 
-    /// What the pooled states hold that nothing outside of the graph owns. They are empty then.
-    fn garbage(mut self) -> Vec<ConnectionState> {
-        if self.in_use {
-            return Vec::new();
-        }
+    /// What the pooled states hold that nothing outside of the graph owns: they are empty then. And
+    /// the suspects among them of which the bound does not let see whether they are alive.
+    fn judge(mut self) -> (Vec<ConnectionState>, Vec<Weak<Cell>>) {
         let mut alive = vec![false; self.entries.len()];
         let mut rest = Vec::new();
         for index in self.top_down() {
             let entry = &self.entries[index];
-            if entry.node.owners() > entry.found {
+            if entry.left || entry.in_use || entry.node.owners() > entry.found {
                 rest.push(index);
             }
         }
@@ -244,11 +355,46 @@ impl Graph {
                 rest.extend(&self.entries[index].owns);
             }
         }
+        let open = self.above_the_left();
+        let large = self
+            .roots
+            .iter()
+            .filter(|root| open[**root] && alive[**root]);
+        let large = large
+            .filter_map(|root| match &self.entries[*root].node {
+                Node::Cell(cell) => {
+                    cell.leave(true);
+                    Some(Arc::downgrade(cell))
+                }
+                _ => None,
+            })
+            .collect();
         let locked = self.locked.iter_mut();
-        locked
+        let garbage = locked
             .filter(|(index, _)| !alive[*index])
             .filter_map(|(_, held)| held.take_content())
-            .collect()
+            .collect();
+        (garbage, large)
+    }
+
+    /// What leads to something that lies beyond the bound.
+    fn above_the_left(&self) -> Vec<bool> {
+        let mut open = vec![false; self.entries.len()];
+        let left = self.entries.iter().enumerate();
+        let mut rest: Vec<usize> = left.filter(|(_, e)| e.left).map(|(at, _)| at).collect();
+        if rest.is_empty() {
+            return open;
+        }
+        let mut owners = vec![Vec::new(); self.entries.len()];
+        for (owner, entry) in self.entries.iter().enumerate() {
+            entry.owns.iter().for_each(|own| owners[*own].push(owner));
+        }
+        while let Some(index) = rest.pop() {
+            if !std::mem::replace(&mut open[index], true) {
+                rest.extend(&owners[index]);
+            }
+        }
+        open
     }
 
     /// All entries, each after those that own it, but for what pooled states own.

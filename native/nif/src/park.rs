@@ -3,7 +3,7 @@
 //! A *parked term* is a reference of its own, for users. A *slot* belongs to one server: it holds
 //! the packed form of the server's state and counts what the server has unparked.
 
-use crate::cycles::{self, Suspect};
+use crate::cycles::{self, Node};
 use crate::inventory::Stock;
 use crate::lane::{Busy, Lane, NoResult};
 use crate::terms::{Anchor, Known, PackError, Source, unpack, with_content};
@@ -103,7 +103,7 @@ impl Kept {
 /// Drops an owner.
 fn unlink(kept: Arc<Kept>) {
     if kept.cyclic {
-        cycles::suspect(Suspect::Parked(kept));
+        cycles::suspect(Node::Parked(kept));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::buffer::BLOCKS;
 use crate::connection::ConnectionState;
-use crate::cycles::{self, Suspect};
+use crate::cycles::{self, Node};
 use crate::inventory::Stock;
 use crate::lane::{Busy, FAST_BYTES, FAST_ENTRIES, Lane};
 use crate::terms::{Anchor, Known, with_packed};
@@ -76,6 +76,8 @@ pub struct Cell {
     leased: Arc<Mutex<Leased>>,
     /// The one reference that stands for it.
     known: Known,
+    /// It leads to so much that only a sweep sees whether it is alive.
+    left: AtomicBool,
 }
 
 impl std::fmt::Debug for Cell {
@@ -93,6 +95,16 @@ impl Cell {
                 .as_ref()
                 .is_some_and(|state| !state.links().is_empty())
         })
+    }
+
+    /// Whether a sweep looks at it, and nobody before.
+    pub fn is_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// Leaves it to a sweep, or to who drops an owner.
+    pub fn leave(&self, left: bool) {
+        self.left.store(left, Ordering::Relaxed);
     }
 
     /// Keeps others from using the state, unless one uses it now.
@@ -136,8 +148,8 @@ impl Drop for PooledLink {
 
 /// Drops an owner. Where others stay, they may be a cycle.
 fn unlink(cell: Arc<Cell>) {
-    if Arc::strong_count(&cell) > 1 && cell.may_have_links() {
-        cycles::suspect(Suspect::Pooled(cell));
+    if Arc::strong_count(&cell) > 1 && !cell.is_left() && cell.may_have_links() {
+        cycles::suspect(Node::Cell(cell));
     }
 }
 
@@ -183,6 +195,7 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<PooledLin
             let cell = Arc::new(Cell {
                 leased: Arc::new(Mutex::new(leased.take())),
                 known,
+                left: AtomicBool::new(false),
             });
             cycles::note(&cell);
             *holding = Holding::Linked(Arc::clone(&cell));

@@ -1,15 +1,18 @@
 //! Frees what takes long to free, and looks for cycles, on a thread of its own: destructors run on
 //! normal schedulers, all at once, and must be short.
 //!
-//! The thread works for half of the time at most, in pieces of less than a millisecond, so that no
-//! scheduler is held up where there are no more processors than schedulers.
+//! The thread works and rests in turn, for about as long as each other, in pieces of a millisecond
+//! or two, so that no scheduler is held up where there are no more processors than schedulers. On a
+//! busy machine a rest takes much longer than was asked for; the next piece is longer then. Where
+//! much waits, pieces are the longest and rests the shortest, so that it does not grow for ever.
 
-use crate::cycles::{self, Suspect};
+use crate::cycles::{Node, Trials};
 use crate::terms::Anchor;
 use erlmcp_memory_core::packed::Packed;
 use erlmcp_memory_core::reclaim::Reclaim;
 use std::cell::Cell;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +20,8 @@ use std::time::{Duration, Instant};
 enum Work {
     Value(Packed<Anchor>),
     Any(Box<dyn Send>),
-    Suspect(Suspect),
+    Suspect(Node),
+    Sweep,
 }
 
 static REAPER: OnceLock<Option<Sender<Work>>> = OnceLock::new();
@@ -32,19 +36,34 @@ pub fn free(value: impl Send + 'static) {
     hand_over(Work::Any(Box::new(value)));
 }
 
-/// Has [`cycles::examine`] called.
-pub fn examine(suspect: Suspect) {
+/// Has a suspect tried.
+pub fn examine(suspect: Node) {
     hand_over(Work::Suspect(suspect));
 }
 
+/// Has a sweep done; see [`crate::cycles::sweep`].
+pub fn sweep() {
+    hand_over(Work::Sweep);
+}
+
+/// Work that waits.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
 fn hand_over(work: Work) {
     let sent = match REAPER.get_or_init(start) {
-        Some(reaper) => reaper.send(work).map_err(|unsent| unsent.0),
+        Some(reaper) => {
+            WAITING.fetch_add(1, Ordering::Relaxed);
+            reaper.send(work).map_err(|unsent| unsent.0)
+        }
         None => Err(work),
     };
     // Where the system has no thread to give, everything is done where it is.
     if let Err(work) = sent {
-        do_now(work, &mut || ());
+        let mut trials = Trials::default();
+        do_now(work, &mut trials, &mut || ());
+        while !trials.is_empty() {
+            trials.step();
+        }
     }
 }
 
@@ -61,11 +80,24 @@ fn start() -> Option<Sender<Work>> {
 /// How long the thread works and rests in turn.
 const SLICE: Duration = Duration::from_micros(400);
 
+/// How long it works after a long rest, or where much waits.
+const LONG_SLICE: Duration = Duration::from_millis(2);
+
+/// That is much.
+const MUCH: usize = 1 << 12;
+
+/// How long it rests at most.
+const LONG_REST: Duration = Duration::from_millis(20);
+
 /// Steps between two looks at the clock: some microseconds.
 const STEPS: u32 = 32;
 
-/// Objects of the VM that are let go before the thread rests: the VM has a scheduler destroy them.
+/// Objects of the VM that are let go before the thread rests or waits, however long a slice is: the
+/// VM has a scheduler destroy them, all that there are in one piece.
 const OBJECTS: u32 = 128;
+
+/// Work that is done between two trials.
+const TURNS: u32 = 256;
 
 thread_local! {
     static LET_GO: Cell<u32> = const { Cell::new(0) };
@@ -76,22 +108,93 @@ pub fn count_object() {
     LET_GO.set(LET_GO.get().wrapping_add(1));
 }
 
-fn reap(work: Receiver<Work>) {
-    let (mut steps, mut began) = (0u32, Instant::now());
-    for work in work {
-        do_now(work, &mut || {
-            steps = steps.wrapping_add(1);
-            let is_over = steps % STEPS == 0 && began.elapsed() >= SLICE;
-            if is_over || LET_GO.get() >= OBJECTS {
-                thread::sleep(SLICE);
-                began = Instant::now();
-                LET_GO.set(0);
-            }
-        });
+/// When the thread works, and when it rests.
+struct Pace {
+    began: Instant,
+    slice: Duration,
+    steps: u32,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Pace {
+            began: Instant::now(),
+            slice: SLICE,
+            steps: 0,
+        }
+    }
+
+    /// After a short step.
+    fn step(&mut self) {
+        self.steps = self.steps.wrapping_add(1);
+        if self.steps.is_multiple_of(STEPS) || LET_GO.get() >= OBJECTS {
+            self.long_step();
+        }
+    }
+
+    /// After a step that may have been long.
+    fn long_step(&mut self) {
+        let worked = self.began.elapsed();
+        if worked >= self.slice || LET_GO.get() >= OBJECTS {
+            let rest = SLICE + worked.saturating_sub(self.slice);
+            let began = Instant::now();
+            thread::sleep(rest.min(LONG_REST));
+            self.begin(began.elapsed());
+        }
+    }
+
+    /// Begins to work after a rest.
+    fn begin(&mut self, rested: Duration) {
+        self.slice = match WAITING.load(Ordering::Relaxed) {
+            MUCH.. => LONG_SLICE,
+            _ => rested.clamp(SLICE, LONG_SLICE),
+        };
+        self.began = Instant::now();
+        LET_GO.set(0);
+    }
+
+    /// Waits for work: that is a rest, and others did what they had to do.
+    fn wait(&mut self, work: &Receiver<Work>) -> Option<Work> {
+        let began = Instant::now();
+        let next = work.recv().ok();
+        let waited = began.elapsed();
+        if waited >= SLICE {
+            self.begin(waited);
+        } else {
+            self.began += waited;
+            LET_GO.set(0);
+        }
+        next
     }
 }
 
-fn do_now(work: Work, pause: &mut impl FnMut()) {
+fn reap(work: Receiver<Work>) {
+    let mut pace = Pace::new();
+    let mut trials = Trials::default();
+    let mut turns = 0;
+    loop {
+        let next = match work.try_recv() {
+            Err(_) if trials.is_empty() => match pace.wait(&work) {
+                None => return,
+                next => next,
+            },
+            next => next.ok(),
+        };
+        turns += 1;
+        let is_idle = next.is_none();
+        if let Some(next) = next {
+            WAITING.fetch_sub(1, Ordering::Relaxed);
+            do_now(next, &mut trials, &mut || pace.step());
+        }
+        if is_idle || turns >= TURNS || trials.is_due() {
+            trials.step();
+            pace.long_step();
+            turns = 0;
+        }
+    }
+}
+
+fn do_now(work: Work, trials: &mut Trials, pause: &mut impl FnMut()) {
     match work {
         Work::Value(value) => {
             let mut reclaim = Reclaim::new(value);
@@ -100,7 +203,8 @@ fn do_now(work: Work, pause: &mut impl FnMut()) {
             }
         }
         Work::Any(value) => drop(value),
-        Work::Suspect(suspect) => cycles::examine(suspect),
+        Work::Suspect(suspect) => trials.push(suspect),
+        Work::Sweep => trials.sweep(),
     }
     pause();
 }

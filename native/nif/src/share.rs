@@ -7,7 +7,7 @@
 //! Whoever reads moves the count of what large binaries refer to. Each scheduler has a [`Reader`]
 //! of a content for itself, so that readers on different schedulers have nothing in common.
 
-use crate::cycles::{self, Suspect};
+use crate::cycles::{self, Node};
 use crate::inventory::Stock;
 use crate::lane::{Busy, Lane};
 use crate::resource::ResourceRef;
@@ -465,7 +465,7 @@ impl Drop for Share {
         if let Some(shared) = self.0.take()
             && shared.host.is_cyclic()
         {
-            cycles::suspect(Suspect::Shared(shared));
+            cycles::suspect(Node::Shared(shared));
         }
     }
 }
@@ -492,7 +492,10 @@ impl Drop for ShareLink {
         // SAFETY: this is the end of the link, so nothing takes its content a second time.
         let holder = unsafe { ManuallyDrop::take(&mut self.0) };
         if holder.shared().host.is_cyclic() {
-            cycles::suspect(Suspect::Holder(holder));
+            // Dropped before it is looked at what it leaves.
+            let shared = Arc::clone(holder.shared());
+            drop(holder);
+            cycles::suspect(Node::Shared(shared));
         }
     }
 }

@@ -148,7 +148,7 @@ fn from_v1<'a>(env: Env<'a>, v1: &V1) -> Result<Term<'a>, Busy> {
         .and_then(|packed| State::from_fields(names(), packed).ok());
     match state {
         Some(state) => Ok(to_term(env, state)),
-        // A time of creation that no clock shows.
+        // Not reached: a state may have all these fields.
         None => failed(env, SnapshotError::Corrupt),
     }
 }

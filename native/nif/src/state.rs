@@ -1,6 +1,6 @@
 //! Connection states as resources.
 
-use crate::cycles::{self, Suspect};
+use crate::cycles::{self, Node};
 use crate::inventory::Stock;
 use crate::lane::{Busy, FAST_ENTRIES, Lane};
 use crate::share::{self, SharedBytes};
@@ -108,7 +108,7 @@ impl Drop for StateLink {
 /// Drops an owner. What it was the last owner of may be the beginning of a long chain.
 fn unlink(linked: Arc<Linked>) {
     if linked.cyclic {
-        cycles::suspect(Suspect::State(linked));
+        cycles::suspect(Node::State(linked));
     } else if let Some(linked) = Arc::into_inner(linked) {
         let state = linked.state.into_packed();
         if !state.links().is_empty() {

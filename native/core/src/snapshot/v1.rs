@@ -12,8 +12,9 @@ pub struct V1 {
     pub transport: u8,
     /// The connection's id.
     pub id: Vec<u8>,
-    /// Milliseconds since the epoch; unsigned, as Erlang's `:64` reads it.
-    pub created_at: u64,
+    /// Milliseconds since the epoch. Erlang's `:64` wrote the low 64 bits of an integer, so a time
+    /// before the epoch is there as in two's complement.
+    pub created_at: i64,
     /// How many references were pending. Their values were numbers from 1 on.
     pub pending: u16,
 }
@@ -32,7 +33,7 @@ impl V1 {
             phase,
             transport,
             id: id.to_vec(),
-            created_at: u64::from_be_bytes(*created_at),
+            created_at: i64::from_be_bytes(*created_at),
             pending: u16::from_be_bytes([high, low]),
         })
     }
