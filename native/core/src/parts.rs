@@ -40,6 +40,12 @@ pub const WHOLE: usize = 4 << 10;
 /// A value of fewer packed bytes is not looked through for parts.
 pub const SMALL: usize = 512;
 
+/// The packed bytes of the smallest value that becomes a part although it is smaller than
+/// [`SMALLEST`], because values of others have it too ([`Contents::is_common`]): what a server says
+/// of itself, or a client. A link to it takes about 34 bytes. Only what lies in no other part does,
+/// so that contents are taken apart alike at all times.
+pub const COMMON: usize = 96;
+
 /// Values with more parts are taken apart into larger ones: what is so large is mostly data of its
 /// own, and shares little.
 pub const MANY: usize = 4 << 10;
@@ -65,6 +71,15 @@ struct Part {
 #[derive(Debug)]
 pub struct Parts(Vec<Part>);
 
+/// Small values, from first to last.
+type Small = SmallVec<[Range<usize>; 16]>;
+
+/// Leaves those out that lie in what begins here.
+fn outermost(small: &mut Small, start: usize) {
+    let inside = small.iter().rev().take_while(|inner| inner.start >= start);
+    small.truncate(small.len() - inside.count());
+}
+
 /// Where contents are kept.
 pub trait Contents<A: Anchor> {
     /// Keeps the content that was found: the content of this hash that `is_equal` to what is
@@ -78,6 +93,9 @@ pub trait Contents<A: Anchor> {
     /// Whether a value as a whole is to be a content, of which so many bytes are in no part. Most
     /// are held by one owner alone.
     fn is_shared(&self, hash: u64, own: usize) -> bool;
+
+    /// Whether a small value of this hash was seen in values of others.
+    fn is_common(&self, hash: u64) -> bool;
 
     /// The hash of the content that an anchor keeps, and its bytes when all is in its place.
     fn hash_of(&self, anchor: &A) -> Option<(u64, usize)>;
@@ -120,24 +138,28 @@ impl Parts {
         }
         let mut scale = 1;
         loop {
-            if let Some(mut parts) = Self::scan(value, links > 0, contents, scale)? {
+            if let Some((mut parts, small)) = Self::scan(value, links > 0, contents, scale)? {
                 parts.hash(value.bytes, hasher);
-                parts.keep_whole(value.bytes.len(), contents);
+                if !parts.keep_whole(value.bytes.len(), contents) {
+                    parts.add_common(value.bytes, small, contents, hasher);
+                }
                 return Ok(parts);
             }
             scale *= 8;
         }
     }
 
-    /// `None` where there are too many.
+    /// The parts without their hashes, and the small values in none of them, none of which lies in
+    /// another; `None` where there are too many parts.
     fn scan<A: Anchor>(
         value: View<'_, A>,
         has_links: bool,
         contents: &impl Contents<A>,
         scale: usize,
-    ) -> Result<Option<Self>, Unfit> {
+    ) -> Result<Option<(Self, Small)>, Unfit> {
         let bytes = value.bytes;
         let mut parts: Vec<Part> = Vec::new();
+        let mut small = Small::new();
         // Bytes that are in parts, less those of the links that stand for these.
         let mut covered = 0;
         // Bytes that links stand for, less their own.
@@ -201,8 +223,12 @@ impl Parts {
                             is_link: known.is_some(),
                         });
                     }
-                    return Ok(Some(Parts(parts)));
+                    return Ok(Some((Parts(parts), small)));
                 };
+                if (COMMON..smallest).contains(&len) {
+                    outermost(&mut small, ended.start);
+                    small.push(ended.start..at);
+                }
                 if len >= smallest {
                     let is_part = if len <= whole {
                         if parts[ended.first..].iter().any(|part| part.is_link) {
@@ -217,6 +243,7 @@ impl Parts {
                         if parts.len() == MANY {
                             return Ok(None);
                         }
+                        outermost(&mut small, ended.start);
                         parts.push(Part {
                             start: ended.start,
                             end: at,
@@ -240,20 +267,58 @@ impl Parts {
         }
     }
 
-    /// Leaves the value itself out of the parts, unless it is one that others have as well.
-    fn keep_whole<A: Anchor>(&mut self, len: usize, contents: &impl Contents<A>) {
+    /// Leaves the value itself out of the parts, unless it is one that others have as well; then
+    /// returns `true`.
+    fn keep_whole<A: Anchor>(&mut self, len: usize, contents: &impl Contents<A>) -> bool {
         let Some(whole) = self
             .0
             .last()
             .filter(|part| part.start == 0 && part.end == len)
         else {
-            return;
+            return false;
         };
         let inner = self.0[..self.0.len() - 1].iter().map(|part| part.flat);
         let own = whole.flat.saturating_sub(inner.sum());
         if !whole.is_link && !contents.is_shared(whole.hash, own) {
             self.0.pop();
+            return false;
         }
+        true
+    }
+
+    /// Makes parts of the small values that are common.
+    fn add_common<A: Anchor>(
+        &mut self,
+        bytes: &[u8],
+        small: Small,
+        contents: &impl Contents<A>,
+        hasher: &impl BuildHasher,
+    ) {
+        let common = small.into_iter().filter_map(|Range { start, end }| {
+            let hash = hasher.hash_one(&bytes[start..end]);
+            contents.is_common(hash).then_some(Part {
+                start,
+                end,
+                size: 1,
+                hash,
+                flat: end - start,
+                is_link: false,
+            })
+        });
+        let mut common = common.peekable();
+        if common.peek().is_none() {
+            return;
+        }
+        let mut all = Vec::with_capacity(self.0.len() + 8);
+        for last in self.directly_in(self.0.len()) {
+            let part = self.0[last];
+            while let Some(before) = common.next_if(|before| before.start < part.start) {
+                all.push(before);
+            }
+            all.extend_from_slice(&self.0[last + 1 - part.size..=last]);
+        }
+        all.extend(common);
+        self.0 = all;
     }
 
     fn hash(&mut self, bytes: &[u8], hasher: &impl BuildHasher) {
@@ -707,11 +772,15 @@ mod tests {
     type Value = Packed<Arc<Kept>>;
 
     #[derive(Default)]
-    struct Known(RefCell<Vec<Arc<Kept>>>);
+    struct Known {
+        contents: RefCell<Vec<Arc<Kept>>>,
+        /// Hashes of what is common.
+        common: RefCell<Vec<u64>>,
+    }
 
     impl Known {
         fn len(&self) -> usize {
-            self.0.borrow().len()
+            self.contents.borrow().len()
         }
     }
 
@@ -725,19 +794,23 @@ mod tests {
             hash: u64,
             is_equal: &mut dyn FnMut(&Value) -> bool,
         ) -> Option<(u64, Arc<Kept>)> {
-            let known = self.0.borrow();
+            let known = self.contents.borrow();
             let mut of_hash = known.iter().filter(|kept| kept.hash == hash);
             of_hash.find(|kept| is_equal(&kept.packed)).map(link)
         }
 
         fn add(&self, hash: u64, flat: usize, packed: Value) -> (u64, Arc<Kept>) {
             let kept = Arc::new(Kept { packed, hash, flat });
-            self.0.borrow_mut().push(Arc::clone(&kept));
+            self.contents.borrow_mut().push(Arc::clone(&kept));
             link(&kept)
         }
 
         fn is_shared(&self, _: u64, own: usize) -> bool {
             own > WHOLE
+        }
+
+        fn is_common(&self, hash: u64) -> bool {
+            self.common.borrow().contains(&hash)
         }
 
         fn hash_of(&self, anchor: &Arc<Kept>) -> Option<(u64, usize)> {
@@ -930,6 +1003,35 @@ mod tests {
     }
 
     #[test]
+    fn a_small_value_is_a_content_where_others_have_it() {
+        let known = Known::default();
+        let state = |id: i64| {
+            value(|to| {
+                to.tuple(5);
+                to.int(id);
+                // In a list that is small itself.
+                to.list(2);
+                to.binary(&[1; 100]);
+                to.int(1);
+                tool(to, 1, 700);
+                to.binary(&[2; 100]);
+                to.binary(&[3; COMMON / 2]);
+            })
+        };
+        let own = take(&state(1), 0, &known).unwrap();
+        assert_eq!((own.links().len(), known.len()), (1, 1));
+        let hash = AllSame::default().hash_one(1);
+        known.common.borrow_mut().push(hash);
+        let common = take(&state(2), 0, &known).unwrap();
+        assert_eq!((common.links().len(), known.len()), (3, 3));
+        let other = take(&state(3), 0, &known).unwrap();
+        assert_eq!((other.links().len(), known.len()), (3, 3));
+        for (id, taken) in [(1, own), (2, common), (3, other)] {
+            assert_eq!(items(&taken), items(&state(id)));
+        }
+    }
+
+    #[test]
     fn values_with_the_same_hash_are_told_apart() {
         let known = Known::default();
         let all: Vec<_> = (0..9)
@@ -956,7 +1058,7 @@ mod tests {
         assert!(known.len() < levels as usize / 50);
         assert!(items(&taken) == items(&deep));
         // From above to below, as a host does it.
-        let mut rest: Vec<_> = known.0.take();
+        let mut rest: Vec<_> = known.contents.take();
         while let Some(kept) = rest.pop() {
             drop(kept);
         }

@@ -202,10 +202,12 @@ fn parked_as<'a>(
     lane: Lane,
     guess: bool,
 ) -> Result<Result<Parked, Unfit>, PackError<'a>> {
+    let env = term.get_env();
     with_content(term, opened, lane, guess, |value, links| {
-        let parts = Parts::of(value, links, &share::Parts, share::Parts::hasher())?;
-        let packed = parts.take(value, &share::Parts);
-        share::note_parts(&packed);
+        let contents = share::Parts::of(env);
+        let parts = Parts::of(value, links, &contents, share::Parts::hasher())?;
+        let packed = parts.take(value, &contents);
+        share::note_parts(&packed, &contents);
         let built = parts::built_bytes(&packed, |anchor| match anchor {
             Anchor::Share(share) => share::part_bytes(share.shared()),
             _ => 0,

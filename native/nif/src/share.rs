@@ -13,7 +13,7 @@ use crate::lane::{Busy, Lane};
 use crate::resource::ResourceRef;
 use crate::terms::{
     Anchor, Copied, ENVIRONMENT, Known, PackError, Path, Search, Source, copied, pack_content,
-    unpack,
+    unpack, word,
 };
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
@@ -252,9 +252,19 @@ pub fn part_bytes(shared: &Shared) -> usize {
 }
 
 /// The store, for values that are taken apart.
-pub struct Parts;
+pub struct Parts {
+    /// The process that parks.
+    process: u64,
+}
 
 impl Parts {
+    /// Those that the calling process makes, or meets.
+    pub fn of(env: Env<'_>) -> Self {
+        Parts {
+            process: word(env.pid().encode(env)),
+        }
+    }
+
     /// What parts are hashed with.
     pub fn hasher() -> &'static impl BuildHasher {
         STORE.hasher()
@@ -264,6 +274,20 @@ impl Parts {
 /// Hashes of terms that were parked lately: one that comes a second time is worth a content of its
 /// own.
 static WHOLES: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
+
+/// The hashes of small values that were parked lately, each with the first process that had it; 0
+/// when another one had it too.
+static COMMON: [Seen; 4096] = [const {
+    Seen {
+        hash: AtomicU64::new(0),
+        process: AtomicU64::new(0),
+    }
+}; 4096];
+
+struct Seen {
+    hash: AtomicU64,
+    process: AtomicU64,
+}
 
 /// The hashes of the contents that were parts of parked terms last, by their places there.
 static HINTS: [Hint; 1024] = [const {
@@ -285,9 +309,12 @@ impl Hint {
 }
 
 /// Notes where the parts of a parked term are: the next one may have the same there.
-pub fn note_parts(packed: &Packed<Anchor>) {
-    parts::each_outer(packed, &Parts, |path, anchor| {
-        if let Anchor::Share(share) = anchor {
+pub fn note_parts(packed: &Packed<Anchor>, contents: &Parts) {
+    parts::each_outer(packed, contents, |path, anchor| {
+        if let Anchor::Share(share) = anchor
+            // One that is smaller is a part in some values only.
+            && share.shared().host.part.flat.load(Ordering::Relaxed) >= parts::SMALLEST
+        {
             let hint = Hint::of(path);
             let hash = share.shared().hash();
             if hint.hash.load(Ordering::Relaxed) != hash
@@ -355,6 +382,20 @@ impl Contents<Anchor> for Parts {
     fn is_shared(&self, hash: u64, own: usize) -> bool {
         let last = &WHOLES[hash as usize % WHOLES.len()];
         own >= parts::WHOLE || last.swap(hash, Ordering::Relaxed) == hash
+    }
+
+    fn is_common(&self, hash: u64) -> bool {
+        let seen = &COMMON[hash as usize % COMMON.len()];
+        if seen.hash.load(Ordering::Relaxed) != hash {
+            seen.hash.store(hash, Ordering::Relaxed);
+            seen.process.store(self.process, Ordering::Relaxed);
+            return false;
+        }
+        let is_common = seen.process.load(Ordering::Relaxed) != self.process;
+        if is_common {
+            seen.process.store(0, Ordering::Relaxed);
+        }
+        is_common
     }
 
     fn hash_of(&self, anchor: &Anchor) -> Option<(u64, usize)> {
