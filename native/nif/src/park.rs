@@ -23,6 +23,8 @@ struct Parked {
     packed: Packed<Anchor>,
     /// Bytes that the term takes on a heap, about.
     built: usize,
+    /// Bytes of memory, those of parked terms inside included. Kept, because these may be a chain.
+    heap: usize,
 }
 
 /// All parked terms, and what each takes by itself.
@@ -40,14 +42,19 @@ pub fn stock() -> Stock {
 
 impl Parked {
     fn new(packed: Packed<Anchor>, built: usize) -> Self {
-        PARKED.came(packed.heap_bytes());
-        Parked { packed, built }
+        let heap = packed.heap_bytes();
+        PARKED.came(heap);
+        Parked {
+            packed,
+            built,
+            heap,
+        }
     }
 }
 
 impl Drop for Parked {
     fn drop(&mut self) {
-        PARKED.went(self.packed.heap_bytes());
+        PARKED.went(self.heap);
         let packed = std::mem::replace(&mut self.packed, Packed::from_bytes(&[]));
         let links = packed.links().as_slice();
         let is_short = packed.bytes().len() <= FREED_AT_ONCE
@@ -148,7 +155,7 @@ impl ParkedLink {
 
     /// What it takes, in bytes, without what it shares.
     pub fn heap_bytes(&self) -> usize {
-        heap::arc::<Kept>() + self.0.packed().heap_bytes()
+        heap::arc::<Kept>() + self.0.parked.heap
     }
 }
 
