@@ -42,6 +42,8 @@ sessions_move_while_both_nodes_serve(Config) ->
     ok = peer:call(A, ?MODULE, fill, [a, ?COUNT], 60000),
     ok = peer:call(B, ?MODULE, fill, [b, ?OTHERS], 60000),
     ?assertEqual(true, peer:call(A, net_kernel, connect_node, [NodeB])),
+    TakeShare = {my_sessions, take_share, 2},
+    1 = peer:call(B, erlang, trace_pattern, [TakeShare, true, [call_count]]),
     Before = peer:call(A, ?MODULE, digests, [a, ?COUNT], 60000),
     Clients = [
         {Peer, peer:call(Peer, ?MODULE, client, [Name, Count])}
@@ -59,6 +61,7 @@ sessions_move_while_both_nodes_serve(Config) ->
         Moved | [Last - First || {First, Last} <- lists:zip(Start, End)]
     ]),
     ?assertEqual({ok, #{moved => ?COUNT, failed => [], shares => 1}}, Moved),
+    ?assertEqual({call_count, 1}, peer:call(B, erlang, trace_info, [TakeShare, call_count])),
     [?assert(Last > First) || {First, Last} <- lists:zip(Start, End)],
     %% All of them are there, as they were; of what was changed meanwhile, nothing is lost.
     After = peer:call(B, ?MODULE, digests, [a, ?COUNT], 60000),
