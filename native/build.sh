@@ -11,7 +11,8 @@ command -v cargo >/dev/null 2>&1 || {
 }
 
 # Also what a link in _checkouts leads to.
-mkdir -p "$root/priv" "$root/target" 2>/dev/null && [ -w "$root/priv" ] && [ -w "$root/target" ] || {
+mkdir -p "$root/priv" "$root/target" 2>/dev/null &&
+    [ -w "$root/priv" ] && [ -w "$root/target" ] || {
     echo "erlmcp_memory: the native library is built in $root, which cannot be written: copy it" >&2
     exit 1
 }
