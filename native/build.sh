@@ -10,6 +10,15 @@ command -v cargo >/dev/null 2>&1 || {
     exit 1
 }
 
+# Also what a link in _checkouts leads to.
+mkdir -p "$root/priv" "$root/target" 2>/dev/null &&
+    [ -w "$root/priv" ] && [ -w "$root/target" ] || {
+    echo "erlmcp_memory: the native library is built in $root, which cannot be written: copy it" >&2
+    exit 1
+}
+[ -e "$root/priv/erlmcp_memory_nif.so" ] ||
+    echo 'erlmcp_memory: building the native library, which takes half a minute the first time' >&2
+
 # A library that is loaded into a program needs the C library of that program: on musl (Alpine) Rust
 # would link its own into it, and refuse.
 case $(rustc -vV) in
@@ -28,7 +37,6 @@ built=$(printf '%s\n' "$messages" |
 library="$root/priv/erlmcp_memory_nif.so"
 
 if ! cmp -s "$built" "$library"; then
-    mkdir -p "$root/priv"
     # By rename, never by writing over it: a running VM has the old file mapped.
     cp "$built" "$library.$$"
     mv -f "$library.$$" "$library"

@@ -14,7 +14,8 @@ suite() ->
 all() ->
     [
         from_a_git_repository,
-        from_checkouts
+        from_checkouts,
+        a_tree_that_cannot_be_written_is_named
     ].
 
 end_per_testcase(_Case, Config) ->
@@ -53,6 +54,16 @@ from_checkouts(Config) ->
     ok = ?HELP:copy_built(filename:join(Host, "_checkouts/erlmcp_memory")),
     compile(Host),
     works(Host, "_build/default/checkouts/erlmcp_memory").
+
+%% As that of a link in _checkouts may be. (Modes of files do not keep root from writing.)
+a_tree_that_cannot_be_written_is_named(Config) ->
+    Tree = filename:join(proplists:get_value(priv_dir, Config), "tree"),
+    Script = filename:join(Tree, "native/build.sh"),
+    ok = filelib:ensure_dir(Script),
+    {ok, _} = file:copy(filename:join(?HELP:root(), "native/build.sh"), Script),
+    ok = file:write_file(filename:join(Tree, "target"), "no folder"),
+    {1, Said} = ?HELP:run("/", ["sh", Script], ?HELP:clean()),
+    ?assertNotEqual(nomatch, string:find(Said, Tree ++ ", which cannot be written: copy it"), Said).
 
 %%% A host
 

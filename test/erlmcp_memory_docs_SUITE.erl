@@ -9,6 +9,7 @@
 %%   sh                  commands, run where that host is; `make ...' with -n, in the project
 %%   sh recipe, text recipe   see erlmcp_memory_recipe_SUITE
 %%   diff parked         lines of the plain module in guides/integration.md, changed and loaded
+%%   elixir file=PATH    a file of the Mix project of erlmcp_memory_elixir_SUITE
 %%   text                output
 %%
 %% Any other kind, or none, fails.
@@ -35,6 +36,10 @@ all() ->
         limits,
         internals,
         debugging,
+        stores,
+        elixir,
+        nodes,
+        report,
         no_guide_is_forgotten,
         public_functions_have_pages,
         the_shell_shows_documentation
@@ -58,7 +63,7 @@ readme(Config) ->
     gen_server:stop(erlmcp_memory_pool).
 
 integration(Config) ->
-    run(?INTEGRATION, Config, 15),
+    run(?INTEGRATION, Config, 22),
     gen_server:stop(my_host_sup).
 
 calls(Config) ->
@@ -79,16 +84,34 @@ debugging(Config) ->
     process_flag(trap_exit, true),
     run("guides/debugging.md", Config, 9).
 
+stores(Config) ->
+    {ok, _} = erlmcp_memory_pool:start_link(),
+    run("guides/stores.md", Config, 1),
+    gen_server:stop(erlmcp_memory_pool).
+
+%% Its modules are those of erlmcp_memory_elixir_SUITE.
+elixir(Config) ->
+    run("guides/elixir.md", Config, 0).
+
+nodes(Config) ->
+    run("guides/nodes.md", Config, 1).
+
+report(Config) ->
+    {ok, _} = erlmcp_memory_pool:start_link(),
+    run("MEMORY_OPTIMIZATION_REPORT.md", Config, 3),
+    gen_server:stop(erlmcp_memory_pool).
+
 no_guide_is_forgotten(_Config) ->
     Guides = filelib:wildcard("guides/*.md", ?HELP:root()),
-    Names = ["calls", "debugging", "integration", "internals", "limits", "operating"],
+    Names = ["calls", "debugging", "elixir", "integration", "internals", "limits", "nodes",
+        "operating", "stores"],
     ?assertEqual(["guides/" ++ Name ++ ".md" || Name <- Names], lists:sort(Guides)),
     %% Links between documents lead somewhere.
     [
         ?assert(
             filelib:is_file(filename:join([?HELP:root(), filename:dirname(Document), Link])), Link
         )
-     || Document <- ["README.md" | Guides],
+     || Document <- ["README.md", "MEMORY_OPTIMIZATION_REPORT.md" | Guides],
         {match, Links} <- [
             re:run(?GUIDE:text(Document), "\\]\\(([^):#]+)[^):]*\\)", [
                 global, {capture, [1], list}
@@ -189,6 +212,8 @@ block(["diff", "parked"], Text, Bindings, Host) ->
     compile_and_load([Head, New, $\n, Tail], Host),
     Bindings;
 block(["text"], _, Bindings, _) ->
+    Bindings;
+block(["elixir", "file=" ++ _], _, Bindings, _) ->
     Bindings;
 block([Kind, "recipe"], _, Bindings, _) when Kind =:= "sh"; Kind =:= "text" ->
     Bindings.
