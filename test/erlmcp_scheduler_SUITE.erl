@@ -155,7 +155,7 @@ reading_a_snapshot_makes_no_second_form_of_its_shares(_Config) ->
     Count = 20_000,
     #{peak := Peak, rest := Rest, state := State} = Read = erlmcp_bench_held:read_snapshot(Count),
     ct:pal("~p", [Read]),
-    ?assert(Rest =< Count * 500),
+    ?assert(Rest =< Count * 700),
     ?assert(Peak =< Count * 1000),
     ?assert(Peak =< 2 * State),
     ?assert(abs(Rest - State) =< State div 4).

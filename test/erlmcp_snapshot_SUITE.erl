@@ -405,7 +405,7 @@ many_shares_take_what_they_are(_Config) ->
     State = ?O:decompress_state(Snapshot),
     Taken = erlang:memory(total) - Before,
     ?assertMatch(#{id := <<>>}, maps:with([id], ?O:to_map(State))),
-    ?assert(Taken < 20_000 * 600).
+    ?assert(Taken < 20_000 * 800).
 
 %%% Version 1
 
