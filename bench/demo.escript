@@ -259,7 +259,11 @@ idle(hibernating, Pids, Deadline) ->
     end.
 
 hibernates(Pid) ->
-    process_info(Pid, current_function) =:= {current_function, {erlang, hibernate, 3}}.
+    %% Of arity 0 in a gen_server of OTP 28 or later.
+    case process_info(Pid, current_function) of
+        {current_function, {erlang, hibernate, _}} -> true;
+        _ -> false
+    end.
 
 call(Pid) ->
     {<<"tool_7">>, again} = gen_server:call(Pid, {call_tool, <<"tool_7">>, again}, infinity).

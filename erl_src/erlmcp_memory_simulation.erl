@@ -70,7 +70,10 @@ whole(Count, Options, Caller) ->
     true = erlang:garbage_collect(),
     Before = erlmcp_memory_load_result:measure(),
     Ran = with_pool(fun() ->
-        with_profiler(fun() -> life(Count, Options, Caller, Before) end)
+        #{acquired := Acquired} =
+            Lived = with_profiler(fun() -> life(Count, Options, Caller, Before) end),
+        %% Without the sampler, which may have listed all processes.
+        Lived#{afterwards => returned(Before, Acquired, now_ms() + ?PATIENCE)}
     end),
     case Ran of
         {error, _} ->
@@ -196,8 +199,7 @@ life(Count, #{progress := Shows, rounds := Rounds, drivers := Drivers}, Caller, 
         drivers => Run#run.drivers,
         errors => erlmcp_memory_driver:count(errors, Counter),
         first_errors => Errors,
-        acquired => Acquired,
-        afterwards => returned(Before, Acquired, now_ms() + ?PATIENCE)
+        acquired => Acquired
     }.
 
 lived(#run{count = Count, rounds = Rounds} = Run) ->
