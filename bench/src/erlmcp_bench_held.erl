@@ -7,6 +7,8 @@
 -import(erlmcp_bench_measure, [settled_total/0]).
 
 -define(O, erlmcp_connection_optimizer).
+%% States that are held at a time, for the mean of what one takes.
+-define(STATES, 1000).
 -define(P, erlmcp_memory_pool).
 
 %% @doc A snapshot with so many shares is read: its bytes, what the state takes by its own account,
@@ -102,12 +104,13 @@ closures(Count) ->
     end,
     State = fun(Handlers) -> ?O:from_map(#{id => <<"c">>, handlers => Handlers}) end,
     Empty = ?O:estimate_memory(State(#{})),
+    Estimate = fun(Session) -> ?O:estimate_memory(State(Make(Session))) - Empty end,
     #{
         heap => erts_debug:flat_size(Make(session(0))) * erlang:system_info(wordsize),
-        estimate => ?O:estimate_memory(State(Make(session(0)))) - Empty,
+        estimate => lists:sum([Estimate(session(N)) || N <- lists:seq(1, ?STATES)]) div ?STATES,
         taken =>
-            each(1000, fun(N) -> State(Make(session(N))) end) -
-                each(1000, fun(_) -> State(#{}) end)
+            each(?STATES, fun(N) -> State(Make(session(N))) end) -
+                each(?STATES, fun(_) -> State(#{}) end)
     }.
 
 session(N) ->
@@ -119,13 +122,12 @@ each(Count, Make) ->
     Self = self(),
     Pid = spawn_link(fun() ->
         Held = [Make(N) || N <- lists:seq(1, Count)],
-        true = erlang:garbage_collect(),
         Self ! {holds, self()},
-        receive
-            {never, Held} -> ok
-        end
+        %% So that its heap takes what is in it, whatever was there before.
+        erlang:hibernate(lists, last, [Held])
     end),
     receive {holds, Pid} -> ok end,
+    ok = erlmcp_bench_form:asleep(Pid),
     Bytes = settled_total() - Before,
     true = unlink(Pid),
     exit(Pid, kill),
