@@ -159,9 +159,10 @@ impl<A: Anchor, H: Host> Shared<A, H> {
         &self.content
     }
 
-    /// By which the largest are found.
-    fn rank(&self) -> Ranked {
-        (self.packed().heap_bytes(), self.hash)
+    /// By which the largest are found; `None` of a small one.
+    fn rank(&self) -> Option<Ranked> {
+        let bytes = self.packed().heap_bytes();
+        (bytes >= RANKED).then_some((bytes, self.hash))
     }
 
     /// The hash that it is kept under.
@@ -243,16 +244,17 @@ impl<A: Anchor, H: Host> Shared<A, H> {
             Some(_) => Self::homes_bytes(),
             None => 0,
         };
-        Self::own_bytes()
+        self.own_bytes()
             + self.content.heap_bytes()
             + homes
             + self.held.load(Ordering::Relaxed) * heap::arc::<Home<A, H>>()
             + self.host.heap_bytes()
     }
 
-    /// What it takes besides its content, whatever that is.
-    fn own_bytes() -> usize {
-        heap::arc::<Self>() + size_of::<Known<A, H>>() + size_of::<Ranked>()
+    /// What it takes besides its content.
+    fn own_bytes(&self) -> usize {
+        let rank = self.rank().map_or(0, |_| size_of::<Ranked>());
+        heap::arc::<Self>() + size_of::<Known<A, H>>() + rank
     }
 
     fn homes_bytes() -> usize {
@@ -262,12 +264,12 @@ impl<A: Anchor, H: Host> Shared<A, H> {
 
 impl<A: Anchor, H: Host> Drop for Shared<A, H> {
     fn drop(&mut self) {
-        let mut bytes = Self::own_bytes();
+        let mut bytes = self.own_bytes();
         if self.homes.get().is_some() {
             bytes += Self::homes_bytes();
         }
         self.content.usage.add(0, -(bytes as isize));
-        self.table.forget(self.rank());
+        self.table.forget(self.hash, self.rank());
     }
 }
 
@@ -278,6 +280,13 @@ type Locked<'a, A, H> = MutexGuard<'a, Part<A, H>>;
 /// Bytes of a content, and its hash.
 type Ranked = (usize, u64);
 
+/// Contents that take fewer bytes are not kept by size: an entry would be a large part of what they
+/// take.
+const RANKED: usize = 1 << 10;
+
+/// So many of those are looked at where there are not enough larger ones.
+const UNRANKED_LOOKED_AT: usize = 1000;
+
 #[derive(Debug)]
 struct Table<A: Anchor, H: Host>([Mutex<Part<A, H>>; SHARDS]);
 
@@ -285,7 +294,8 @@ struct Table<A: Anchor, H: Host>([Mutex<Part<A, H>>; SHARDS]);
 #[derive(Debug)]
 struct Part<A: Anchor, H: Host> {
     known: HashTable<Known<A, H>>,
-    /// The same by size: the largest are asked for, and there may be too many to look at all.
+    /// The same by size, but for small ones: the largest are asked for, and there may be too many
+    /// to look at all.
     ranks: BTreeSet<Ranked>,
 }
 
@@ -313,8 +323,7 @@ impl<A: Anchor, H: Host> Table<A, H> {
     }
 
     /// Forgets the values of this hash that nobody owns.
-    fn forget(&self, rank: Ranked) {
-        let hash = rank.1;
+    fn forget(&self, hash: u64, rank: Option<Ranked>) {
         let mut part = self.part(hash).lock();
         while let Ok(found) = part.known.find_entry(hash, |(known, shared)| {
             *known == hash && shared.strong_count() == 0
@@ -322,8 +331,9 @@ impl<A: Anchor, H: Host> Table<A, H> {
             found.remove();
         }
         // Not where the same content is kept anew meanwhile.
-        let is_known = part.known.find(hash, |(known, _)| *known == hash).is_some();
-        if !is_known {
+        if let Some(rank) = rank
+            && part.known.find(hash, |(known, _)| *known == hash).is_none()
+        {
             part.ranks.remove(&rank);
         }
         let table = &mut part.known;
@@ -406,12 +416,11 @@ impl<A: Anchor, H: Host> Store<A, H> {
             held: AtomicUsize::new(0),
             host: H::default(),
         });
-        let bytes = Shared::<A, H>::own_bytes();
-        self.usage.add(0, bytes as isize);
+        self.usage.add(0, shared.own_bytes() as isize);
         let weak = Arc::downgrade(&shared);
         part.known
             .insert_unique(hash, (hash, weak), |(hash, _)| *hash);
-        part.ranks.insert(shared.rank());
+        part.ranks.extend(shared.rank());
         shared
     }
 
@@ -456,7 +465,8 @@ impl<A: Anchor, H: Host> Store<A, H> {
         self.usage.sum()
     }
 
-    /// The largest contents, the largest one first. Takes as long whatever there is besides.
+    /// The largest contents, the largest one first, where there are as many of at least
+    /// 1 KiB; else those and the largest of some others. Takes as long whatever there is besides.
     pub fn largest(&self, limit: usize) -> Vec<Arc<Shared<A, H>>> {
         let mut found: Vec<_> = Vec::new();
         for part in &self.table.0 {
@@ -464,8 +474,15 @@ impl<A: Anchor, H: Host> Store<A, H> {
             let ranks = part.ranks.iter().rev().take(limit);
             found.extend(ranks.flat_map(|(_, hash)| part.of_hash(*hash)));
         }
+        if found.len() < limit {
+            for part in &self.table.0 {
+                let part = part.lock();
+                let some = part.known.iter().take(UNRANKED_LOOKED_AT / SHARDS);
+                found.extend(some.filter_map(|(_, shared)| shared.upgrade()));
+            }
+        }
         // Dropped behind the locks: the last owner of one takes the lock that it is known under.
-        found.sort_by_key(|shared| std::cmp::Reverse(shared.rank()));
+        found.sort_by_key(|shared| std::cmp::Reverse((shared.packed().heap_bytes(), shared.hash)));
         found.dedup_by(|a, b| Arc::ptr_eq(a, b));
         found.truncate(limit);
         found
