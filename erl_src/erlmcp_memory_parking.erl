@@ -19,8 +19,9 @@
 -module(erlmcp_memory_parking).
 
 -include_lib("kernel/include/logger.hrl").
+-include("erlmcp_memory_error.hrl").
 
--export([options/1, new/1, tag/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
+-export([start/4, options/1, new/1, tag/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
 -export([settle/1, park/4, replace/3, hold/1, rest/2, compact/1, expand/1]).
 -export([admit/3, wake/1, peek/1]).
 
@@ -73,6 +74,37 @@
 -define(LARGE_HEAP, 65536).
 %% Milliseconds between two warnings of the node that a state cannot be parked.
 -define(WARNING_INTERVAL, 60000).
+
+%% @doc Starts a server for `Engine:Function(Args...)': with the engine, or with OTP's behaviour of
+%% the same function where parking is switched off. The options are the last of the arguments.
+-spec start(Engine :: module(), Otp :: module(), start | start_link | start_monitor, [term()]) ->
+    {ok, pid() | {pid(), reference()}} | ignore | {error, Reason :: term()}.
+start(Engine, Otp, Function, Args) ->
+    case is_start(Args) andalso options(lists:last(Args)) of
+        {park, Known} ->
+            apply(gen, start, [Engine, link_option(Function) | with_options(Args, Known)]);
+        {plain, Known} ->
+            apply(Otp, Function, with_options(Args, Known));
+        {badarg, Text} ->
+            %% From the function that the user called.
+            Info = ?BADARG_INFO(length(Args), Text),
+            erlang:raise(error, badarg, [{Engine, Function, Args, Info}]);
+        {error, _} = Invalid ->
+            Invalid;
+        %% It raises what it raises in this release.
+        false ->
+            apply(Otp, Function, Args)
+    end.
+
+is_start([Module, _, Options]) -> is_atom(Module) andalso is_list(Options);
+is_start([Name | Rest]) -> is_tuple(Name) andalso is_start(Rest).
+
+link_option(start) -> nolink;
+link_option(start_link) -> link;
+link_option(start_monitor) -> monitor.
+
+with_options(Args, Options) ->
+    lists:droplast(Args) ++ [Options].
 
 %% @doc The options of a start, which are those of OTP and `idle_after', as they are to be given to
 %% the engine (`park'), or to OTP's own behaviour (`plain') where parking is switched off. All

@@ -57,59 +57,42 @@
 %% As a callback returns it.
 
 -define(LOOP, erlmcp_memory_server_loop).
+-define(START(Args), erlmcp_memory_parking:start(?MODULE, gen_server, ?FUNCTION_NAME, Args)).
 
 %%% Starting
 
 %% @doc As {@link gen_server:start/3}.
 -spec start(module(), Args :: term(), [option()]) -> gen_server:start_ret().
 start(Module, Args, Options) ->
-    started(?FUNCTION_NAME, nolink, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As {@link gen_server:start/4}.
 -spec start(gen_server:server_name(), module(), Args :: term(), [option()]) ->
     gen_server:start_ret().
 start(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, nolink, [ServerName, Module, Args, Options], Options).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As {@link gen_server:start_link/3}.
 -spec start_link(module(), Args :: term(), [option()]) -> gen_server:start_ret().
 start_link(Module, Args, Options) ->
-    started(?FUNCTION_NAME, link, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As {@link gen_server:start_link/4}.
 -spec start_link(gen_server:server_name(), module(), Args :: term(), [option()]) ->
     gen_server:start_ret().
 start_link(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, link, [ServerName, Module, Args, Options], Options).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As {@link gen_server:start_monitor/3}.
 -spec start_monitor(module(), Args :: term(), [option()]) -> gen_server:start_mon_ret().
 start_monitor(Module, Args, Options) ->
-    started(?FUNCTION_NAME, monitor, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As {@link gen_server:start_monitor/4}.
 -spec start_monitor(gen_server:server_name(), module(), Args :: term(), [option()]) ->
     gen_server:start_mon_ret().
 start_monitor(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, monitor, [ServerName, Module, Args, Options], Options).
-
-started(Function, Link, Args, Options) ->
-    case is_start(Args) andalso erlmcp_memory_parking:options(Options) of
-        {park, Known} ->
-            apply(gen, start, [?MODULE, Link | lists:droplast(Args) ++ [Known]]);
-        {plain, Known} ->
-            apply(gen_server, Function, lists:droplast(Args) ++ [Known]);
-        {badarg, Text} ->
-            ?BADARG(Args, length(Args), Text);
-        {error, _} = Invalid ->
-            Invalid;
-        %% It raises what it raises in this release.
-        false ->
-            apply(gen_server, Function, Args)
-    end.
-
-is_start([Module, _, Options]) -> is_atom(Module) andalso is_list(Options);
-is_start([Name | Rest]) -> is_tuple(Name) andalso is_start(Rest).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As {@link gen_server:enter_loop/3}.
 -spec enter_loop(module(), [enter_loop_option()], State :: term()) -> no_return().

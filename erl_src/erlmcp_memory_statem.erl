@@ -50,6 +50,7 @@
 -include("erlmcp_memory_statem.hrl").
 
 -define(LOOP, erlmcp_memory_statem_loop).
+-define(START(Args), erlmcp_memory_parking:start(?MODULE, gen_statem, ?FUNCTION_NAME, Args)).
 
 -type option() :: gen_statem:start_opt() | {idle_after, timeout()}.
 %% An option of a start.
@@ -62,53 +63,35 @@
 %% @doc As `gen_statem:start/3'.
 -spec start(module(), Args :: term(), [option()]) -> gen_statem:start_ret().
 start(Module, Args, Options) ->
-    started(?FUNCTION_NAME, nolink, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As `gen_statem:start/4'.
 -spec start(gen_statem:server_name(), module(), Args :: term(), [option()]) ->
     gen_statem:start_ret().
 start(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, nolink, [ServerName, Module, Args, Options], Options).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As `gen_statem:start_link/3'.
 -spec start_link(module(), Args :: term(), [option()]) -> gen_statem:start_ret().
 start_link(Module, Args, Options) ->
-    started(?FUNCTION_NAME, link, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As `gen_statem:start_link/4'.
 -spec start_link(gen_statem:server_name(), module(), Args :: term(), [option()]) ->
     gen_statem:start_ret().
 start_link(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, link, [ServerName, Module, Args, Options], Options).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As `gen_statem:start_monitor/3'.
 -spec start_monitor(module(), Args :: term(), [option()]) -> gen_statem:start_mon_ret().
 start_monitor(Module, Args, Options) ->
-    started(?FUNCTION_NAME, monitor, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As `gen_statem:start_monitor/4'.
 -spec start_monitor(gen_statem:server_name(), module(), Args :: term(), [option()]) ->
     gen_statem:start_mon_ret().
 start_monitor(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, monitor, [ServerName, Module, Args, Options], Options).
-
-started(Function, Link, Args, Options) ->
-    case is_start(Args) andalso erlmcp_memory_parking:options(Options) of
-        {park, Known} ->
-            apply(gen, start, [?MODULE, Link | lists:droplast(Args) ++ [Known]]);
-        {plain, Known} ->
-            apply(gen_statem, Function, lists:droplast(Args) ++ [Known]);
-        {badarg, Text} ->
-            ?BADARG(Args, length(Args), Text);
-        {error, _} = Invalid ->
-            Invalid;
-        %% It raises what it raises in this release.
-        false ->
-            apply(gen_statem, Function, Args)
-    end.
-
-is_start([Module, _, Options]) -> is_atom(Module) andalso is_list(Options);
-is_start([Name | Rest]) -> is_tuple(Name) andalso is_start(Rest).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As `gen_statem:enter_loop/4'.
 -spec enter_loop(module(), [enter_loop_option()], State :: term(), Data :: term()) -> no_return().
