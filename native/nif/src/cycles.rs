@@ -35,7 +35,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Whether an anchor keeps a pooled state alive.
-pub fn leads_to_pooled(anchor: &Anchor) -> bool {
+fn leads_to_pooled(anchor: &Anchor) -> bool {
     match anchor {
         Anchor::Pooled(_) => true,
         Anchor::Share(share) => share.shared().host.is_cyclic(),
@@ -43,6 +43,13 @@ pub fn leads_to_pooled(anchor: &Anchor) -> bool {
         Anchor::Parked(parked) => parked.kept().is_cyclic(),
         Anchor::Buffer(_) | Anchor::Foreign(_) => false,
     }
+}
+
+/// Whether one of the anchors behind these links does.
+pub fn lead_to_pooled(links: &Links<Anchor>) -> bool {
+    let mut lead = false;
+    links.each_anchor(&mut |_, anchor| lead |= leads_to_pooled(anchor));
+    lead
 }
 
 /// Has an owner dropped, and what it leaves tried.

@@ -31,23 +31,23 @@ fn with_found<'a>(
     lane: Lane,
     with: impl Fn(Option<View<'_, Anchor>>, Source<'_>) -> Result<Term<'a>, Busy>,
 ) -> Result<Term<'a>, Busy> {
-    let found = |path: &Path, root: View<'_, Anchor>, source: Source<'_>| {
-        path.with(|path| with(root.find(path).map(View::content), source))
+    let found = |path: &[View<'_, Anchor>], root: View<'_, Anchor>, source: Source<'_>| {
+        with(root.find(path).map(View::content), source)
     };
     if share::is(root) {
         let path = match Path::keys(path, opened, lane) {
             Ok(path) => path,
             Err(error) => return share::no_path(env, error),
         };
-        let found = share::with_content(root, |root, source| found(&path, root, source));
+        let found = share::with_content(root, |root, source| {
+            path.with(|path| found(path, root, source))
+        });
         return found.unwrap_or_else(|| Ok(reply::badarg(env, 1, share::NO_SHARE)));
     }
-    let path = match Path::of_state(path, opened, lane) {
-        Ok(path) => path,
-        Err(error) => return reply::not_packed(env, 2, error),
-    };
-    state::with_state(env, root, lane, |state| {
-        found(&path, state.fields().view(), Source::Owned)
+    state::at_field(env, path, opened, lane, |path| {
+        state::with_state(env, root, lane, |state| {
+            found(path, state.fields().view(), Source::Owned)
+        })
     })
 }
 

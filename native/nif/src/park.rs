@@ -264,13 +264,10 @@ fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resul
         Ok(parked) => {
             let bytes = parked.packed.bytes().len();
             pay(env, parked.built, lane);
-            let mut cyclic = false;
-            let links = parked.packed.links();
-            links.each_anchor(&mut |_, anchor| cyclic |= cycles::leads_to_pooled(anchor));
             let kept = Kept {
+                cyclic: cycles::lead_to_pooled(parked.packed.links()),
                 parked,
                 known: Known::default(),
-                cyclic,
             };
             let handle = Handle(ManuallyDrop::new(Arc::new(kept)));
             Ok(garbage::made(env, resource::make(env, handle), bytes))

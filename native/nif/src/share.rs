@@ -560,21 +560,19 @@ impl ShareLink {
     /// A reference to the content.
     pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
         let shared = self.shared();
-        let new = || Share(Some(Arc::clone(shared)));
         if shared.host.is_cyclic() {
             // Not kept: that the last reference goes must be seen.
-            return shared.host.known.find_or(env, new).to_term(env);
+            return reference(env, shared);
         }
         let mut kept = shared.host.kept.lock();
         shared.host.is_kept.store(true, Ordering::Relaxed);
-        kept.get_or_insert_with(|| shared.host.known.find_or(env, new))
-            .to_term(env)
+        kept.get_or_insert_with(|| object(env, shared)).to_term(env)
     }
 }
 
 /// The link to the content of a share, if the term is one.
 pub fn link(term: Term<'_>) -> Option<ShareLink> {
-    let shared = resource::get::<Share>(term)?.0.as_ref()?;
+    let shared = shared_of(term)?;
     let link = ShareLink::new(shared);
     if !shared.host.is_cyclic() && !shared.host.is_kept.load(Ordering::Relaxed) {
         let mut kept = shared.host.kept.lock();
@@ -654,22 +652,21 @@ fn known(shared: Arc<Shared>) -> Arc<Shared> {
     shared
         .host
         .cyclic
-        .get_or_init(|| lead_to_pooled(shared.packed().links()));
+        .get_or_init(|| cycles::lead_to_pooled(shared.packed().links()));
     shared
 }
 
-/// The content that equals a changed one; nothing is looked at but the change.
-fn intern_changed(packed: Packed<Anchor>, before: &Shared, change: &Links<Anchor>) -> Arc<Shared> {
+/// The reference to the content that equals a changed one; nothing is looked at but the change.
+fn changed_reference<'a>(
+    env: Env<'a>,
+    packed: Packed<Anchor>,
+    before: &Shared,
+    change: &Links<Anchor>,
+) -> Term<'a> {
     let shared = STORE.intern(packed);
-    let cyclic = || before.host.is_cyclic() || lead_to_pooled(change);
+    let cyclic = || before.host.is_cyclic() || cycles::lead_to_pooled(change);
     shared.host.cyclic.get_or_init(cyclic);
-    shared
-}
-
-fn lead_to_pooled(links: &Links<Anchor>) -> bool {
-    let mut lead = false;
-    links.each_anchor(&mut |_, anchor| lead |= cycles::leads_to_pooled(anchor));
-    lead
+    reference(env, &shared)
 }
 
 /// About the packed bytes of a value, also where it is a map out of line.
@@ -685,15 +682,25 @@ pub fn with_content<R>(
     term: Term<'_>,
     with: impl FnOnce(View<'_, Anchor>, Source<'_>) -> R,
 ) -> Option<R> {
-    let shared = resource::get::<Share>(term)?.0.as_ref()?;
+    let shared = shared_of(term)?;
     let source = Source::Shared(&reader(shared).content);
     Some(with(shared.packed().view(), source))
 }
 
 /// The reference to a content.
 fn reference<'a>(env: Env<'a>, shared: &Arc<Shared>) -> Term<'a> {
+    object(env, shared).to_term(env)
+}
+
+/// The object that stands for a content.
+fn object(env: Env<'_>, shared: &Arc<Shared>) -> ResourceRef<Share> {
     let new = || Share(Some(Arc::clone(shared)));
-    shared.host.known.find_or(env, new).to_term(env)
+    shared.host.known.find_or(env, new)
+}
+
+/// The content behind a reference.
+fn shared_of(term: Term<'_>) -> Option<&Arc<Shared>> {
+    resource::get::<Share>(term)?.0.as_ref()
 }
 
 fn reader(shared: &Shared) -> &Reader {
@@ -775,8 +782,7 @@ fn with_shared<'a>(
     reference: Term<'a>,
     with: impl FnOnce(&Arc<Shared>) -> Result<Term<'a>, Busy>,
 ) -> Result<Term<'a>, Busy> {
-    let share = resource::get::<Share>(reference).and_then(|share| share.0.as_ref());
-    match share {
+    match shared_of(reference) {
         Some(shared) => with(shared),
         None => Ok(reply::badarg(env, 1, NO_SHARE)),
     }
@@ -809,13 +815,26 @@ fn find<'a>(
 /// Bytes of a content that is changed on a normal scheduler: an equal one may have to be compared.
 const CHANGED_AT_ONCE: usize = 256 << 10;
 
-fn admit_change(shared: &Shared, lane: Lane) -> Result<(), Busy> {
-    let packed = shared.packed();
-    let in_one_piece = packed.bytes().len() > SHARED_AT_ONCE;
-    match lane {
-        Lane::Fast if in_one_piece || len_of(packed.view()) > CHANGED_AT_ONCE => Err(Busy),
-        _ => Ok(()),
-    }
+/// Calls `with` with the content behind a reference that is to be changed, and the keys of a path.
+fn at_path<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    path: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+    with: impl FnOnce(&Shared, &[View<'_, Anchor>]) -> Result<Term<'a>, Busy>,
+) -> Result<Term<'a>, Busy> {
+    with_shared(env, reference, |shared| {
+        let packed = shared.packed();
+        let in_one_piece = packed.bytes().len() > SHARED_AT_ONCE;
+        if lane == Lane::Fast && (in_one_piece || len_of(packed.view()) > CHANGED_AT_ONCE) {
+            return Err(Busy);
+        }
+        match Path::keys(path, opened, lane) {
+            Ok(path) => path.with(|path| with(shared, path)),
+            Err(error) => no_path(env, error),
+        }
+    })
 }
 
 fn change<'a>(
@@ -826,12 +845,7 @@ fn change<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    with_shared(env, reference, |shared| {
-        admit_change(shared, lane)?;
-        let path = match Path::keys(path, opened, lane) {
-            Ok(path) => path,
-            Err(error) => return no_path(env, error),
-        };
+    at_path(env, reference, path, opened, lane, |shared, path| {
         let value = match pack_content(value, opened, lane) {
             Ok(value) => value,
             Err(error) => return reply::not_packed(env, 3, error),
@@ -841,25 +855,20 @@ fn change<'a>(
             return Err(Busy);
         }
         let links = value.links().clone();
-        let root = shared.packed().view();
-        let changed = path.with(|path| match path {
+        let changed = match path {
             [] => Ok(value),
             // No value counts as missing.
-            _ => map::put(shared.packed(), path, value.view(), &[])
-                .map_err(|_| into_share(env, root, path)),
-        });
-        match changed {
+            _ => map::put(shared.packed(), path, value.view(), &[]),
+        };
+        Ok(match changed {
             Ok(changed) => {
-                let changed = intern_changed(changed, shared, &links);
-                Ok(garbage::made(env, self::reference(env, &changed), bytes))
+                let changed = changed_reference(env, changed, shared, &links);
+                garbage::made(env, changed, bytes)
             }
-            Err(Some(shared)) => Ok(shared),
-            Err(None) => Ok(reply::badarg(
-                env,
-                2,
-                "the path leads through a value that is not a map",
-            )),
-        }
+            Err(_) => into_share(env, shared.packed().view(), path).unwrap_or_else(|| {
+                reply::badarg(env, 2, "the path leads through a value that is not a map")
+            }),
+        })
     })
 }
 
@@ -870,20 +879,12 @@ fn remove<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    with_shared(env, reference, |shared| {
-        admit_change(shared, lane)?;
-        let path = match Path::keys(path, opened, lane) {
-            Ok(path) => path,
-            Err(error) => return no_path(env, error),
-        };
+    at_path(env, reference, path, opened, lane, |shared, path| {
         let packed = shared.packed();
-        Ok(path.with(|path| match map::remove(packed, path) {
-            Some(changed) => {
-                let changed = intern_changed(changed, shared, &Links::None);
-                self::reference(env, &changed)
-            }
+        Ok(match map::remove(packed, path) {
+            Some(changed) => changed_reference(env, changed, shared, &Links::None),
             None => into_share(env, packed.view(), path).unwrap_or(reference),
-        }))
+        })
     })
 }
 

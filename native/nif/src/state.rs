@@ -8,7 +8,7 @@ use crate::terms::{Anchor, Known, Path, Source, pack, unpack, with_packed, word}
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::map::{self, EditError};
-use erlmcp_memory_core::packed::{Item, Packed, Writer, item};
+use erlmcp_memory_core::packed::{Item, Packed, View, Writer, item};
 use erlmcp_memory_core::state::{FieldError, Names, Sizes, State};
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::RwLock;
@@ -155,16 +155,13 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<StateLink
         Holding::Nothing => return Ok(None),
         Holding::Linked(linked) => linked,
         Holding::State(state) => {
-            let mut cyclic = false;
-            let links = state.fields().view().links;
-            links.each_anchor(&mut |_, anchor| cyclic |= cycles::leads_to_pooled(anchor));
             let known = Known::default();
             known.set(env, term);
             Arc::new(Linked {
+                cyclic: cycles::lead_to_pooled(state.fields().view().links),
                 bytes: heap::arc::<Linked>() + state.fields().heap_bytes(),
                 state,
                 known,
-                cyclic,
             })
         }
     };
@@ -363,6 +360,37 @@ fn create<'a>(env: Env<'a>, id: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> 
     }
 }
 
+/// Calls `with` with the keys of the path that names a field.
+pub fn at_field<'a>(
+    env: Env<'a>,
+    field: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+    with: impl FnOnce(&[View<'_, Anchor>]) -> Result<Term<'a>, Busy>,
+) -> Result<Term<'a>, Busy> {
+    match Path::of_state(field, opened, lane) {
+        Ok(path) => path.with(with),
+        Err(error) => reply::not_packed(env, 2, error),
+    }
+}
+
+/// Calls `with` with a value, the argument at this position, that goes into a state. It is packed
+/// before the state is locked: it may be a value of that state.
+fn with_value<'a>(
+    env: Env<'a>,
+    value: Term<'a>,
+    position: u32,
+    opened: Term<'a>,
+    lane: Lane,
+    with: impl FnOnce(View<'_, Anchor>) -> Result<Term<'a>, Busy>,
+) -> Result<Term<'a>, Busy> {
+    let result = with_packed(value, opened, lane, |value| match map::len_of(value) {
+        Some(len) if lane == Lane::Fast && len > FAST_ENTRIES => Err(Busy),
+        _ => with(value),
+    });
+    result.unwrap_or_else(|error| reply::not_packed(env, position, error))
+}
+
 fn update<'a>(
     env: Env<'a>,
     state: Term<'a>,
@@ -371,31 +399,21 @@ fn update<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    let path = match Path::of_state(field, opened, lane) {
-        Ok(path) => path,
-        Err(error) => return reply::not_packed(env, 2, error),
-    };
-    // Packed before the state is locked: it may be its own value.
-    let updated = with_packed(value, opened, lane, |value| {
-        let bytes = value.bytes.len();
-        with_state(env, state, lane, |state| {
-            if lane == Lane::Fast && map::len_of(value).is_some_and(|len| len > FAST_ENTRIES) {
-                return Err(Busy);
-            }
-            Ok(path.with(|path| match state.update(names(), path, value) {
-                Ok(state) => garbage::made(env, to_term(env, state), bytes),
-                Err(FieldError::Path(error)) => {
-                    let shared = share::into_share(env, state.fields().view(), path);
-                    shared.unwrap_or_else(|| refused(env, FieldError::Path(error), 2, 3))
-                }
-                Err(error) => refused(env, error, 2, 3),
-            }))
+    at_field(env, field, opened, lane, |path| {
+        with_value(env, value, 3, opened, lane, |value| {
+            let bytes = value.bytes.len();
+            with_state(env, state, lane, |state| {
+                Ok(match state.update(names(), path, value) {
+                    Ok(state) => garbage::made(env, to_term(env, state), bytes),
+                    Err(FieldError::Path(error)) => {
+                        let shared = share::into_share(env, state.fields().view(), path);
+                        shared.unwrap_or_else(|| refused(env, FieldError::Path(error), 2, 3))
+                    }
+                    Err(error) => refused(env, error, 2, 3),
+                })
+            })
         })
-    });
-    match updated {
-        Ok(updated) => updated,
-        Err(error) => reply::not_packed(env, 3, error),
-    }
+    })
 }
 
 fn update_all<'a>(
@@ -408,11 +426,8 @@ fn update_all<'a>(
     if !fields.is_map() {
         return Ok(reply::badarg(env, 2, "not a map"));
     }
-    let updated = with_packed(fields, opened, lane, |fields| {
+    with_value(env, fields, 2, opened, lane, |fields| {
         with_state(env, state, lane, |state| {
-            if lane == Lane::Fast && map::len_of(fields).is_some_and(|len| len > FAST_ENTRIES) {
-                return Err(Busy);
-            }
             Ok(match state.update_all(names(), fields) {
                 Ok(state) => garbage::made(env, to_term(env, state), fields.bytes.len()),
                 // Maybe through shared content: one by one.
@@ -420,11 +435,7 @@ fn update_all<'a>(
                 Err(error) => refused(env, error, 2, 2),
             })
         })
-    });
-    match updated {
-        Ok(updated) => updated,
-        Err(error) => reply::not_packed(env, 2, error),
-    }
+    })
 }
 
 fn is_state<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
@@ -438,14 +449,12 @@ fn get<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    let path = match Path::of_state(field, opened, lane) {
-        Ok(path) => path,
-        Err(error) => return reply::not_packed(env, 2, error),
-    };
-    with_state(env, state, lane, |state| {
-        Ok(match path.with(|path| state.get(path)) {
-            Some(value) => reply::ok_value(env, unpack(env, value, Source::Owned, lane)?),
-            None => reply::none(env),
+    at_field(env, field, opened, lane, |path| {
+        with_state(env, state, lane, |state| {
+            Ok(match state.get(path) {
+                Some(value) => reply::ok_value(env, unpack(env, value, Source::Owned, lane)?),
+                None => reply::none(env),
+            })
         })
     })
 }
@@ -457,18 +466,14 @@ fn remove<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    let path = match Path::of_state(field, opened, lane) {
-        Ok(path) => path,
-        Err(error) => return reply::not_packed(env, 2, error),
-    };
-    with_state(env, handle, lane, |state| {
-        Ok(match path.with(|path| state.remove(names(), path)) {
-            Ok(Some(state)) => to_term(env, state),
-            // The same state without what it did not have.
-            Ok(None) => path
-                .with(|path| share::into_share(env, state.fields().view(), path))
-                .unwrap_or(handle),
-            Err(error) => refused(env, error, 2, 2),
+    at_field(env, field, opened, lane, |path| {
+        with_state(env, handle, lane, |state| {
+            Ok(match state.remove(names(), path) {
+                Ok(Some(state)) => to_term(env, state),
+                // The same state without what it did not have.
+                Ok(None) => share::into_share(env, state.fields().view(), path).unwrap_or(handle),
+                Err(error) => refused(env, error, 2, 2),
+            })
         })
     })
 }
