@@ -4,7 +4,7 @@
 
 -export([closure_over_part/0, closures/1, pairs/1, read_snapshot/1]).
 
--import(erlmcp_bench_measure, [settled_total/0]).
+-import(erlmcp_bench_measure, [in_own_process/1, settled_total/0]).
 
 -define(O, erlmcp_connection_optimizer).
 -define(P, erlmcp_memory_pool).
@@ -15,8 +15,8 @@
     #{snapshot := integer(), state := integer(), peak := integer(), rest := integer()}.
 read_snapshot(Count) ->
     %% Read once before: tables that only grow are of no interest here.
-    Snapshot = alone(fun() -> ?O:compress_state(shares(Count)) end),
-    ok = alone(fun() -> _ = ?O:decompress_state(Snapshot), ok end),
+    Snapshot = in_own_process(fun() -> ?O:compress_state(shares(Count)) end),
+    ok = in_own_process(fun() -> _ = ?O:decompress_state(Snapshot), ok end),
     Before = settled_total(),
     Self = self(),
     Reader = spawn_link(fun() ->
@@ -135,7 +135,7 @@ each(Count, Make) ->
 %% what the state says that it takes.
 -spec closure_over_part() -> #{binaries := integer(), estimate := integer()}.
 closure_over_part() ->
-    alone(fun() ->
+    in_own_process(fun() ->
         Before = erlang:memory(binary),
         State = over_part(),
         true = erlang:garbage_collect(),
@@ -147,9 +147,3 @@ closure_over_part() ->
 over_part() ->
     Part = binary:part(binary:copy(<<"x">>, 50000000), 10, 100),
     ?O:from_map(#{id => <<"c">>, handler => fun() -> Part end}).
-
-alone(Fun) ->
-    {Pid, Monitor} = spawn_monitor(fun() -> exit({done, Fun()}) end),
-    receive
-        {'DOWN', Monitor, process, Pid, {done, Result}} -> Result
-    end.

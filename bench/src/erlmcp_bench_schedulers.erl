@@ -8,7 +8,9 @@
 -export([main/1]).
 -export([contention/2, gaps/2, held/1, single/1]).
 
--import(erlmcp_bench_table, [row/1, mark/5, bytes/1, ms/1, ratio/2, print/2]).
+-import(erlmcp_bench_table, [
+    row/1, mark/5, bytes/1, ms/1, ratio/2, print/2, print_machine/0
+]).
 
 -define(O, erlmcp_connection_optimizer).
 %% Milliseconds: what a scheduler of the operating system leaves in one piece.
@@ -22,9 +24,7 @@
 main([CountText, RoundsText]) ->
     Count = list_to_integer(CountText),
     Rounds = list_to_integer(RoundsText),
-    print("OTP ~s, ~b schedulers~n~n", [
-        erlang:system_info(otp_release), erlang:system_info(schedulers_online)
-    ]),
+    print_machine(),
     Gaps = run("gaps", gaps, [Count, Rounds]),
     print_gaps(Count, Gaps),
     Times = run("contention", contention, [?SLICE, 13 * Rounds]),

@@ -8,7 +8,7 @@
 %% matter of memory. Messages come as decoded JSON and go as encoded JSON.
 -module(erlmcp_host).
 
--export([config/1, handler/1]).
+-export([forms/0, config/1, handler/1]).
 -export([start_link/3, request/2, delivered/2, idle/1]).
 -export([initialized/2, listed/1, called/3, ask/2, answer/2, error/3]).
 
@@ -27,6 +27,17 @@
 %% What a form makes of the configuration, once a server, to start connections with.
 -callback catalogue(config()) -> Catalogue :: term().
 -callback start_link(Id :: binary(), Catalogue :: term()) -> {ok, pid()}.
+
+%% @doc All forms, the plain one first.
+-spec forms() -> [module()].
+forms() ->
+    [
+        erlmcp_host_plain,
+        erlmcp_host_hibernating,
+        erlmcp_host_persistent,
+        erlmcp_host_compact,
+        erlmcp_host_parked
+    ].
 
 %% @doc A server with these tools, 20 resources and 10 prompts.
 -spec config([erlmcp_bench_tools:tool()]) -> config().
