@@ -39,7 +39,7 @@ mod atoms {
 }
 
 /// The resource behind a state. A state never changes; the lock is for `cleanup_state`, which
-/// takes it away, and for the first value that refers to it.
+/// removes it, and for the first value that refers to it.
 pub struct Handle {
     state: RwLock<Holding>,
 }
@@ -72,7 +72,8 @@ pub struct Linked {
     known: Known,
     /// Whether it leads to a pooled state.
     cyclic: bool,
-    /// What it takes, with the states that it leads to: they may be a long chain.
+    /// What it takes, including the states that it leads to, in bytes. Stored, because these may be
+    /// a long chain.
     bytes: usize,
 }
 
@@ -105,7 +106,7 @@ impl Drop for StateLink {
     }
 }
 
-/// Drops an owner. What it was the last owner of may be the beginning of a long chain.
+/// Drops an owner. If it was the last one, what it owned may be the head of a long chain.
 fn unlink(linked: Arc<Linked>) {
     if linked.cyclic {
         cycles::suspect(Node::State(linked));
@@ -118,7 +119,7 @@ fn unlink(linked: Arc<Linked>) {
 }
 
 impl StateLink {
-    /// What tells this state from all others while it lives.
+    /// What distinguishes this state from all others while it lives.
     pub fn id(&self) -> u64 {
         Arc::as_ptr(&self.0).addr() as u64
     }
@@ -180,7 +181,7 @@ impl Drop for Handle {
     }
 }
 
-/// Bytes of a state that is freed in one piece.
+/// The most bytes of a state that is freed in one piece.
 const FREED_AT_ONCE: usize = 256 << 10;
 
 fn free(held: Holding) {
@@ -195,7 +196,7 @@ fn free(held: Holding) {
 }
 
 impl Handle {
-    /// A handle of nothing.
+    /// A handle without a state.
     pub fn example() -> Self {
         Handle {
             state: RwLock::new(Holding::Nothing),
@@ -430,7 +431,7 @@ fn update_all<'a>(
         with_state(env, state, lane, |state| {
             Ok(match state.update_all(names(), fields) {
                 Ok(state) => garbage::made(env, to_term(env, state), fields.bytes.len()),
-                // Maybe through shared content: one by one.
+                // Perhaps a path through shared content: set them one by one.
                 Err(FieldError::Path(EditError::NotAMap(_))) => reply::none(env),
                 Err(error) => refused(env, error, 2, 2),
             })
@@ -470,7 +471,7 @@ fn remove<'a>(
         with_state(env, handle, lane, |state| {
             Ok(match state.remove(names(), path) {
                 Ok(Some(state)) => to_term(env, state),
-                // The same state without what it did not have.
+                // The state did not have it.
                 Ok(None) => share::into_share(env, state.fields().view(), path).unwrap_or(handle),
                 Err(error) => refused(env, error, 2, 2),
             })
@@ -518,7 +519,7 @@ pub fn state_from(fields: Packed<Anchor>) -> Result<State<Anchor>, &'static str>
     }
 }
 
-/// Takes a state away from its handle. Its memory is given back at once.
+/// Removes a state from its handle. Its memory is freed at once.
 fn cleanup<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let Some(handle) = resource::get::<Handle>(state) else {
         return Ok(reply::badarg(env, 1, NO_STATE));
@@ -536,7 +537,7 @@ fn cleanup<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Bu
     let state = std::mem::replace(&mut *held, Holding::Nothing);
     drop(held);
     match state {
-        // Its memory is given back when the call returns.
+        // Its memory is freed when the call returns.
         Holding::State(state) => drop(state),
         other => free(other),
     }
