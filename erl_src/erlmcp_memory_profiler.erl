@@ -163,11 +163,9 @@ start_profiling() ->
 %% `{sessions, Sessions}'. End that trace, or profile with `gc => false'. `{error, notsup}': the
 %% node's allocators are switched off (`erl +Mea min'), so that there is no `erlang:memory/0'.
 %%
-%% false' from then on; it looks with each snapshot, before each report and before alerts. => When
-%% somebody else clears trace flags later (`erlang:trace(all, false, [all])'), the session goes on,
-%% but reports `measured => false' from then on. It checks at each snapshot, before each report and
-%% before alerts. => false' from then on; it looks with each snapshot, before each report and before
-%% alerts.
+%% When somebody else clears trace flags later (`erlang:trace(all, false, [all])'), the session goes
+%% on, but reports `measured => false' from then on. It checks at each snapshot, before each report
+%% and before alerts.
 %%
 %% Looking for other tracers and setting flags goes process by process: with 100,000 processes it
 %% takes some hundreds of milliseconds in the caller and in the session's process; no other process
