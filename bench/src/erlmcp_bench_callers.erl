@@ -133,7 +133,7 @@ timed(Pool, Map, End, Histogram) ->
         false -> ok
     end.
 
-%% What the work of so many processes returns, all begun at one moment.
+%% What the work of this many processes returns, all begun at one moment.
 all(Count, Work, Ms) ->
     Self = self(),
     Pids = [

@@ -159,7 +159,7 @@ interleaved(Funs, Rounds) ->
     ]),
     maps:map(fun(_, Ns) -> max(0.0, Ns - Empty) end, maps:remove(empty, Medians)).
 
-%% As many as take about so many nanoseconds.
+%% As many as take about this many nanoseconds.
 calls(Fun) ->
     max(1, round(500000 / lists:min([alone(fun() -> loop(Fun, 5) end) || _ <- lists:seq(1, 5)]))).
 

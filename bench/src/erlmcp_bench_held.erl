@@ -1,5 +1,5 @@
 %% @doc What operations hold beside their results: memory at the peak, collections, whole binaries
-%% behind small parts. In the calling VM, which does nothing else meanwhile.
+%% behind small parts. In the calling VM, which does nothing else at the time.
 -module(erlmcp_bench_held).
 
 -export([closure_over_part/0, closures/1, pairs/1, read_snapshot/1]).
@@ -59,7 +59,7 @@ sample(Peak) ->
         sample(max(Peak, erlang:memory(total)))
     end.
 
-%% @doc Collections of a process that acquires and releases so many message buffers.
+%% @doc Collections of a process that acquires and releases this many message buffers.
 -spec pairs(pos_integer()) -> non_neg_integer().
 pairs(Count) ->
     Self = self(),
@@ -90,7 +90,7 @@ starts(Pid, Count) ->
         Count
     end.
 
-%% @doc A state with so many closures over one session: what they take on a heap, what the state
+%% @doc A state with this many closures over one session: what they take on a heap, what the state
 %% says that they take, and what it takes.
 -spec closures(pos_integer()) -> #{heap := integer(), estimate := integer(), taken := float()}.
 closures(Count) ->
@@ -113,7 +113,7 @@ closures(Count) ->
 session(N) ->
     {session, N, integer_to_binary(N)}.
 
-%% Bytes for each of so many states that one process holds.
+%% Bytes for each of `Count' states that one process holds.
 each(Count, Make) ->
     Before = settled_total(),
     Self = self(),

@@ -173,7 +173,7 @@ state_sizes() ->
             created_at = erlang:system_time(millisecond)
         }
     end,
-    %% What the VM makes once for so many processes and states is made here.
+    %% What the VM makes once for as many processes and states is made here.
     _ = held(State),
     Nothing = held(fun(_) -> nothing end),
     #{

@@ -17,7 +17,7 @@
 -define(SLICE, 5).
 -define(WAYS, [{collected, owner}, {collected, other}, {killed, owner}, {killed, other}]).
 
-%% @doc `Count' links, shares or objects are dropped, in so many `Rounds'; times are medians of
+%% @doc `Count' links, shares or objects are dropped, in this many `Rounds'; times are medians of
 %% thirteen times as many, each of some milliseconds. Ends with a status other than 0 when something
 %% could not be measured, whether or not the marks are met.
 -spec main([string()]) -> ok.
@@ -44,7 +44,7 @@ run(What, Function, Arguments) ->
 
 %% --- gaps ---
 
-%% @doc The medians of so many rounds of each kind, and the gap of the idle node.
+%% @doc The medians of this many rounds of each kind, and the gap of the idle node.
 -spec gaps(pos_integer(), pos_integer()) ->
     #{idle := float(), {erlmcp_bench_gaps:kind(), term()} => erlmcp_bench_gaps:gap()}.
 gaps(Count, Rounds) ->

@@ -18,11 +18,11 @@
 -define(SMALL, 3).
 %% Servers that start at the same time.
 -define(STARTING, 1000).
-%% Servers that answer calls all the time.
+%% Servers that handle calls all the time.
 -define(AWAKE, 20).
 -define(LIMIT, 536870912).
 
-%% @doc `Count' servers; one per cent of them wake each second for so many `Seconds'; random work
+%% @doc `Count' servers; one per cent of them wake each second for this many `Seconds'; random work
 %% for `SoakSeconds'.
 -spec main([string()]) -> ok.
 main([CountText, SecondsText, SoakText]) ->

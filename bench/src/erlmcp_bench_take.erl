@@ -18,7 +18,7 @@
 -define(ROUNDS, 9).
 -define(BURST, 18000000).
 
-%% @doc Each measurement runs for so many milliseconds, in nine rounds of both ways in turn.
+%% @doc Each measurement runs for this many milliseconds, in nine rounds of both ways in turn.
 -spec main([string()]) -> ok.
 main([MsText]) ->
     Ms = list_to_integer(MsText),
