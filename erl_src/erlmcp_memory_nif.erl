@@ -161,8 +161,8 @@ load() ->
             end
     end.
 
-%% In a release and under rebar3 the code server knows the application; a shell started with
-%% plain -pa knows at least where this module lies.
+%% In a release and under rebar3 the code server knows the application; a shell started with plain
+%% -pa knows at least where this module is.
 priv_dir() ->
     case code:priv_dir(erlmcp_memory) of
         {error, bad_name} ->
