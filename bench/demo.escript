@@ -259,9 +259,10 @@ idle(hibernating, Pids, Deadline) ->
     end.
 
 hibernates(Pid) ->
-    %% Of arity 0 in a gen_server of OTP 28 or later.
     case process_info(Pid, current_function) of
-        {current_function, {erlang, hibernate, _}} -> true;
+        {current_function, {erlang, hibernate, 3}} -> true;
+        %% Since OTP 28.
+        {current_function, {gen_server, loop_hibernate, 4}} -> true;
         _ -> false
     end.
 

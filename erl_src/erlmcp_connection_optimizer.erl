@@ -15,15 +15,15 @@
 %% initialization
 %% '''
 %%
-%% Wherever a field is named, a <em>path</em> may stand: a list of up to 64 keys of which the first
-%% is a field and each further one a key of the map before it. One key of a large map is read,
-%% written and removed without building the map. A path goes through a share as if its content stood
-%% there; where it is a path to be changed, the state gets another share, see {@link
+%% Wherever a field is named, a <em>path</em> may stand: a list of up to 64 keys: the first is a
+%% field, and each one after it is a key of the map before it. One key of a large map is read,
+%% written and removed without building the map. A path goes through a share as if the share's
+%% content were in its place; when such a path is changed, the state gets a new share, see {@link
 %% update_shared/3}.
 %%
-%% A <em>share</em> is a reference to content that the node keeps once for all who share an equal
-%% term: a server's tools and their schemas, its prompts, an encoded reply. It is freed with its
-%% last reference, wherever that was: in a process, in a state, in another share.
+%% A <em>share</em> is a reference to content that the node keeps once, for everyone who shares an
+%% equal term: a server's tools and their schemas, its prompts, an encoded reply. It is freed with
+%% its last reference, wherever that is: in a process, in a state, in another share.
 %%
 %% Two settings, in the environment of the application `erlmcp_memory' or else in that of `erlmcp':
 %% with `connection_state_compact' set to `false', new states are plain Erlang records with the same
@@ -31,13 +31,13 @@
 %% not a boolean, the functions that need it ({@link create_optimized_state/1}, {@link from_map/1}
 %% and {@link decompress_state/1}; {@link compress_state/1}) raise `{invalid_config, Key, Value}'.
 %%
-%% Bad arguments raise `badarg' with an `error_info' text. So do terms of more than 512 MiB in
-%% their native form, terms that nest deeper than 1,048,576 levels, and a state after its {@link
-%% cleanup_state/1}. The state that was given is as it was then.
+%% Bad arguments raise `badarg' with an `error_info' text. So do terms of more than 512 MiB in their
+%% native form, terms that nest deeper than 1,048,576 levels, and a state after its {@link
+%% cleanup_state/1}. The state passed to the call stays as it was.
 %%
 %% A fun is kept by what it is made of: its module, index and checksum, and what it closes over. It
-%% comes back as the same fun, whoever made it. Calling it needs the version of the module that made
-%% it, as with any other fun: when the module was replaced twice, it raises `badfun'.
+%% comes back as the same fun, whichever process made it. Calling it needs the version of the module
+%% that made it, as with any other fun: when the module was replaced twice, it raises `badfun'.
 -module(erlmcp_connection_optimizer).
 
 -include("erlmcp_memory_error.hrl").
@@ -109,7 +109,7 @@
 
 -define(NOT_AN_INTEGER, {badarg, 2, <<"the value there is not an integer">>}).
 
-%% The fields that a state has in any case, as `to_map/1' gives them.
+%% The fields that every state has, as `to_map/1' gives them.
 -define(DEFAULTS, #{
     phase => undefined,
     transport => undefined,
@@ -132,7 +132,7 @@ create_optimized_state(ConnId) ->
         State -> State
     end.
 
-%% @doc The state with another value in a field or under a path.
+%% @doc The state with a new value in a field or under a path.
 %%
 %% A map given for `metadata' is merged into what is there. `pending_refs' must be a map as well,
 %% `id' a binary, `created_at' an integer of 64 bits. Maps that are missing on a path are made; a
@@ -144,7 +144,7 @@ update_state_field(State, Field, Value) ->
         NewState -> NewState
     end.
 
-%% @doc The state with other values in several fields or under several paths, each as by {@link
+%% @doc The state with new values in several fields or under several paths, each set as by {@link
 %% update_state_field/3}. One new state is made. The fields come first, then the paths, shorter ones
 %% before longer ones.
 -spec update_state_fields(state(), #{field() | path() => term()}) -> state().
@@ -206,8 +206,8 @@ find_state_field(State, Field) ->
             ?BADARG([State, Field], Position, Text)
     end.
 
-%% @doc How many entries the map has that stands in a field or under a path, or in the share that
-%% stands there. The map is not built. Anything else is a `badarg'.
+%% @doc The number of entries of the map in a field or under a path, or in the share found there.
+%% The map is not built. Anything else is a `badarg'.
 -spec state_field_size(state(), field() | path()) -> non_neg_integer().
 state_field_size(State, Field) ->
     case len(State, Field) of
@@ -215,9 +215,9 @@ state_field_size(State, Field) ->
         {badarg, Position, Text} -> ?BADARG([State, Field], Position, Text)
     end.
 
-%% @doc Calls `Fun(Key, Value, Acc)' with each entry of the map that stands in a field or under a
-%% path, or in the share that stands there, in no particular order; returns what the last call
-%% did. At most 64 entries are built at a time. Anything but a map is a `badarg'.
+%% @doc Calls `Fun(Key, Value, Acc)' for each entry of the map in a field or under a path, or in the
+%% share found there, in no particular order; returns what the last call did. At most 64 entries are
+%% built at a time. Anything but a map is a `badarg'.
 -spec fold_state_field(
     fun((Key :: term(), Value :: term(), Acc) -> Acc), Acc, state(), field() | path()
 ) -> Acc.
@@ -230,7 +230,7 @@ fold_state_field(Fun, Acc, State, Field) ->
     ?BADARG([Fun, Acc, State, Field], 1, <<"not a fun of three arguments">>).
 
 %% @doc The state without a field, or without the key at the end of a path. `id' and `created_at'
-%% cannot be removed; what is not there, can.
+%% cannot be removed. Removing what is not there changes nothing.
 -spec remove_state_field(state(), field() | path()) -> state().
 remove_state_field(State, Field) ->
     case remove(State, Field) of
@@ -238,7 +238,7 @@ remove_state_field(State, Field) ->
         NewState -> NewState
     end.
 
-%% @doc All fields as a map, those with a meaning of their own in any case.
+%% @doc All fields as a map. The seven fields with a meaning of their own are always in it.
 -spec to_map(state()) -> #{field() => term()}.
 to_map(State) ->
     case fields(State) of
@@ -246,8 +246,8 @@ to_map(State) ->
         Fields -> maps:merge(?DEFAULTS, Fields)
     end.
 
-%% @doc A state of these fields, as {@link to_map/1} gives them. `id' must be there; what is
-%% missing of the others is as in a new state.
+%% @doc A state of these fields, as {@link to_map/1} gives them. `id' is required; any other field
+%% that is missing is as in a new state.
 -spec from_map(#{field() => term()}) -> state().
 from_map(Map) when is_map(Map) ->
     New = #{phase => initialization, created_at => erlang:system_time(millisecond)},
@@ -321,17 +321,17 @@ estimate_memory(State) ->
 
 %% @doc What the state and its parts take, in bytes, as the allocator gave them out.
 %%
-%% `total_bytes' is the sum of `base' (the handle, phase, time of creation, and what no single
-%% field takes), `id', `transport', `capabilities_ref', `metadata', `pending_refs' and `extra' (all
-%% other fields). `shared_bytes' is what the shares take to which the state refers, also through
-%% other values; they are kept once for all, and not part of the total. Another state that the state
-%% refers to is part of it, a pooled state is not. A value with references to what other libraries
-%% made takes an environment of the VM for them, 2.5 KB, and some 150 bytes for each.
+%% `total_bytes' is the sum of `base' (the handle, phase, time of creation, and what no single field
+%% takes), `id', `transport', `capabilities_ref', `metadata', `pending_refs' and `extra' (all other
+%% fields). `shared_bytes' is what the shares take to which the state refers, also through other
+%% values; they are kept once for all, and not part of the total. Another state that it refers to
+%% counts towards the total, a pooled state does not. A value with references to objects of other
+%% libraries takes an environment of the VM for them, 2.5 KB, and some 150 bytes for each.
 %% `metadata_map_size' and `pending_count' are numbers of entries. What two versions of a state have
 %% in common counts in both.
 %%
-%% A plain record (see above) takes its words on a heap, written out in full, and the binaries that
-%% lie off the heap.
+%% A plain record (see above) takes its words on a heap, with nothing shared, and the binaries that
+%% are off the heap.
 -spec state_size_info(state()) -> size_info().
 state_size_info(State) ->
     case sizes(State) of
@@ -357,13 +357,13 @@ cleanup_state(State) ->
 %% @doc A reference to a copy of the term that the node keeps once for equal terms. Equal terms
 %% get equal references.
 %%
-%% The copy is native. Where a scheduler reads it so often that it pays, and it takes at most 4 MiB,
-%% that scheduler keeps it as a term as well, because reading it is then a copy and nothing else.
-%% (So with more schedulers that read it there may be as many such terms, at most 16.) All of it is
-%% freed with the last owner; `shared_bytes' of {@link state_size_info/1} tells what it takes.
+%% The copy is native. A scheduler that reads it often enough keeps it as a term as well, if it
+%% takes at most 4 MiB: reading it is then only a copy. (Each scheduler that reads it may keep such
+%% a term, so there can be up to 16.) All of it is freed with the last owner; `shared_bytes' of
+%% {@link state_size_info/1} tells what it takes.
 %%
-%% Owners are references, states and other shares. A pooled state in shared content may be made to
-%% hold the share in turn; such cycles are found and freed as well.
+%% Owners are references, states and other shares. A pooled state in shared content may in turn hold
+%% the share; such cycles are found and freed as well.
 -spec share(term()) -> share().
 share(Term) ->
     Bytes = bytes(Term),
@@ -376,8 +376,8 @@ share(Term) ->
         Ref -> Ref
     end.
 
-%% @doc The term that is shared. Its binaries of more than 64 bytes are not copied; each keeps the
-%% native copy, all of it.
+%% @doc The shared term. Its binaries of more than 64 bytes are not copied; each of them keeps the
+%% whole native copy alive.
 -spec shared(share()) -> term().
 shared(Ref) ->
     case erlmcp_memory_nif:share_get(Ref) of
@@ -386,7 +386,8 @@ shared(Ref) ->
     end.
 
 %% @doc The value under a path of map keys inside shared content; nothing else of it is built. The
-%% whole under `[]'. The path goes through a share inside the content as if its content stood there.
+%% path `[]' is the whole content. The path goes through a share inside the content as if that
+%% share's content were in its place.
 -spec find_shared(share(), Path :: [term()]) -> {ok, term()} | error.
 find_shared(Ref, Path) ->
     case ?OPENED(share_find, [Ref, Path], [], erlmcp_memory_nif:share_find(Ref, Path, [])) of
@@ -398,32 +399,32 @@ find_shared(Ref, Path) ->
 %% @doc A reference to the term off the heap of any process. {@link unpark/1} builds it again, `=:='
 %% to the one given.
 %%
-%% A term is parked to be built again as a whole, by whoever idles with a large state: {@link
+%% A term is parked to be built again as a whole, by a process that idles with a large state: {@link
 %% share/1} is for what is read in parts, states are for what is changed in parts.
 %%
 %% Parts of a term that take 384 bytes or more in the native form are kept once for all parked terms
-%% that have equal ones, whoever built them and in whatever order: tools, their schemas, lists and
-%% maps of them, closures that were made alike. Of a large part that differs in one place, the
+%% with equal parts, whichever process built them and in whatever order: tools, their schemas, lists
+%% and maps of them, closures made in the same way. When a large part differs in one place, the
 %% parts inside it are still kept once. They are freed with the last parked term that has them. A
-%% term of less than 512 bytes in the native form is kept as it is. A part that many have, and that
-%% is built often, is kept as a term as well, from which the VM copies it; so are up to 8 MiB of
-%% parts on the node that few have.
+%% term of less than 512 bytes in the native form is kept as it is. A part that many terms have, and
+%% that is built often, is kept as a term as well, which the VM copies; so are up to 8 MiB, on the
+%% node, of parts that few terms have.
 %%
 %% <ul>
 %% <li>Timers, monitors, aliases, processes and ports are the same ones, and work as before. ETS
-%%   tables, atomics and what else the VM or other libraries keep behind a reference live as long as
-%%   the parked term does.</li>
+%%   tables, atomics and anything else that the VM or other libraries keep behind a reference live
+%%   as long as the parked term does.</li>
 %% <li>References to states, shares, pooled states and other parked terms keep what they refer
 %%   to. Cycles through a pooled state are found and freed.</li>
 %% <li>A binary of 64 KiB or more is held, not copied, unless it is a small part of a larger one.
-%%   Smaller binaries are copied, so they keep nothing else.</li>
-%% <li>What is in a term more than once is there more than once when it is built again.</li>
+%%   Smaller binaries are copied, so they keep nothing else alive.</li>
+%% <li>A subterm that occurs more than once in a term is built more than once.</li>
 %% </ul>
 %%
 %% `badarg' is raised for a term of more than 512 MiB in the native form, one that nests deeper than
 %% 1,048,576 levels (funs in funs: 1,000, maps in keys: 256), one that holds a term of a kind that
-%% the library does not know, and one that is more than 1 MiB and more than eight times as large when
-%% it is written out in full than it is with what it shares inside.
+%% the library does not know, and one that, with its shared subterms written out, is larger than 1
+%% MiB and more than eight times its size on the heap.
 -spec park(term()) -> parked().
 park(Term) ->
     Bytes = bytes(Term),
@@ -434,8 +435,8 @@ park(Term) ->
     end.
 
 %% @doc The term that was parked. Never fails for a parked term; `badarg' is raised for anything
-%% else, and for a reference of which the last one went and which came back from a file or another
-%% node.
+%% else, and for a reference that comes back from a file or another node after the last copy of it
+%% here is gone.
 %%
 %% A term of up to a megabyte is built on the caller's scheduler, a larger one on a dirty scheduler.
 -spec unpark(parked()) -> term().
@@ -445,12 +446,12 @@ unpark(Parked) ->
         {badarg, Position, Text} -> ?BADARG([Parked], Position, Text)
     end.
 
-%% @doc A share like this one with another value under a path of map keys; under `[]', a share of
-%% the value. It is the same share that {@link share/1} gives for an equal term.
+%% @doc A share like this one with a new value under a path of map keys; with the path `[]', a share
+%% of the value. It is the same share that {@link share/1} gives for an equal term.
 %%
-%% The two contents have in common what did not change, and the call costs what the path does, not
-%% what the content takes. Maps that are missing on the path are made; a path through a value that is
-%% not a map is a `badarg'.
+%% The two contents have in common what did not change, and the cost of the call depends on the
+%% path, not on the size of the content. Maps that are missing on the path are made; a path through
+%% a value that is not a map is a `badarg'.
 -spec update_shared(share(), Path :: [term()], term()) -> share().
 update_shared(Ref, Path, Value) ->
     case erlmcp_memory_inside:put(Ref, Path, Value) of
@@ -477,12 +478,12 @@ format(State) ->
         Text -> Text
     end.
 
-%% @doc The state as text for a person, in UTF-8: its fields and sizes, shares by their size, large
-%% values by theirs. For crash reports, and `format_status' of a process that holds a state.
+%% @doc The state as text for a person, in UTF-8: its fields and sizes; shares and large values are
+%% shown by their sizes. For crash reports, and `format_status' of a process that holds a state.
 %%
 %% <ul>
-%% <li>`max_bytes' (4096): the text has at most so many;</li>
-%% <li>`redact' (`[]'): what stands in these fields and under these paths is not shown.</li>
+%% <li>`max_bytes' (4096): the most bytes that the text may have;</li>
+%% <li>`redact' (`[]'): the values in these fields and under these paths are not shown.</li>
 %% </ul>
 %%
 %% For a state that was cleaned up, the text says so.
@@ -530,7 +531,7 @@ remove(State, Field) when is_reference(State) ->
 remove(State, Field) ->
     erlmcp_memory_plain_state:remove(State, Field).
 
-%% The state with a changed share in the place of the one on the path.
+%% The state with a changed share in place of the one on the path.
 changed(_State, _Path, {badarg, _, _} = BadArg) -> BadArg;
 changed(State, Path, Share) -> update(State, Path, Share).
 
@@ -639,7 +640,7 @@ from_fields(Fields) ->
         ?OPENED(state_from_fields, [Fields], [], erlmcp_memory_nif:state_from_fields(Fields, []))
     ).
 
-%% There is one snapshot format, and one writer of it.
+%% There is one snapshot format, and one writer for it.
 native_state(State) when is_reference(State) -> State;
 native_state(State) ->
     case erlmcp_memory_plain_state:fields(State) of

@@ -1,13 +1,14 @@
 %% @private
-%% @doc A connection process of the load simulation, as a server's connection lives: it holds a
-%% pooled state and a compact state, takes messages in pieces, answers them, and hibernates.
+%% @doc A connection process of the load simulation, which works as a server's connection does: it
+%% holds a pooled state and a compact state, receives messages in pieces, replies to them, and
+%% hibernates.
 %%
-%% It monitors its server and ends with it. What it holds between messages is the two states and
-%% that monitor; a message buffer is held only while a message is in flight.
+%% It monitors its server and ends with it. Between messages it holds the two states and that
+%% monitor; a message buffer is held only while a message is in flight.
 %%
-%% The states bear the connection's id and count its messages, and the two must agree at every
-%% message. A connection that finds otherwise ends with `{states_differ, _, _}': two owners of one
-%% state would show like that.
+%% Both states hold the connection's id and the number of its messages, and they must agree at every
+%% message. A connection whose states differ ends with `{states_differ, _, _}', as it would if a
+%% state had two owners.
 -module(erlmcp_memory_connection).
 
 -export([start/1, await/1, commit/1, request/4, close/1, is_connection/1]).
@@ -19,7 +20,7 @@
 -define(STATE, erlmcp_connection_optimizer).
 -define(NIF, erlmcp_memory_nif).
 
-%% How long an answer may take, in milliseconds: far more than it ever does.
+%% The longest time to wait for a reply, in milliseconds: far more than one ever takes.
 -define(ANSWER_TIMEOUT, 60000).
 
 -type spec() :: #{
@@ -32,7 +33,7 @@
     acquire_meter := reference() | undefined
 }.
 -type starting() :: {pid(), reference()}.
-%% Histograms: of state updates, and of messages from the first piece sent to the answer.
+%% Histograms: of state updates, and of messages from the first piece sent to the reply.
 -type meters() :: {Update :: reference(), Message :: reference()}.
 
 -record(connection, {
@@ -62,14 +63,14 @@ await({Pid, Monitor}) ->
             {error, Reason}
     end.
 
-%% @doc From now on the connection does without its starter.
+%% @doc From now on the connection does not need its starter.
 -spec commit(pid()) -> ok.
 commit(Pid) ->
     Pid ! {?MODULE, commit},
     ok.
 
-%% @doc Sends a message in pieces and waits for the answer: the connection's id, how many messages
-%% it has taken, the JSON-RPC id of the answer, and the answer's result.
+%% @doc Sends a message in pieces and waits for the reply: the connection's id, how many messages it
+%% has received, the JSON-RPC id of the reply, and its result.
 -spec request(pid(), [binary()], meters(), SentAt :: integer()) ->
     {ok, {Id :: binary(), Count :: pos_integer(), RequestId :: binary(), Result :: binary()}}
     | {error, term()}.
@@ -86,13 +87,13 @@ request(Pid, Pieces, Meters, SentAt) ->
         {error, timeout}
     end.
 
-%% @doc Asks the connection to end. It exits with `normal' when its pooled state is back.
+%% @doc Asks the connection to end. It exits with `normal' once its pooled state is released.
 -spec close(pid()) -> ok.
 close(Pid) ->
     Pid ! {?MODULE, close},
     ok.
 
-%% @doc Whether the process is a connection. One that is gone may have been.
+%% @doc Whether the process is a connection. A process that has ended may have been one.
 -spec is_connection(pid()) -> boolean().
 is_connection(Pid) ->
     case erlang:process_info(Pid, initial_call) of
@@ -195,7 +196,7 @@ answer(Frame, {Alias, {UpdateMeter, MessageMeter}, SentAt}, Connection) ->
     ok = ?NIF:histogram_record(MessageMeter, erlang:monotonic_time(nanosecond) - SentAt),
     Connection#connection{state = New}.
 
-%% The exit tells whether the state really went back.
+%% The exit reason tells whether the state was really released.
 -spec terminate(#connection{}) -> no_return().
 terminate(#connection{pooled = Pooled, state = State}) ->
     ok = ?POOL:release_connection_state(Pooled),

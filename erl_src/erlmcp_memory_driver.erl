@@ -1,6 +1,6 @@
 %% @private
-%% @doc A process that plays the clients of its part of a load simulation's connections, one after
-%% the other, each time waiting for the answer: so many drivers, so many messages in flight.
+%% @doc A process that acts as the clients of its part of a load simulation's connections, one after
+%% another, and waits for each reply: there are as many messages in flight as there are drivers.
 %%
 %% A driver is linked to the run that started it, and it is the server that its connections
 %% monitor: when the run is killed, everything goes.
@@ -13,7 +13,7 @@
 -define(STEPS, 1).
 -define(ERRORS, 2).
 -define(ABORTED, 3).
-%% How many errors a driver describes; it counts them all.
+%% How many errors a driver describes; it counts all of them.
 -define(DESCRIBED, 10).
 %% How long a connection may take to end before it is killed, in milliseconds.
 -define(GRACE, 60000).
@@ -41,21 +41,21 @@
 start_link(Context) ->
     spawn_link(fun() -> loop(#driver{context = Context}) end).
 
-%% @doc Tells a driver what to do next. When it is through it sends `{Order, Errors}' to the run,
-%% with the reference that is returned here and the first errors that it met since its start.
+%% @doc Tells a driver what to do next. When it is done it sends `{Order, Errors}' to the run, with
+%% the reference that is returned here and the first errors since its start.
 -spec order(pid(), order()) -> Order :: reference().
 order(Driver, Order) ->
     Ref = make_ref(),
     Driver ! {?MODULE, Ref, Order},
     Ref.
 
-%% @doc What all drivers of a run count in.
+%% @doc The counters that all drivers of a run share.
 -spec progress() -> progress().
 progress() ->
     counters:new(3, [write_concurrency]).
 
-%% @doc The steps that are done (a connection connected, a message answered, a connection closed),
-%% or the errors.
+%% @doc The number of steps done (a connection opened, a message replied to, a connection closed),
+%% or of errors.
 -spec count(steps | errors, progress()) -> non_neg_integer().
 count(steps, Progress) -> counters:get(Progress, ?STEPS);
 count(errors, Progress) -> counters:get(Progress, ?ERRORS).
@@ -72,7 +72,7 @@ loop(Driver) ->
     end.
 
 done(Ref, #driver{context = #{run := Run}, errors = Errors} = Driver) ->
-    %% What it leaves on its heap is not to be counted as the connections'.
+    %% What it leaves on its heap must not be counted as the connections' memory.
     true = erlang:garbage_collect(),
     Run ! {Ref, Errors},
     Driver.
@@ -115,8 +115,8 @@ connect(Number, #driver{context = Context, connections = Connections} = Driver) 
         error:system_limit -> failed({connect, Number, system_limit}, Driver)
     end.
 
-%% One message there and its answer back. The connection, the number of messages that it has taken,
-%% the request and the result must all be the right ones.
+%% One message and its reply. The connection, its count of messages, the request and the result must
+%% all be the right ones.
 exchange(Round, Expected, Number, Pid, #driver{context = Context} = Driver) ->
     #{progress := Progress, update := Update, message := Message} = Context,
     Id = id(Number),

@@ -3,7 +3,7 @@
 %% JSON-RPC messages of a client, and the server's side of them.
 %%
 %% The capabilities hold the tools by name and the replies already encoded; shared, they are kept
-%% once for all connections, and a reply is built on nobody's heap.
+%% once for all connections, and no process builds a reply on its heap.
 -module(erlmcp_memory_exchange).
 
 -export([capabilities/0, metadata/1, request/2, expected/2, handle/2]).
@@ -12,7 +12,7 @@
 
 -define(STATE, erlmcp_connection_optimizer).
 
-%% A server of middling size: GitHub's default set has 45.
+%% A server of medium size: GitHub's default set has 45.
 -define(TOOLS, 40).
 
 -type capabilities() :: #{tools := #{binary() => map()}, replies := #{binary() => binary()}}.
@@ -84,7 +84,7 @@ metadata(Number) ->
         address => {10, Number bsr 16 band 255, Number bsr 8 band 255, Number band 255}
     }.
 
-%% @doc The message of a round as the pieces in which it arrives: `initialize' in round 0, then
+%% @doc The message of a round, in the pieces in which it arrives: `initialize' in round 0, then
 %% `tools/list' and `tools/call' in turn.
 -spec request(Round :: non_neg_integer(), RequestId :: binary()) -> [binary()].
 request(Round, RequestId) ->
@@ -94,7 +94,7 @@ request(Round, RequestId) ->
         <<"method">> => method(Round),
         <<"params">> => params(Round)
     }),
-    %% A network cuts where it likes; the newline comes last of all, alone.
+    %% A network splits messages anywhere; the newline comes last, alone.
     Cut = byte_size(Message) div 3,
     <<First:Cut/binary, Second/binary>> = Message,
     [First, Second, <<"\r\n">>].
@@ -116,7 +116,7 @@ params(Round) ->
 
 called(Round) -> name(Round rem ?TOOLS).
 
-%% @doc The result that the answer of a round must have.
+%% @doc The result that the reply of a round must have.
 -spec expected(Round :: non_neg_integer(), capabilities()) -> binary().
 expected(Round, #{tools := Tools, replies := Replies}) ->
     case method(Round) of
@@ -147,8 +147,8 @@ handle(Frame, State) ->
     {ok, Result} = ?STATE:find_shared(Capabilities, Path),
     {New, value(<<"id">>, Frame), Result}.
 
-%% The text of a member. The messages are those made above: a key stands once in each, and no text
-%% has a quotation mark.
+%% The text of a member. The messages are those made above: each key occurs once in a message, and
+%% no text has a quotation mark.
 value(Key, Frame) ->
     [_, Rest] = binary:split(Frame, <<"\"", Key/binary, "\":\"">>),
     [Value, _] = binary:split(Rest, <<"\"">>),

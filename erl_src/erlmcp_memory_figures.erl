@@ -1,16 +1,16 @@
 %% @private
-%% @doc What takes the memory: the library's own things, and the whole node.
+%% @doc What uses the memory: what the library holds, and the whole node.
 %%
-%% Nothing is walked: what the library holds is counted while it comes and goes, and the VM keeps
-%% sums of what its allocators gave out.
+%% Nothing is walked: what the library holds is counted as it comes and goes, and the VM keeps sums
+%% of what its allocators handed out.
 -module(erlmcp_memory_figures).
 
 -export([inventory/0, breakdown/0, kinds/0]).
 
-%% Shares that are told one by one.
+%% Shares that are listed one by one.
 -define(LARGEST, 10).
 
-%% @doc The library's own things by kind.
+%% @doc What the library holds, by kind.
 -spec inventory() -> erlmcp_memory_profiler:inventory().
 inventory() ->
     #{shares := Shares} = Native = erlmcp_memory_nif:inventory(),
@@ -53,14 +53,14 @@ breakdown(Memory, Native) ->
         code => maps:get(code, Memory)
     },
     Known = maps:merge(Own, Vm),
-    %% Machine code lies in mapped memory, or among the blocks.
+    %% Machine code is in mapped memory, or among the blocks.
     Other = max(0, Used + Mapped - sum(Known)),
     Unused = unused(Held - Used, Resident - Mapped - Used),
     Told = Known#{other => Other, allocated_unused => Unused},
     Told#{unaccounted => Resident - sum(Told)}.
 
-%% What allocators hold and nobody uses is resident only as far as it was ever written to: of
-%% memory that belongs to no file, no more than what is used leaves.
+%% Memory that allocators hold but nothing uses is resident only where it was ever written to: it is
+%% at most what remains of the anonymous memory after the used part.
 unused(Free, Left) ->
     max(0, min(Free, Left)).
 
@@ -71,8 +71,9 @@ bytes(Kind, Native) ->
 sum(Kinds) ->
     lists:sum(maps:values(Kinds)).
 
-%% Bytes that the VM's allocators and the C library's gave out, and those that they hold. Carriers
-%% are of segments that the VM mapped, of its own area for literals, or given out by the C library.
+%% Bytes that the allocators of the VM and of the C library handed out, and bytes that they hold.
+%% Carriers are in segments that the VM mapped, in its own area for literals, or in memory of the C
+%% library.
 allocated() ->
     Allocators = erlang:system_info(alloc_util_allocators),
     Carriers = [
@@ -95,18 +96,18 @@ allocated() ->
     Literals = lists:sum([Size || {literal_alloc, Size} <- Sizes]),
     Segments = segments(),
     {CUsed, CFree} = erlmcp_memory_nif:c_heap(),
-    %% What others than the VM's allocators have of the C library's.
+    %% What others than the VM's allocators use of the C library's memory.
     Others = max(0, CUsed - max(0, All - Literals - Segments)),
     #{
         used => Blocks + Others,
         held => All + max(0, mapped() - Segments) + Others + CFree
     }.
 
-%% The value of a figure, which may have its greatest ones beside it.
+%% The value of a figure, which may come with its highest values.
 current(Name, Figures) ->
     [element(2, Figure) || Figure <- Figures, element(1, Figure) =:= Name].
 
-%% Segments that are carriers. The VM keeps others for the next carrier.
+%% Segments that are carriers. The VM keeps others in reserve.
 segments() ->
     lists:sum([
         Size

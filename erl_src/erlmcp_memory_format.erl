@@ -6,7 +6,7 @@
 -export([state/2]).
 
 -define(MAX_BYTES, 4096).
-%% Stands in the place of what is hidden.
+%% Shown in place of what is hidden.
 -define(REDACTED, '*redacted*').
 -define(CUT, "...").
 
@@ -122,7 +122,7 @@ shares_by_size(Term) when is_map(Term) ->
 shares_by_size(Term) ->
     Term.
 
-%% At most so many bytes, and no part of a character.
+%% At most this many bytes, without a partial character at the end.
 cut(Text, MaxBytes) ->
     case unicode:characters_to_binary(Text) of
         Bytes when byte_size(Bytes) =< MaxBytes ->

@@ -1,7 +1,7 @@
 %% @private
-%% @doc Maps in native states and in shared content: looking into them a part at a time, and
-%% changing them where the path leads through shares. Returns what the NIF does,
-%% `{badarg, Position, Text}' for an argument that is wrong.
+%% @doc Maps in native states and in shared content: reading them part by part, and changing them
+%% where the path leads through shares. Returns what the NIF returns; `{badarg, Position, Text}' for
+%% an argument that is wrong.
 -module(erlmcp_memory_inside).
 
 -include("erlmcp_memory_opened.hrl").
@@ -10,14 +10,14 @@
 -export([put/3, remove/2]).
 -export([is_share/1]).
 
-%% @doc How many entries the map has that a path leads to; `none' where there is no map.
+%% @doc The number of entries of the map that a path leads to; `none' if it is not a map.
 -spec len(StateOrShare :: reference(), term()) ->
     {ok, non_neg_integer()} | none | erlmcp_memory_nif:badarg().
 len(Root, Path) ->
     ?OPENED(inside_len, [Root, Path], [], erlmcp_memory_nif:inside_len(Root, Path, [])).
 
-%% @doc Calls `Fun' with the entries of the map that a path leads to, a bounded number of which are
-%% built at a time; `none' where there is no map.
+%% @doc Calls `Fun' with the entries of the map that a path leads to, building a bounded number of
+%% them at a time; `none' if it is not a map.
 -spec fold(fun((Key :: term(), Value :: term(), Acc) -> Acc), Acc, reference(), term()) ->
     {ok, Acc} | none | erlmcp_memory_nif:badarg().
 fold(Fun, Acc, Root, Path) ->
@@ -40,7 +40,7 @@ fold(Fun, Acc, Root, Path, From) ->
             None
     end.
 
-%% @doc A share like this one with another value under a list of keys.
+%% @doc A share like this one with a new value under a list of keys.
 -spec put(term(), term(), term()) -> reference() | erlmcp_memory_nif:badarg().
 put(Ref, Path, Value) ->
     Bytes =

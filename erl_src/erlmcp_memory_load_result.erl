@@ -1,5 +1,5 @@
 %% @private
-%% @doc The figures of a load simulation: what the node is measured by, and the result map.
+%% @doc The figures of a load simulation: the measurements of the node, and the result map.
 -module(erlmcp_memory_load_result).
 
 -export([measure/0, left/3, of_batch/4, of_run/3]).
@@ -33,7 +33,7 @@
 }.
 -type result() :: #{atom() => term()}.
 
-%% @doc Measures the node. The figures of the pool are there also without its process.
+%% @doc Measures the node. The pool's figures exist also without its process.
 -spec measure() -> measured().
 measure() ->
     #memory_snapshot{
@@ -65,8 +65,8 @@ measure() ->
         idle_buffer_bytes => IdleBuffers
     }.
 
-%% @doc What of a run of so many acquisitions is not back. Others may use the pool at the same
-%% time; what they acquire counts as theirs.
+%% @doc What is not released of a run with this many acquisitions. Others may use the pool at the
+%% same time; what they acquire is not counted.
 -spec left(measured(), measured(), non_neg_integer()) ->
     #{states_left := non_neg_integer(), buffer_bytes_left := non_neg_integer()}.
 left(Before, Now, Acquired) ->
@@ -78,7 +78,7 @@ left(Before, Now, Acquired) ->
         buffer_bytes_left => max(0, BuffersNow - Buffers)
     }.
 
-%% @doc The map of a batch, after which so many connections are there.
+%% @doc The map of a batch, given the number of connections after it.
 -spec of_batch(pos_integer(), pos_integer(), measured(), measured()) -> result().
 of_batch(Batch, Connections, Before, Now) ->
     #{memory := #{total := Total}, process_count := Processes, timestamp := Timestamp} = Now,
@@ -148,8 +148,8 @@ of_run(Count, Before, Run) ->
         duration_ms => Duration
     }.
 
-%% What a kind of memory has grown by, over the connections. Never below zero: on a node that does
-%% other work as well, others may give back more than the connections take.
+%% How much a kind of memory has grown for each connection. Never below zero: on a node that does
+%% other work as well, others may free more than the connections use.
 each(Kind, #{memory := Before}, #{memory := Now}, Count) ->
     max(0, maps:get(Kind, Now) - maps:get(Kind, Before)) div Count.
 

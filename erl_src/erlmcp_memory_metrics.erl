@@ -44,7 +44,7 @@ version() ->
         undefined -> ""
     end.
 
-%% Nothing where the node's allocators are switched off.
+%% No samples if the node's allocators are switched off.
 memory() ->
     case erlmcp_memory_figures:breakdown() of
         {error, notsup} ->
@@ -91,7 +91,8 @@ pool() ->
             ]}
     ].
 
-%% Of the running session or the last one: a new one begins at zero, as a restarted node does.
+%% Of the running session, or of the last one. A new session begins at zero, as a restarted node
+%% does.
 collections() ->
     {Minor, Major, Reclaimed, Nanos, Counts} = erlmcp_memory_nif:profiler_gc_totals(),
     {All, _, _} = erlang:statistics(garbage_collection),

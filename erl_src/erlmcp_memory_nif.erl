@@ -1,14 +1,14 @@
 %% @private
 %% @doc The bridge to the native library: stubs, and the load of the library itself.
 %%
-%% Internal. The states of the node lie in the library, so a node has one library from its first
-%% load on. Where this module was deleted and is loaded again, it takes that library over; another
-%% library refuses, and then every call raises `not_loaded'. What users call is in the modules that
-%% stand before it, which can be replaced at any time.
+%% Internal. The states of the node are in the library, so a node keeps the library that it loaded
+%% first. When this module is deleted and loaded again, it takes over that library; a different
+%% library refuses to load, and then every call raises `not_loaded'. Users call the modules in front
+%% of this one, which can be replaced at any time.
 %%
-%% Where the work depends on the size of what is given, a function does a small piece of it on the
-%% scheduler of its caller; for more, the VM calls it again on a dirty CPU scheduler.
-%% `{badarg, Position, Text}' says which argument of the public function is wrong.
+%% A function whose work depends on the size of its arguments does small work on its caller's
+%% scheduler; for more, the VM calls it again on a dirty CPU scheduler. `{badarg, Position, Text}'
+%% says which argument of the public function is wrong.
 -module(erlmcp_memory_nif).
 
 -on_load(load/0).
@@ -60,20 +60,20 @@
 -type badarg() :: {badarg, Position :: pos_integer(), Text :: binary()}.
 
 -type closed() :: {closed, [term()]} | collect(term()).
-%% These terms must be opened first: see `erlmcp_memory_opened'. Any call that may say so is taken
-%% for one that may ask for a collection, too.
+%% These terms must be opened first: see `erlmcp_memory_opened'. Any call that may return this may
+%% also ask for a collection.
 
 -type shared() :: {shared, Keys :: non_neg_integer(), reference()}.
-%% After so many keys, the path of a change leads into this shared content.
+%% After this many keys, the path of a change leads into this shared content.
 
 -type collect(Result) :: {collect, Result}.
-%% The result, and the caller's garbage is to be collected: see `garbage.rs' in the library.
+%% The result; the caller's garbage is to be collected first: see `garbage.rs' in the library.
 
 -type opened() :: [tuple()].
 %% What was opened; `[]' in the first call.
 
 -type bytes() :: non_neg_integer().
-%% The size of what is given where that is a binary, else 0: see `Lane::admit' in the library.
+%% The size of the argument if it is a binary, else 0: see `Lane::admit' in the library.
 
 -export_type([badarg/0, shared/0, closed/0, collect/1, opened/0, bytes/0]).
 
@@ -161,8 +161,8 @@ load() ->
             end
     end.
 
-%% In a release and under rebar3 the code server knows the application; a shell started with
-%% plain -pa knows at least where this module lies.
+%% In a release and under rebar3 the code server knows the application; a shell started with plain
+%% -pa knows at least where this module is.
 priv_dir() ->
     case code:priv_dir(erlmcp_memory) of
         {error, bad_name} ->
@@ -173,18 +173,18 @@ priv_dir() ->
 
 %% --- terms that the NIF interface cannot look into ---
 
-%% @doc The terms in what was just opened that must be opened as well, and the bytes that all of it
-%% has in the packed form at least.
+%% @doc The terms in what was just opened that must be opened as well, and the least size of all of
+%% it in the packed form, in bytes.
 -spec terms_closed(New :: opened(), Bytes :: non_neg_integer()) ->
     {[term()], non_neg_integer()} | badarg().
 terms_closed(_New, _Bytes) -> ?NOT_LOADED.
 
-%% @doc Those of the terms that were not opened yet, and what was opened, each once.
+%% @doc The terms that were not opened yet, and what was opened, each once.
 -spec terms_unopened([term()], opened()) -> {[term()], opened()}.
 terms_unopened(_Terms, _Opened) -> ?NOT_LOADED.
 
-%% @doc Bytes that a term takes on a heap, written out in full, and in binaries off it; and bytes of
-%% what it shares.
+%% @doc Bytes that a term takes on a heap with nothing shared, and in binaries off the heap; and
+%% bytes of the shared content that it refers to.
 -spec term_size(term(), opened()) ->
     {non_neg_integer(), non_neg_integer()} | badarg() | closed().
 term_size(_Term, _Opened) -> ?NOT_LOADED.
@@ -215,8 +215,8 @@ unpark(_Ref) -> ?NOT_LOADED.
 -spec slot_new() -> reference().
 slot_new() -> ?NOT_LOADED.
 
-%% @doc Packs the state into the slot in the place of what was there; no bytes are awake then. On
-%% `badarg' the slot is as it was.
+%% @doc Packs the state into the slot in place of what was there; afterwards no bytes are awake. On
+%% `badarg' the slot is unchanged.
 -spec slot_park(Slot :: reference(), State :: term(), opened()) -> ok | badarg() | closed().
 slot_park(_Slot, _State, _Opened) -> ?NOT_LOADED.
 
@@ -224,7 +224,8 @@ slot_park(_Slot, _State, _Opened) -> ?NOT_LOADED.
 -spec slot_rest(Slot :: reference()) -> ok.
 slot_rest(_Slot) -> ?NOT_LOADED.
 
-%% @doc Builds the state, which stays in the slot; as many bytes are awake as it takes, about.
+%% @doc Builds the state, which stays in the slot too; about as many bytes as it takes count as
+%% awake.
 -spec slot_wake(Slot :: reference()) -> State :: term().
 slot_wake(_Slot) -> ?NOT_LOADED.
 
@@ -232,12 +233,12 @@ slot_wake(_Slot) -> ?NOT_LOADED.
 -spec slot_peek(Slot :: reference()) -> State :: term().
 slot_peek(_Slot) -> ?NOT_LOADED.
 
-%% @doc Says how many bytes the server has awake; returns those of the node.
+%% @doc Sets how many bytes the server has awake; returns the total of the node.
 -spec slot_awake(Slot :: reference(), Bytes :: non_neg_integer()) -> non_neg_integer().
 slot_awake(_Slot, _Bytes) -> ?NOT_LOADED.
 
-%% @doc Counts what the state in the slot will take, unless the node had more than the limit awake
-%% then.
+%% @doc Counts what the state in the slot will take, unless the node would then have more than the
+%% limit awake.
 -spec slot_reserve(Slot :: reference(), Limit :: non_neg_integer() | infinity) -> boolean().
 slot_reserve(_Slot, _Limit) -> ?NOT_LOADED.
 
@@ -270,12 +271,12 @@ share_is(_Term) -> ?NOT_LOADED.
 
 %% --- maps in states and in shared content ---
 
-%% @doc How many entries there are; `none' where there is no map.
+%% @doc The number of entries; `none' if there is no map.
 -spec inside_len(term(), term(), opened()) ->
     {ok, non_neg_integer()} | none | badarg() | closed().
 inside_len(_StateOrShare, _Path, _Opened) -> ?NOT_LOADED.
 
-%% @doc Some entries from the one of this number on, and the number of the next one.
+%% @doc Some entries, beginning with this number, and the number of the next one.
 -spec inside_entries(term(), term(), From :: non_neg_integer(), opened()) ->
     {[{term(), term()}], Next :: pos_integer() | done} | none | badarg() | closed().
 inside_entries(_StateOrShare, _Path, _From, _Opened) -> ?NOT_LOADED.
@@ -295,7 +296,7 @@ state_get(_State, _Field, _Opened) -> ?NOT_LOADED.
 -spec state_remove(term(), term(), opened()) -> reference() | shared() | badarg() | closed().
 state_remove(_State, _Field, _Opened) -> ?NOT_LOADED.
 
-%% @doc Another value for each field and path; `none' where a path leads through a value that is no
+%% @doc A new value for each field and path; `none' if a path leads through a value that is not a
 %% map of the state.
 -spec state_update_all(term(), term(), opened()) ->
     reference() | collect(reference()) | none | badarg() | closed().
@@ -304,8 +305,8 @@ state_update_all(_State, _Fields, _Opened) -> ?NOT_LOADED.
 -spec state_is(term()) -> boolean().
 state_is(_Term) -> ?NOT_LOADED.
 
-%% @doc The first fields with the bytes that they take, their values where all of these together
-%% take at most so many bytes, and how many other fields there are.
+%% @doc The first fields with their sizes in bytes, their values if all of these together take at
+%% most this many bytes, and the number of other fields.
 -spec state_outline(term(), Bytes :: non_neg_integer()) ->
     {[{atom(), Bytes :: non_neg_integer(),
         {value, term()} | {map, Entries :: non_neg_integer()} | {share, non_neg_integer()} | large}],
@@ -335,37 +336,37 @@ state_decompress(_Snapshot, _Bytes) -> ?NOT_LOADED.
 
 %% --- the library ---
 
-%% @doc What tells the library from others that the node may have loaded.
+%% @doc What distinguishes the library from others that the node may have loaded.
 -spec library() -> non_neg_integer().
 library() ->
     ?NOT_LOADED.
 
 %% --- profiler ---
 
-%% @doc Bytes that the library's own code holds on the heap. Not in it: what the VM's allocators
-%% add on top of each block, and what the VM allocates for the library itself, above all the
-%% headers of resources (about 90 bytes each). `erlang:memory(total)' includes all of these.
+%% @doc Bytes that the library's own code holds on the heap. Not included: what the VM's allocators
+%% add to each block, and what the VM allocates for the library, mainly the headers of resources
+%% (about 90 bytes each). `erlang:memory(total)' includes all of these.
 -spec native_bytes() -> non_neg_integer().
 native_bytes() ->
     ?NOT_LOADED.
 
-%% @doc Begins a session in place of the last one; it ends when the process dies.
+%% @doc Begins a session in place of the last one. It ends when the process dies.
 -spec profiler_start(Sampler :: pid(), Keep :: pos_integer(), Gc :: boolean()) -> reference().
 profiler_start(_Sampler, _Keep, _Gc) ->
     ?NOT_LOADED.
 
-%% @doc Ends a session; once more is no error.
+%% @doc Ends a session. Ending it again is not an error.
 -spec profiler_stop(reference()) -> ok.
 profiler_stop(_Session) ->
     ?NOT_LOADED.
 
-%% @doc Says that trace flags of the session were taken away: from now on it measures no
-%% collections.
+%% @doc Notes that trace flags of the session were cleared: from now on it measures no collections.
 -spec profiler_gc_lost(reference()) -> ok.
 profiler_gc_lost(_Session) ->
     ?NOT_LOADED.
 
-%% @doc Adds a snapshot, which may be of an older header; `false' when the session has ended.
+%% @doc Adds a snapshot, which may be compiled with an older header; `false' when the session has
+%% ended.
 -spec profiler_push(reference(), #memory_snapshot{}) -> boolean().
 profiler_push(_Session, _Snapshot) ->
     ?NOT_LOADED.
@@ -397,8 +398,8 @@ profiler_trend(_Session) ->
 profiler_gc() ->
     ?NOT_LOADED.
 
-%% @doc `{NativeBytes, ResidentBytes, LongestPauseMs, Connections}'; the pause since this consumer
-%% asked last.
+%% @doc `{NativeBytes, ResidentBytes, LongestPauseMs, Connections}'; the longest pause since this
+%% consumer last asked.
 -spec profiler_probe(sampler | caller) ->
     {non_neg_integer(), non_neg_integer(), float(), non_neg_integer()}.
 profiler_probe(_Consumer) ->
@@ -418,14 +419,14 @@ profiler_charts(_Session) ->
 profiler_gc_totals() ->
     ?NOT_LOADED.
 
-%% @doc What the chart of memory shows, from its bottom up.
+%% @doc What the memory chart shows, from the bottom up.
 -spec chart_kinds() -> [binary()].
 chart_kinds() ->
     ?NOT_LOADED.
 
 %% @doc What the library holds: for each kind a map of `count' and `bytes', with `idle' and
-%% `idle_bytes' where some are kept for reuse; `rest', bytes of no kind; and how much of all that
-%% lies among the VM's `binaries', and among the `heaps' of its processes. Each byte once.
+%% `idle_bytes' where some are kept for reuse; `rest', bytes of no kind; and how much of all this is
+%% among the VM's `binaries', and among the `heaps' of its processes. Each byte is counted once.
 -spec inventory() -> #{atom() => non_neg_integer() | #{atom() => non_neg_integer()}}.
 inventory() ->
     ?NOT_LOADED.
@@ -435,14 +436,14 @@ inventory() ->
 largest_shares(_Limit) ->
     ?NOT_LOADED.
 
-%% @doc `{Total, Mapped}': the resident set size, and what of it belongs to files and to machine
-%% code.
+%% @doc `{Total, Mapped}': the resident set size, and the part of it that belongs to files and to
+%% machine code.
 -spec resident() -> {non_neg_integer(), non_neg_integer()}.
 resident() ->
     ?NOT_LOADED.
 
-%% @doc `{Used, Free}': what the C library's allocator gave out, carriers of the VM's allocators among
-%% it, and what it keeps; `{0, 0}' where it does not tell.
+%% @doc `{Used, Free}': what the C library's allocator handed out, including carriers of the VM's
+%% allocators, and what it keeps; `{0, 0}' if it does not tell.
 -spec c_heap() -> {non_neg_integer(), non_neg_integer()}.
 c_heap() ->
     ?NOT_LOADED.
@@ -457,7 +458,7 @@ pause_bounds() ->
 memory_trend(_Points) ->
     ?NOT_LOADED.
 
-%% @doc An empty latency histogram, for any number of processes to record into at once.
+%% @doc An empty latency histogram. Any number of processes may record into it at once.
 -spec histogram_new() -> reference().
 histogram_new() ->
     ?NOT_LOADED.
@@ -473,15 +474,15 @@ histogram_record(_Histogram, _Nanoseconds) ->
 histogram_read(_Histogram) ->
     ?NOT_LOADED.
 
-%% @doc The duration in nanoseconds that so many percent of the recorded ones do not exceed.
+%% @doc The duration, in nanoseconds, that this percentage of the recorded ones does not exceed.
 -spec histogram_percentile(reference(), Percent :: float()) -> non_neg_integer().
 histogram_percentile(_Histogram, _Percent) ->
     ?NOT_LOADED.
 
 %% --- the tracer ---
 
-%% @doc Called by the VM: whether to go on tracing. Without an active session it returns
-%% `remove', so flags that a killed sampler left behind dissolve by themselves.
+%% @doc Called by the VM: whether to go on tracing. Without an active session it returns `remove',
+%% so flags that a killed sampler left behind go away by themselves.
 -spec enabled(atom(), term(), pid() | port()) -> trace | remove.
 enabled(_Tag, _State, _Tracee) ->
     ?NOT_LOADED.
@@ -528,7 +529,7 @@ pool_stats() ->
 pool_created_aside() ->
     ?NOT_LOADED.
 
-%% @doc Aside: where a state is created, it says nothing of the load of the host.
+%% @doc Aside: creating such a state says nothing about the load of the host.
 -spec pool_acquire(term(), opened(), Aside :: boolean()) ->
     {ok, reference()} | collect({ok, reference()}) | {error, not_started} | not_a_map
     | badarg() | closed().

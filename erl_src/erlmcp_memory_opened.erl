@@ -2,9 +2,9 @@
 %% @doc What the NIF interface cannot do for a call: open funs, native records and bit strings, and
 %% collect garbage.
 %%
-%% No function of the NIF interface tells what a fun closes over, how much a copy of it would be, or
-%% how large a bit string is. So a call that meets such terms returns them, `{closed, Terms}', and
-%% the wrapper makes it again with what is in them. Funs in what a fun closes over are opened as
+%% No function of the NIF interface tells what a fun closes over, how large a copy of it would be,
+%% or how large a bit string is. So a call that meets such terms returns them, `{closed, Terms}',
+%% and the wrapper repeats the call with what is in them. Funs that a fun closes over are opened as
 %% well.
 -module(erlmcp_memory_opened).
 
@@ -16,7 +16,7 @@
 %% `{Record, record, Module, Name, IsExported, FieldNames, Values}', `{BitString, bits}',
 %% `{Binary, held}' or `{Term, unknown}'.
 
-%% Funs in funs that are opened: more than the library takes.
+%% Levels of funs in funs that are opened: more than the library accepts.
 -define(MAX_ROUNDS, 1001).
 
 %% What was opened.
@@ -24,19 +24,19 @@
     opened = [] :: [opened()],
     %% About its length.
     count = 0 :: non_neg_integer(),
-    %% How many of it may be there twice.
+    %% How many of them may occur twice.
     unsure = 0 :: non_neg_integer(),
-    %% What it has in the packed form at least.
+    %% Its least size in the packed form, in bytes.
     bytes = 0 :: non_neg_integer()
 }).
 
-%% Terms that may be opened twice. Which were opened already is looked up in all that were, for so
-%% many new ones and a part of all together: so it takes no longer than the opening, whether that
-%% takes few rounds or many.
+%% Terms that may be opened twice. Whether a term was opened before is looked up among all opened
+%% ones, but only once this many new ones have come, and a part of all of them: so the look-ups take
+%% no longer than the opening, in few rounds or many.
 -define(UNSURE, 1000).
 -define(UNSURE_PART, 16).
 
-%% @doc Calls a NIF with these arguments and, between them, what is in the terms.
+%% @doc Calls a NIF with these arguments and, between them, the contents of the terms.
 -spec call(Function :: atom(), Before :: [term()], After :: [term()], Terms :: [term()]) ->
     term().
 call(Function, Before, After, Terms) ->
@@ -46,16 +46,16 @@ call(Function, Before, After, Terms, All) ->
     case opened(Terms, All, ?MAX_ROUNDS) of
         #all{opened = Opened} = Now ->
             case apply(erlmcp_memory_nif, Function, Before ++ [Opened | After]) of
-                %% In the next one of the arguments, or what funs close over: met only now.
+                %% In the next argument, or in what funs close over: found only now.
                 {closed, More} -> call(Function, Before, After, More, Now);
                 Result -> Result
             end;
         {badarg, _, Text} ->
-            %% What is opened is in the last of the terms, as a rule.
+            %% Usually what is opened is in the last of the terms.
             {badarg, length(Before), Text}
     end.
 
-%% Words of a heap of which a whole collection takes longer than what asks for it.
+%% Words of a heap whose full collection takes longer than the call that asks for it.
 -define(LARGE_HEAP, 2097152).
 
 %% @doc Collects the garbage of the caller, whose native part the VM does not see.
@@ -106,7 +106,7 @@ open(Fun) when is_function(Fun) ->
             {Fun, 'fun', Module, Arity, Uniq, Index, OldIndex, OldUniq, Free}
     end;
 open(Binary) when is_binary(Binary) ->
-    %% A part of a larger binary would keep all of that.
+    %% A part of a larger binary would keep all of the binary alive.
     case binary:referenced_byte_size(Binary) > 2 * byte_size(Binary) of
         true -> {Binary, bits};
         false -> {Binary, held}

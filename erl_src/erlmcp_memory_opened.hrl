@@ -1,6 +1,6 @@
-%% The result of Direct, a call of the NIF Function with Before, nothing opened, and After; where
-%% terms in these must be opened first, that of the call with what is in them. A macro, so that the
-%% arguments are put into a list only then.
+%% The result of Direct, a call of the NIF Function with Before, nothing opened, and After. If terms
+%% in the arguments must be opened first, the call is repeated with what is in them. A macro, so
+%% that the arguments are put into a list only in that case.
 -define(OPENED(Function, Before, After, Direct),
     case Direct of
         {closed, Closed} -> erlmcp_memory_opened:call(Function, Before, After, Closed);

@@ -1,12 +1,12 @@
 %% @private
-%% @doc The report as a page for a browser: one file, without anything that it fetches or refers
-%% to. The charts are drawn in the library; here is the rest, and every text is escaped.
+%% @doc The report as a page for a browser: one file that fetches and refers to nothing. The library
+%% draws the charts; this module makes the rest, and escapes every text.
 -module(erlmcp_memory_page).
 
 -export([html/0, escape/1]).
 
 -define(MB, 1048576).
-%% Processes in the table, and how long is looked for them at most.
+%% Processes in the table, and the longest time spent looking for them, in milliseconds.
 -define(TOP, 10).
 -define(TOP_MS, 1000).
 
@@ -24,7 +24,7 @@ html() ->
     [
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">",
         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">",
-        %% So that the browser asks nobody for an icon.
+        %% So that the browser does not request an icon.
         "<link rel=\"icon\" href=\"data:,\">",
         "<title>Memory of ", escape(node()), "</title><style>", style(), "</style></head>\n<body>",
         "<header><h1>Memory of ", escape(node()), "</h1><p>", escape(now_text()),
@@ -245,8 +245,8 @@ cell(Element, number, Content) -> ["<", Element, " class=\"n\">", Content, "</",
 
 %%% Text
 
-%% @doc A text as it stands in the page, also in an attribute. What is no text of Unicode ends
-%% where that begins.
+%% @doc A text as it appears in the page, also in an attribute. It is cut at the first part that is
+%% not Unicode text.
 -spec escape(atom() | unicode:chardata()) -> binary().
 escape(Text) when is_atom(Text) ->
     escape(atom_to_list(Text));
@@ -263,7 +263,7 @@ escaped($<) -> <<"&lt;">>;
 escaped($>) -> <<"&gt;">>;
 escaped($") -> <<"&quot;">>;
 escaped($') -> <<"&#39;">>;
-%% What is not allowed in a page, or would turn a text around.
+%% What is not allowed in a page, or would reverse the direction of a text.
 escaped(Char) when Char < 32, Char =/= $\n, Char =/= $\t -> <<"&#xfffd;">>;
 escaped(Char) when Char >= 127, Char < 160 -> <<"&#xfffd;">>;
 escaped(Char) when Char >= 16#202A, Char =< 16#202E -> <<"&#xfffd;">>;

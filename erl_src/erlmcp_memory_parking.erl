@@ -1,89 +1,123 @@
 %% @private
-%% @doc When a server parks its state, and how: the rules that the engines of `erlmcp_memory_server'
-%% and `erlmcp_memory_statem' have in common.
+%% @doc When and how a server parks its state: the rules that the engines of `erlmcp_memory_server'
+%% and `erlmcp_memory_statem' share.
 %%
 %% A `parking()' is kept in the engine's loop. It knows whether the state is awake, on the heap of
-%% the server, or parked, in its slot of the native library, and whether the slot still holds what
-%% the state is. The engine keeps the state itself, and drops it when it was parked.
+%% the server, or parked, in its slot of the native library, and whether the slot still holds the
+%% current state. The engine keeps the state itself, and drops it once it is parked.
 %%
-%% A server waits, awake, for its idle time, then parks. While the states of the node that are awake
-%% take more than the limit (`awake_memory_limit'), it parks as soon as it finds no message. What
-%% the engine calls, in this order:
+%% A server waits, awake, for its idle time, then parks. While the awake states of the node take
+%% more than the limit (`awake_memory_limit'), it parks as soon as it finds no message. The engine
+%% calls, in this order:
 %%
 %% <ol>
 %% <li>{@link changed/3} with the states before and after each callback;</li>
-%% <li>{@link settle/1} before it waits, awake: whether to wait for the idle time or to park;</li>
-%% <li>{@link park/4} when nothing came, and {@link rest/2} when the state is dropped;</li>
+%% <li>{@link settle/1} before it waits with its state awake: whether to wait for the idle time or
+%%   to park;</li>
+%% <li>{@link park/4} when no message came, and {@link rest/2} once the state is dropped;</li>
 %% <li>{@link admit/3}, then {@link wake/1}, when a message needs the state.</li>
 %% </ol>
 -module(erlmcp_memory_parking).
 
 -include_lib("kernel/include/logger.hrl").
+-include("erlmcp_memory_error.hrl").
 
--export([options/1, new/1, tag/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
+-export([start/4, options/1, new/1, tag/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
 -export([settle/1, park/4, replace/3, hold/1, rest/2, compact/1, expand/1]).
 -export([admit/3, wake/1, peek/1]).
 
 -export_type([parking/0, compact/0, reason/0, urgency/0]).
 
-%% It is kept over replacements of this module: a new field needs a new tag, and a clause in each
-%% function that takes the old shape.
+%% It is kept over upgrades of this module: a new field needs a new tag, and a clause for the old
+%% shape in each function.
 -record(parking_1, {
     slot :: reference(),
     idle_after :: timeout(),
     %% awake: the slot does not hold the state. clean: it does. refused: it cannot. parked: the
     %% state is in the slot alone.
     state = awake :: awake | clean | refused | parked,
-    %% What the library was told of the heap, and when it is to be told anew (native units of
-    %% monotonic time).
+    %% The size of the heap last reported to the library, and when to report it again (native units
+    %% of monotonic time).
     bytes = 0 :: non_neg_integer(),
     due = now :: now | integer(),
     limit :: non_neg_integer() | infinity
 }).
 
 -opaque parking() :: #parking_1{}.
-%% How it stands with the state of a server.
+%% Where the state of a server is.
 
 -type compact() :: {Slot :: reference(), IdleAfter :: timeout()}.
-%% All that is needed of it while the state is parked.
+%% What is needed of it while the state is parked.
 
 -type reason() :: idle | crowded.
 %% Why a state is parked: no message came for the idle time, or too many bytes are awake.
 
 -type urgency() :: call | other.
-%% What a state is woken for: somebody waits for the reply, or not.
+%% What a state is woken for: whether a caller waits for the reply.
 
-%% Idle states are not parked all at once: up to so much of the idle time is added to it.
+%% Idle states are not all parked at once: up to this part of the idle time is added to it.
 -define(SPREAD, 4).
-%% Milliseconds until an idle server that found no place tries again.
+%% Milliseconds until an idle server tries again when too many servers park already.
 -define(LEAST_RETRY, 10).
 -define(MOST_RETRY, 100).
-%% Milliseconds that a message waits at most for the bytes that are awake to become fewer. It must
-%% end: a server that is awake may wait for the reply of one that is not.
+%% The longest time, in milliseconds, that a message waits for fewer bytes to be awake. It must end:
+%% a server that is awake may wait for the reply of one that is not.
 -define(WAIT_FOR_CALL, 20).
 -define(WAIT_FOR_OTHER, 200).
 -define(LONGEST_SLEEP, 20).
-%% The part of the limit that is for states that are woken.
+%% The part of the limit that is reserved for states that are woken.
 -define(LEFT_FREE, 8).
-%% Milliseconds between two looks at the size of the heap: where messages wait, a look takes as long
-%% as all the rest.
+%% Milliseconds between two measurements of the heap: for a server with messages waiting, a
+%% measurement takes as long as all the rest.
 -define(LOOK_INTERVAL, 1).
-%% Words of a heap that is collected before it hibernates. Hibernation collects heaps of 128 Ki
-%% words on a dirty scheduler, and may then miss the message that should end it (erlang/otp#10651).
+%% Words of a heap that is collected before its process hibernates. Hibernation collects heaps of
+%% 128 Ki words on a dirty scheduler, and may then miss the message that should end the hibernation
+%% (erlang/otp#10651).
 -define(LARGE_HEAP, 65536).
-%% Milliseconds between two warnings of the node that a state cannot be parked.
+%% Milliseconds between two warnings on the node that a state cannot be parked.
 -define(WARNING_INTERVAL, 60000).
 
-%% @doc The options of a start, which are those of OTP and `idle_after', as they are to be given to
-%% the engine (`park'), or to OTP's own behaviour (`plain') where parking is switched off. All
-%% settings that they depend on are checked.
+%% @doc Starts a server for `Engine:Function(Args...)': with the engine or, if parking is switched
+%% off, with the same function of OTP's behaviour. The last argument is the options.
+-spec start(Engine :: module(), Otp :: module(), start | start_link | start_monitor, [term()]) ->
+    {ok, pid() | {pid(), reference()}} | ignore | {error, Reason :: term()}.
+start(Engine, Otp, Function, Args) ->
+    case is_start(Args) andalso options(lists:last(Args)) of
+        {park, Known} ->
+            apply(gen, start, [Engine, link_option(Function) | with_options(Args, Known)]);
+        {plain, Known} ->
+            apply(Otp, Function, with_options(Args, Known));
+        {badarg, Text} ->
+            %% From the function that the user called.
+            Info = ?BADARG_INFO(length(Args), Text),
+            erlang:raise(error, badarg, [{Engine, Function, Args, Info}]);
+        {error, _} = Invalid ->
+            Invalid;
+        %% It raises what this release raises.
+        false ->
+            apply(Otp, Function, Args)
+    end.
+
+is_start([Module, _, Options]) -> is_atom(Module) andalso is_list(Options);
+is_start([Name | Rest]) -> is_tuple(Name) andalso is_start(Rest).
+
+link_option(start) -> nolink;
+link_option(start_link) -> link;
+link_option(start_monitor) -> monitor.
+
+with_options(Args, Options) ->
+    lists:droplast(Args) ++ [Options].
+
+%% @doc The options of a start, which are those of OTP and `idle_after', for the engine (`park') or,
+%% if parking is switched off, for OTP's own behaviour (`plain'). All settings that they depend on
+%% are checked.
 -spec options([term()]) ->
     {park | plain, [term()]}
     | {error, erlmcp_memory_settings:invalid()}
     | {badarg, Text :: binary()}.
 options(Options) ->
     try
-        %% Checked here, where the caller gets the error.
+        %% Checked here, so that the caller gets the error.
         _ = erlmcp_memory_settings:awake_memory_limit(),
         {erlmcp_memory_settings:connection_state_compact(), idle_option(Options)}
     of
@@ -112,7 +146,7 @@ idle_option(Options) ->
             {wrong, Wrong}
     end.
 
-%% @doc A state that is awake, of a server with these options.
+%% @doc The parking of a state that is awake, of a server with these options.
 -spec new(Options :: [term()]) -> parking().
 new(Options) ->
     {_, IdleAfter} = lists:keyfind(idle_after, 1, Options),
@@ -122,7 +156,7 @@ new(Options) ->
         limit = erlmcp_memory_settings:awake_memory_limit()
     }.
 
-%% Of the process alone, so that servers that were started together do not park together.
+%% It depends on the process alone, so that servers that were started together do not park together.
 spread(infinity) -> infinity;
 spread(IdleAfter) -> min(16#ffffffff, IdleAfter + erlang:phash2(self(), IdleAfter div ?SPREAD + 1)).
 
@@ -138,12 +172,12 @@ idle_after(#parking_1{idle_after = IdleAfter}) -> IdleAfter.
 -spec is_parked(parking()) -> boolean().
 is_parked(#parking_1{state = State}) -> State =:= parked.
 
-%% @doc Whether the state as it is cannot be parked.
+%% @doc Whether the current state cannot be parked.
 -spec is_refused(parking()) -> boolean().
 is_refused(#parking_1{state = State}) -> State =:= refused.
 
-%% @doc To be told after each callback, with the state before and after it. Identity is asked, not
-%% equality: that takes no time, and what was not touched is identical.
+%% @doc To be called after each callback, with the state before and after it. It compares identity,
+%% not equality: that takes no time, and a state that was not touched is identical.
 -spec changed(Old :: term(), New :: term(), parking()) -> parking().
 changed(_Old, _New, #parking_1{state = awake} = Parking) ->
     Parking;
@@ -153,9 +187,9 @@ changed(Old, New, Parking) ->
         false -> Parking#parking_1{state = awake}
     end.
 
-%% @doc To be asked before a server waits with its state awake: `calm', and it may wait for its idle
-%% time; `crowded', and it parks when there is no message now. Tells the node, once a
-%% millisecond at most, how large its heap is.
+%% @doc To be called before a server waits with its state awake. `calm': it may wait for its idle
+%% time. `crowded': it parks if there is no message now. Reports the size of its heap to the node,
+%% at most once a millisecond.
 -spec settle(parking()) -> {calm | crowded, parking()}.
 settle(#parking_1{due = Due, limit = Limit, state = State} = Parking) ->
     Now = erlang:monotonic_time(),
@@ -179,14 +213,14 @@ measured(#parking_1{slot = Slot, bytes = Published, limit = Limit, state = State
             {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
     end.
 
-%% Already before the limit is reached: what is left of it is for states that are woken, so that
-%% those need not wait.
+%% Already below the limit: the rest of it is reserved for states that are woken, so that they need
+%% not wait.
 crowd(_Awake, _Limit, refused) -> calm;
 crowd(_Awake, infinity, _State) -> calm;
 crowd(Awake, Limit, _State) when Awake > Limit - Limit div ?LEFT_FREE -> crowded;
 crowd(_Awake, _Limit, _State) -> calm.
 
-%% The limit may be set anew while servers run. They keep to the last one where it is wrong then.
+%% The limit may be changed while servers run. If the new one is wrong, they keep the last one.
 limit(Last) ->
     try
         erlmcp_memory_settings:awake_memory_limit()
@@ -200,10 +234,10 @@ heap_bytes() ->
 
 %% @doc Parks the state, for a server that found no message.
 %%
-%% `{parked, _}': the caller drops the state and goes on with {@link rest/2}. `{awake, _}': it
-%% cannot be parked, which was logged, and stays where it is; it is not tried again before it
-%% changed. `{later, Ms, _}': as many idle servers park as may at a time; the server waits so long
-%% for a message and tries again.
+%% `{parked, _}': the caller drops the state and goes on with {@link rest/2}. `{awake, _}': the
+%% state cannot be parked, which was logged, and stays where it is; parking is not tried again
+%% before the state changes. `{later, Ms, _}': as many idle servers as allowed park at the moment;
+%% the server waits this long for a message and tries again.
 -spec park(reason(), State :: term(), module(), parking()) ->
     {parked, parking()} | {awake, parking()} | {later, pos_integer(), parking()}.
 park(_Reason, _State, _Module, #parking_1{state = refused} = Parking) ->
@@ -223,8 +257,7 @@ park(idle, State, Module, #parking_1{state = awake, slot = Slot} = Parking) ->
             {later, retry(), Parking}
     end.
 
-%% @doc Parks what stands in the place of a state that is parked. Where it cannot be parked, it is
-%% awake.
+%% @doc Parks a state in place of the parked one. If it cannot be parked, it is awake.
 -spec replace(State :: term(), module(), parking()) -> {parked, parking()} | {awake, parking()}.
 replace(State, Module, #parking_1{state = parked} = Parking) ->
     pack(State, Module, Parking).
@@ -234,11 +267,11 @@ pack(State, Module, #parking_1{slot = Slot} = Parking) ->
         ok -> {parked, parked(Parking)};
         {badarg, _, Text} -> refused(Module, Text, Parking)
     catch
-        %% Whatever the library has: the state is still here.
+        %% Whatever went wrong in the library, the state is still here.
         error:Reason -> refused(Module, io_lib:format("~0tp", [Reason]), Parking)
     end.
 
-%% Not by the macro OPENED: there is no garbage to collect here.
+%% Without the macro OPENED: there is no garbage to collect here.
 packed(Slot, State) ->
     case erlmcp_memory_nif:slot_park(Slot, State, []) of
         {closed, Terms} -> erlmcp_memory_opened:call(slot_park, [Slot, State], [], Terms);
@@ -252,8 +285,8 @@ parked(Parking) ->
 retry() ->
     ?LEAST_RETRY + erlang:phash2(erlang:monotonic_time(), ?MOST_RETRY - ?LEAST_RETRY + 1).
 
-%% @doc To be called before a server hibernates with its state on the heap: of one that cannot be
-%% parked, what it takes then is counted.
+%% @doc To be called before a server hibernates with its state on the heap: if that cannot be
+%% parked, the bytes that it then takes are counted.
 -spec hold(parking()) -> parking().
 hold(#parking_1{state = refused} = Parking) ->
     true = erlang:garbage_collect(),
@@ -262,7 +295,7 @@ hold(#parking_1{state = refused} = Parking) ->
 hold(Parking) ->
     Parking.
 
-%% @doc To be kept by a server that hibernates.
+%% @doc What a hibernating server keeps.
 -spec compact(parking()) -> compact().
 compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> {Slot, IdleAfter}.
 
@@ -270,37 +303,37 @@ compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> {Slo
 expand({Slot, IdleAfter}) ->
     #parking_1{slot = Slot, idle_after = IdleAfter, state = parked, limit = limit(infinity)}.
 
-%% @doc Hibernates a server whose state is parked. `Loop' must not lead to the state.
+%% @doc Hibernates a server whose state is parked. `Loop' must not refer to the state.
 -spec rest(Engine :: module(), Loop :: term()) -> no_return().
 rest(Engine, Loop) ->
     {total_heap_size, Words} = process_info(self(), total_heap_size),
     _ = Words < ?LARGE_HEAP orelse erlang:garbage_collect(),
     erlmcp_memory_wait:hibernate(Engine, Loop).
 
-%% @doc Admits a message to a state that is parked, or returns for how many milliseconds to sleep
-%% before it is asked again. `Slept': for how many it was already.
+%% @doc Admits a message to a state that is parked, or returns how many milliseconds to sleep before
+%% calling this again. `Slept' is how many it has slept already.
 -spec admit(urgency(), Slept :: non_neg_integer(), parking()) -> admitted | {sleep, pos_integer()}.
 admit(Urgency, Slept, #parking_1{slot = Slot, limit = Limit}) ->
-    %% Where nothing is awake, there is nothing to wait for: the state alone is more than the limit.
+    %% If nothing is awake, there is nothing to wait for: the state alone exceeds the limit.
     case erlmcp_memory_nif:slot_reserve(Slot, Limit) orelse erlmcp_memory_nif:awake_bytes() =:= 0 of
         true -> admitted;
         false -> sleep(Slept, wait_for(Urgency) - Slept)
     end.
 
-%% As long as it was before: 1, 1, 2, 4, 8 and so on.
+%% As long as all sleeps before: 1, 1, 2, 4, 8 and so on.
 sleep(_Slept, Left) when Left =< 0 -> admitted;
 sleep(Slept, Left) -> {sleep, min(Left, min(?LONGEST_SLEEP, max(1, Slept)))}.
 
 wait_for(call) -> ?WAIT_FOR_CALL;
 wait_for(other) -> ?WAIT_FOR_OTHER.
 
-%% @doc Builds the state. The slot holds it as well, until it changes.
+%% @doc Builds the state. The slot holds it too, until it changes.
 -spec wake(parking()) -> {State :: term(), parking()}.
 wake(#parking_1{state = parked, slot = Slot} = Parking) ->
     State = erlmcp_memory_nif:slot_wake(Slot),
     {State, Parking#parking_1{state = clean, bytes = 0, due = now}}.
 
-%% @doc A state that is parked and stays so.
+%% @doc Builds a parked state, which stays parked.
 -spec peek(parking()) -> State :: term().
 peek(#parking_1{state = parked, slot = Slot}) ->
     erlmcp_memory_nif:slot_peek(Slot).
@@ -309,7 +342,7 @@ refused(Module, Text, Parking) ->
     ok = warn(Module, Text),
     {awake, Parking#parking_1{state = refused}}.
 
-%% Once a minute on the node, with how many there were since the last time.
+%% Once a minute on the node, with the number of such states since the last warning.
 warn(Module, Text) ->
     Counts = refusals(),
     ok = atomics:add(Counts, 2, 1),
@@ -326,7 +359,7 @@ warn(Module, Text) ->
             ok
     end.
 
-%% When the next warning is due, and the states since the last one.
+%% When the next warning is due, and the number of states since the last one.
 refusals() ->
     case persistent_term:get(?MODULE, undefined) of
         undefined ->

@@ -1,6 +1,6 @@
 %% @private
-%% @doc Connection states as plain Erlang records, for hosts that set `connection_state_compact'
-%% to `false'. Returns what the NIF does: `{badarg, Position, Text}' for an argument that is wrong.
+%% @doc Connection states as plain Erlang records, for hosts that set `connection_state_compact' to
+%% `false'. Returns what the NIF returns: `{badarg, Position, Text}' for an argument that is wrong.
 -module(erlmcp_memory_plain_state).
 
 -include("erlmcp_memory_opened.hrl").
@@ -23,7 +23,7 @@
 -opaque state() :: #connection_state{}.
 
 -define(MAX_PATH, 64).
-%% Fields that an outline has at most.
+%% The most fields that an outline has.
 -define(OUTLINED, 1000).
 -define(IS_TIME(T), is_integer(T), T >= -(1 bsl 63), T < 1 bsl 63).
 -define(NO_STATE, {badarg, 1, <<"not a connection state, or one that was cleaned up">>}).
@@ -74,7 +74,7 @@ fields(#connection_state{id = Id, created_at = CreatedAt, fields = Fields}) ->
 fields(_) ->
     ?NO_STATE.
 
-%% @doc The state with another value under a field or a path.
+%% @doc The state with a new value in a field or under a path.
 -spec update(term(), term(), term()) -> state() | erlmcp_memory_nif:badarg().
 update(#connection_state{fields = Fields} = State, Field, Value) ->
     case path(Field) of
@@ -100,7 +100,7 @@ update(#connection_state{fields = Fields} = State, Field, Value) ->
 update(_, _, _) ->
     ?NO_STATE.
 
-%% @doc The value under a field or a path.
+%% @doc The value in a field or under a path.
 -spec find(term(), term()) -> {ok, term()} | none | erlmcp_memory_nif:badarg().
 find(#connection_state{} = State, Field) ->
     case path(Field) of
@@ -110,7 +110,7 @@ find(#connection_state{} = State, Field) ->
 find(_, _) ->
     ?NO_STATE.
 
-%% @doc How many entries the map has that stands there; `none' where there is no map.
+%% @doc The number of entries of the map found there; `none' if it is not a map.
 -spec len(term(), term()) -> {ok, non_neg_integer()} | none | erlmcp_memory_nif:badarg().
 len(State, Field) ->
     case find(State, Field) of
@@ -119,7 +119,7 @@ len(State, Field) ->
         Other -> Other
     end.
 
-%% @doc Calls `Fun' with the entries of the map that stands there; `none' where there is no map.
+%% @doc Calls `Fun' with the entries of the map found there; `none' if it is not a map.
 -spec fold(fun((term(), term(), Acc) -> Acc), Acc, term(), term()) ->
     {ok, Acc} | none | erlmcp_memory_nif:badarg().
 fold(Fun, Acc, State, Field) ->
@@ -153,8 +153,8 @@ remove(#connection_state{fields = Fields} = State, Field) ->
 remove(_, _) ->
     ?NO_STATE.
 
-%% @doc What the state and its parts take, in bytes: words on the heap, written out in full, and
-%% binaries off it.
+%% @doc What the state and its parts take, in bytes: words on the heap with nothing shared, and
+%% binaries off the heap.
 -spec sizes(term()) -> erlmcp_connection_optimizer:size_info() | erlmcp_memory_nif:badarg().
 sizes(#connection_state{id = Id, fields = Fields} = State) ->
     case sizes_of(State) of
@@ -218,7 +218,7 @@ outlined({Field, Value}, Left) ->
         false -> {{Field, Bytes, large}, Left}
     end.
 
-%% The same terms within one state: each part is smaller than the whole, and so no error.
+%% The same terms within one state: each part is smaller than the whole, so none is too large.
 bytes(Term) ->
     {Bytes, _Shared} = sizes_of(Term),
     Bytes.
@@ -238,7 +238,7 @@ find_path([Key | Rest] = Path, Map) ->
             find_path(Rest, Value);
         _ ->
             case in_share(Map, fun(Ref) -> find_shared(Ref, Path) end) of
-                %% The state is in order, and its field.
+                %% The state and its field are valid.
                 {badarg, _, _} -> none;
                 Found -> Found
             end

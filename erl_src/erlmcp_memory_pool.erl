@@ -1,19 +1,19 @@
 %% @doc Connection states and message buffers from a native pool.
 %%
-%% A connection <em>state</em> is a map of any terms, kept off the heap of every process behind a
+%% A connection <em>state</em> is a map of any terms, kept off every process's heap behind a
 %% reference. A message <em>buffer</em> takes bytes as they arrive and gives out newline-terminated
 %% frames. Both are native objects that are reused.
 %%
 %% == Ownership ==
 %%
-%% Who has the reference has the state. It goes back to the pool when it is released, or when the
-%% last reference to it is garbage-collected: a process that dies gives everything back without a
-%% monitor and without a call. A reference kept elsewhere, in an ETS table or by another process,
-%% keeps the state alive; its external format does not (a file, `term_to_binary/1', another node).
-%% A released reference gives `{error, released}' for ever: a state that goes to its next owner is
-%% found under that owner's new reference only.
+%% Whoever has the reference owns the state. It goes back to the pool when it is released, or when
+%% the last reference to it is garbage-collected: a process that dies gives everything back, without
+%% a monitor or a call. A reference kept elsewhere, in an ETS table or by another process, keeps the
+%% state alive; its external format (in a file, from `term_to_binary/1', on another node) does not.
+%% A released reference returns `{error, released}' for ever: the state's next owner gets a new
+%% reference.
 %%
-%% A state may hold shares, compact states and pooled states, itself among them. States that only
+%% A state may hold shares, compact states and pooled states, including itself. States that only
 %% keep each other alive are found and freed.
 %%
 %% == The process ==
@@ -22,27 +22,27 @@
 %% settings, makes states ahead of need, gives unused memory back to the system and logs; no
 %% acquisition, release, read or update goes through it. When it is killed, states in use stay
 %% valid, acquisitions go on, and its successor finds the counters as they are. When it is stopped
-%% in order (by its supervisor, or with `gen_server:stop/1'), the idle memory is freed and
+%% normally (by its supervisor, or with `gen_server:stop/1'), the idle memory is freed and
 %% acquisitions return `{error, not_started}' until the next start; states in use stay valid then
 %% too. Counters are never reset while the node runs.
 %%
 %% == Settings ==
 %%
-%% Read at the start from the environment of the application `erlmcp_memory', and what is not set
-%% there from that of `erlmcp':
+%% Read at the start from the environment of the application `erlmcp_memory'; what is not set there
+%% is read from the environment of `erlmcp':
 %%
 %% <ul>
-%% <li>`memory_pool_size' (default 1000): idle states that are made ahead of need and that are
-%%   kept even when nobody uses them;</li>
-%% <li>`memory_pool_max_size' (default 10000): idle states kept at most. It does not bound the
-%%   states in use. Not less than `memory_pool_size'.</li>
+%% <li>`memory_pool_size' (default 1000): idle states that are made ahead of need and that are kept
+%%   even when nothing uses them;</li>
+%% <li>`memory_pool_max_size' (default 10000): the most idle states that are kept. It does not limit
+%%   the states in use. Not less than `memory_pool_size'.</li>
 %% </ul>
 %%
 %% Both are integers from 1 to 10,000,000.
 %%
 %% == Giving memory back ==
 %%
-%% Every five seconds half of the idle states over `memory_pool_size' that nobody needed in those
+%% Every five seconds half of the idle states over `memory_pool_size' that were not needed in those
 %% five seconds are freed, and likewise half of the unused blocks of message buffers: after a peak
 %% that fills the default `memory_pool_max_size' the pool is back at the default `memory_pool_size'
 %% after about 75 seconds.
@@ -92,18 +92,18 @@
 -define(BUFFER_SIZE, 65536).
 %% Bytes that a message buffer may hold.
 -define(MESSAGE_LIMIT, 16777216).
-%% Where the zeros of message buffers are; never erased, because that would make every process of
-%% the node look for them.
+%% The key of the zero bytes of message buffers. It is never erased, because that would make the VM
+%% scan every process of the node.
 -define(ZEROS, erlmcp_memory_zeros).
-%% Their sizes. Where a part goes to another process, the VM counts the whole there.
+%% Their sizes. When a part is sent to another process, the VM counts the whole binary there.
 -define(ZERO_SIZES, [?BUFFER_SIZE bsl N || N <- lists:seq(0, 8)]).
 
-%% Parts of iodata that are looked at beforehand: as many as are appended on a normal scheduler.
+%% Parts of iodata that are looked at first: as many as are appended on a normal scheduler.
 -define(LOOKED_AT, 2000).
 
 -define(TRIM_INTERVAL, 5000).
 -define(WATCH_INTERVAL, 1000).
-%% Milliseconds between two warnings, at least.
+%% The least time between two warnings, in milliseconds.
 -define(WARNING_INTERVAL, 60000).
 
 -define(NOT_A_STATE, <<"not a connection state of this pool" ?TRAVELLED>>).
@@ -113,7 +113,7 @@
 ).
 -define(NOT_A_MAP, <<"not a map">>).
 -define(NOT_A_SIZE, <<"not a non-negative integer">>).
-%% Where the sizes are that were set by configure/2.
+%% The key of the sizes that were set by configure/2.
 -define(CONFIGURED, erlmcp_memory_configured).
 
 -type state_ref() :: reference().
@@ -180,8 +180,8 @@
 
 %% @doc Starts the pool.
 %%
-%% `{error, {invalid_config, Key, Value}}' names the setting that is wrong; no process was started
-%% then, so the caller gets no exit signal.
+%% `{error, {invalid_config, Key, Value}}' names the setting that is wrong; in that case no process
+%% was started, so the caller gets no exit signal.
 -spec start_link() ->
     {ok, pid()}
     | {error, {already_started, pid()} | {invalid_config, atom(), term()} | term()}.
@@ -191,8 +191,8 @@ start_link() ->
         {error, _} = Error -> Error
     end.
 
-%% @doc The pool as a child of a supervisor. Not beside a call of {@link start_link/0}: there is one
-%% pool a node, and the second start fails with `already_started'.
+%% @doc The pool as a child of a supervisor. Do not call {@link start_link/0} as well: there is one
+%% pool on a node, and the second start fails with `already_started'.
 -spec child_spec() -> supervisor:child_spec().
 child_spec() ->
     #{
@@ -220,11 +220,11 @@ child_spec(Options) ->
 
 %%% Connection states
 
-%% @doc A new state with the content of `Map', owned by whoever has the reference.
+%% @doc A new state with the content of `Map', owned by every holder of the reference.
 %%
-%% `{error, not_started}' before the first `start_link/0' and after an orderly stop. Raises
-%% `badarg' where `Map' is not a map, takes more than 512 MiB in its native form, or nests deeper
-%% than 1,048,576 levels; nothing is acquired then.
+%% `{error, not_started}' before the first `start_link/0' and after an orderly stop. Raises `badarg'
+%% where `Map' is not a map, takes more than 512 MiB in its native form, or nests deeper than
+%% 1,048,576 levels; in that case nothing is acquired.
 -spec acquire_connection_state(Map :: map()) -> {ok, state_ref()} | {error, not_started}.
 acquire_connection_state(Map) ->
     case acquire(Map, false) of
@@ -234,8 +234,8 @@ acquire_connection_state(Map) ->
     end.
 
 %% @private
-%% @doc For the load simulation and test connections: as {@link acquire_connection_state/1}, but
-%% that the warning `pool depleted' leaves it out.
+%% @doc For the load simulation and test connections: as {@link acquire_connection_state/1}, but not
+%% counted for the warning `pool depleted'.
 -spec acquire_aside(map()) -> {ok, state_ref()} | {error, not_started}.
 acquire_aside(Map) ->
     {_, _} = acquire(Map, true).
@@ -245,7 +245,7 @@ acquire(Map, Aside) ->
         ?OPENED(pool_acquire, [Map], [Aside], erlmcp_memory_nif:pool_acquire(Map, [], Aside))
     ).
 
-%% @doc Gives a state back. `ok' also when it was given back before.
+%% @doc Releases a state. Returns `ok' also if it was released before.
 %%
 %% Raises `badarg' where `Ref' is not a state of this pool.
 -spec release_connection_state(Ref :: state_ref()) -> ok.
@@ -265,11 +265,11 @@ connection_state(Ref) ->
         badarg -> ?BADARG([Ref], 1, ?NOT_A_STATE)
     end.
 
-%% @doc Merges `Map' into a state: keys that it had get the new values.
+%% @doc Merges `Map' into a state: keys that exist get the new values.
 %%
 %% Raises `badarg' where `Ref' is not a state of this pool, and where `Map' is not a map, takes more
-%% than 512 MiB in its native form, or nests deeper than 1,048,576 levels; the state is unchanged
-%% then.
+%% than 512 MiB in its native form, or nests deeper than 1,048,576 levels; in that case the state is
+%% unchanged.
 -spec update_connection_state(Ref :: state_ref(), Map :: map()) -> ok | {error, released}.
 update_connection_state(Ref, Map) ->
     case ?OPENED(pool_update, [Ref, Map], [], erlmcp_memory_nif:pool_update(Ref, Map, [])) of
@@ -284,10 +284,10 @@ update_connection_state(Ref, Map) ->
 
 %% @doc A new, empty message buffer, and a binary of zero bytes.
 %%
-%% The binary has `Size' bytes, at least 65536. It takes no memory, causes no garbage collection, is
-%% not among the binaries of its process, and has nothing to do with the buffer otherwise: hosts
-%% that want `Size' zero bytes to start with have them. The buffer takes memory when bytes are
-%% appended and gives it back when the last frame is taken.
+%% The binary has `Size' bytes, at least 65536. It takes no memory, causes no garbage collection and
+%% is not among the binaries of its process. It is independent of the buffer: it is for hosts that
+%% need `Size' zero bytes to start with. The buffer allocates memory when bytes are appended and
+%% frees it when the last frame is taken.
 %%
 %% `{error, {message_too_large, Limit}}' where `Size' is over the 16 MiB that a buffer may hold;
 %% `{error, not_started}' before the first `start_link/0' and after an orderly stop. Raises
@@ -304,8 +304,8 @@ acquire_message_buffer(Size) ->
 %%
 %% <ul>
 %% <li>`limit' (16777216): bytes that the buffer may hold, and that a message may have, its newline
-%%   included. An integer from 1 to the default. It stands in the `message_too_large' of all calls
-%%   with this buffer. A connection that nobody has authenticated needs no megabytes.</li>
+%%   included. An integer from 1 to the default. It is the `Limit' in the `message_too_large' errors
+%%   of this buffer. An unauthenticated connection does not need megabytes.</li>
 %% </ul>
 -spec acquire_message_buffer(Size :: non_neg_integer(), buffer_options()) ->
     {ok, buffer_ref(), binary()}
@@ -336,8 +336,8 @@ zeros(Size, [Zeros | _]) when byte_size(Zeros) =:= Size -> Zeros;
 zeros(Size, [Zeros | _]) when byte_size(Zeros) > Size -> binary_part(Zeros, 0, Size);
 zeros(Size, [_ | Larger]) -> zeros(Size, Larger).
 
-%% Zero bytes, the same for all: a literal of the VM has no count of its holders that schedulers
-%% would contend for, and no process has it among its binaries.
+%% The same zero bytes for all buffers: a literal of the VM has no reference count for schedulers to
+%% contend for, and does not count as a binary of any process.
 zeros() ->
     case persistent_term:get(?ZEROS, none) of
         none ->
@@ -348,7 +348,7 @@ zeros() ->
             Zeros
     end.
 
-%% @doc Gives a buffer back, with what it holds. `ok' also when it was given back before.
+%% @doc Releases a buffer, with what it holds. Returns `ok' also if it was released before.
 %%
 %% Raises `badarg' where `Ref' is not a message buffer.
 -spec release_message_buffer(Ref :: buffer_ref()) -> ok.
@@ -360,10 +360,9 @@ release_message_buffer(Ref) ->
 
 %% @doc Appends bytes; returns how many are now held and not yet taken.
 %%
-%% `{error, {message_too_large, Limit}}' where more than 16 MiB would be held, and for data of so
-%% many parts (64 Mi) that it could not be looked through; the buffer is unchanged then. Raises
-%% `badarg' where `Ref' is not a message buffer or `Data' is not iodata; the buffer is unchanged
-%% too.
+%% `{error, {message_too_large, Limit}}' where more than 16 MiB would be held, and for data of too
+%% many parts to look through (64 Mi); the buffer is unchanged in that case. Raises `badarg' where
+%% `Ref' is not a message buffer or `Data' is not iodata; the buffer is then unchanged too.
 -spec append_message_buffer(Ref :: buffer_ref(), Data :: iodata()) ->
     {ok, Held :: non_neg_integer()}
     | {error, released | {message_too_large, Limit :: pos_integer()}}.
@@ -374,7 +373,7 @@ append_message_buffer(Ref, Data) ->
         not_iodata -> ?BADARG([Ref, Data], 2, <<"not iodata">>)
     end.
 
-%% The bytes of the binaries in iodata; of many parts, in the first ones.
+%% The bytes of the binaries in iodata; if it has many parts, of the first ones.
 binary_bytes(Data) when is_binary(Data) -> byte_size(Data);
 binary_bytes(Data) -> binary_bytes(Data, [], 0, ?LOOKED_AT).
 
@@ -391,18 +390,18 @@ binary_bytes(_End, [Parts | Rests], Bytes, Left) when Left > 0 ->
 binary_bytes(_End, _Rests, Bytes, _Left) ->
     Bytes.
 
-%% @doc Appends bytes and takes every frame that is whole now, in order; see {@link next_message/1}
-%% for what a frame is.
+%% @doc Appends bytes and takes every complete frame, in order; see {@link next_message/1} for what
+%% a frame is.
 %%
-%% A frame of more than 64 bytes that lies whole in a binary of more than 256 bytes is a part of that
-%% binary and not a copy, as `binary:split/3' makes them: it keeps all of it. The limit of the buffer
-%% is on each message and on what is not yet whole, not on `Data', so that many short messages may
-%% come at once.
+%% A frame of more than 64 bytes that is completely inside a binary of more than 256 bytes is a part
+%% of that binary and not a copy, as with `binary:split/3': it keeps the whole binary alive. The
+%% limit of the buffer applies to each message and to what is not yet complete, not to `Data', so
+%% that many short messages may come at once.
 %%
-%% `{error, {message_too_large, Limit}}' where a message, whole or not, has more bytes than the
+%% `{error, {message_too_large, Limit}}' where a message, complete or not, has more bytes than the
 %% buffer may hold, and for iodata of several parts with more than 256 MiB; raises `badarg' where
-%% `Ref' is not a message buffer or `Data' is not iodata. Then nothing was taken, and the buffer is
-%% unchanged.
+%% `Ref' is not a message buffer or `Data' is not iodata. In these cases nothing is taken, and the
+%% buffer is unchanged.
 -spec take_messages(Ref :: buffer_ref(), Data :: iodata()) ->
     {ok, [binary()]} | {error, released | {message_too_large, Limit :: pos_integer()}}.
 take_messages(Ref, Data) ->
@@ -412,8 +411,8 @@ take_messages(Ref, Data) ->
         not_iodata -> ?BADARG([Ref, Data], 2, <<"not iodata">>)
     end.
 
-%% @doc Takes the next frame: the bytes up to a newline, without the newline and without a CR
-%% before it. `more' where no whole frame is held.
+%% @doc Takes the next frame: the bytes up to a newline, without the newline and without a CR before
+%% it. `more' if it holds no complete frame.
 %%
 %% Raises `badarg' where `Ref' is not a message buffer.
 -spec next_message(Ref :: buffer_ref()) -> {ok, binary()} | more | {error, released}.
@@ -424,7 +423,7 @@ next_message(Ref) ->
         badarg -> ?BADARG([Ref], 1, ?NOT_A_BUFFER)
     end.
 
-%% @doc What is held and not yet taken; it stays held.
+%% @doc The bytes that are held and not yet taken; they stay held.
 %%
 %% Raises `badarg' where `Ref' is not a message buffer.
 -spec message_buffer(Ref :: buffer_ref()) -> {ok, binary()} | {error, released}.
@@ -439,16 +438,17 @@ message_buffer(Ref) ->
 %% @doc The pool's counters.
 %%
 %% <ul>
-%% <li>`in_use': states acquired and not yet back;</li>
+%% <li>`in_use': states acquired and not yet released;</li>
 %% <li>`available': idle states, ready for reuse;</li>
 %% <li>`total_allocated': `in_use + available';</li>
-%% <li>`reused': acquisitions that an idle state served, those made ahead of need included;</li>
-%% <li>`created': acquisitions that had to make a state;</li>
+%% <li>`reused': acquisitions that got an idle state, including states made ahead of need;</li>
+%% <li>`created': acquisitions that had to create a state;</li>
 %% <li>`reuse_ratio': `100.0 * reused / (reused + created)'; 100.0 before the first.</li>
 %% </ul>
 %%
-%% At rest all relations hold exactly. A state whose reference is garbage counts as in use until
-%% it is collected. Exits with `noproc' where the pool is not started.
+%% These relations hold exactly whenever no call is running. A state whose reference is garbage
+%% counts as in use until the reference is collected. Exits with `noproc' where the pool is not
+%% started.
 -spec pool_stats() -> stats().
 pool_stats() ->
     gen_server:call(?MODULE, pool_stats).
@@ -456,10 +456,10 @@ pool_stats() ->
 %% @doc The pool's counters, settings and bytes.
 %%
 %% `queue_length' is the number of idle states, or of idle blocks of message buffers. There is no
-%% ETS table; `ets_table' is there for dashboards that read it: the number of states in use, and
-%% the pool's native bytes. `memory', in bytes: `idle_bytes' of idle states, `live_bytes' of states
-%% in use, `buffer_bytes' of all blocks of message buffers, and `native_bytes', their sum; all of
-%% it is part of `erlang:memory(total)'. The references are not counted in.
+%% ETS table; `ets_table' is for dashboards that read it: the number of states in use, and the
+%% pool's native bytes. `memory', in bytes: `idle_bytes' of idle states, `live_bytes' of states in
+%% use, `buffer_bytes' of all blocks of message buffers, and `native_bytes', their sum; all of it is
+%% part of `erlang:memory(total)'. The references are not included.
 %%
 %% Exits with `noproc' where the pool is not started.
 -spec pool_info() -> info().
@@ -469,10 +469,10 @@ pool_info() ->
 %% @doc Changes a setting while the pool is in use, at once: a larger `pool_size' makes states
 %% now, a smaller `max_pool_size' frees the idle states over it now.
 %%
-%% `{error, invalid_config}', and nothing is changed, for any other name, for a value that is not an
-%% integer from 1 to 10,000,000, and where `pool_size' would be larger than `max_pool_size': to
-%% raise both, raise `max_pool_size' first. It is in force until the pool is stopped in order, also
-%% when its process fails and is started again. Exits with `noproc' where the pool is not started.
+%% Returns `{error, invalid_config}', and changes nothing, for any other name, for a value that is
+%% not an integer from 1 to 10,000,000, and where `pool_size' would be larger than `max_pool_size':
+%% to raise both, raise `max_pool_size' first. It holds until the pool is stopped normally, also
+%% when its process fails and is restarted. Exits with `noproc' where the pool is not started.
 -spec configure(pool_size | max_pool_size, Value :: pos_integer()) ->
     ok | {error, invalid_config}.
 configure(Key, Value) ->
@@ -486,12 +486,12 @@ init(Settings) ->
     {Size, Max} = in_force(Settings),
     %% So that terminate/2 is called when the supervisor stops the pool.
     process_flag(trap_exit, true),
-    %% Made before there is an acquisition.
+    %% Made before the first acquisition.
     _ = zeros(),
     ok = erlmcp_memory_nif:pool_start(Size, Max),
     ok = shed(),
     _ = erlmcp_memory_nif:pool_prepare(?STEP),
-    %% What one step did not make is made in the background.
+    %% What one step does not make is made in the background.
     self() ! {prepare, Size - ?STEP},
     ok = start_timer(trim),
     ok = start_timer(watch),
@@ -527,7 +527,7 @@ handle_cast(_Unknown, Server) ->
 handle_info({timeout, _Timer, Tick}, Server) when Tick =:= trim; Tick =:= watch ->
     ok = start_timer(Tick),
     {noreply, tick(Tick, Server)};
-%% Without a timer's envelope: a tick out of turn.
+%% Not from a timer: a tick out of turn.
 handle_info(Tick, Server) when Tick =:= trim; Tick =:= watch ->
     {noreply, tick(Tick, Server)};
 handle_info({prepare, Left}, Server) when is_integer(Left), Left > 0 ->
@@ -538,7 +538,7 @@ handle_info(_Unknown, Server) ->
     {noreply, Server}.
 
 %% @private
-%% @doc Only an orderly stop closes the pool: after a failure the successor finds it as it was.
+%% @doc Only a normal stop closes the pool: after a failure the successor finds it as it was.
 -spec terminate(term(), #server{}) -> ok.
 terminate(Reason, _Server) when Reason =:= normal; Reason =:= shutdown ->
     stop();
@@ -553,7 +553,7 @@ stop() ->
     _ = [atomics:put(configured(), place(Key), 0) || Key <- [pool_size, max_pool_size]],
     erlmcp_memory_nif:pool_stop().
 
-%% The settings, but for what a process before this one was told.
+%% The settings, except those that were changed in an earlier process of the pool.
 in_force({Size, Max}) ->
     case [atomics:get(configured(), place(Key)) || Key <- [pool_size, max_pool_size]] of
         [0, 0] -> {Size, Max};
@@ -565,8 +565,8 @@ in_force({Size, Max}) ->
 place(pool_size) -> 1;
 place(max_pool_size) -> 2.
 
-%% What was set by configure/2 since the pool was last stopped in order; 0 where nothing was. Never
-%% erased, because that would make every process of the node look for it.
+%% What configure/2 has set since the pool was last stopped normally; 0 if nothing. Never erased,
+%% because that would make the VM scan every process of the node.
 configured() ->
     case persistent_term:get(?CONFIGURED, none) of
         none ->
@@ -579,7 +579,7 @@ configured() ->
 
 created() ->
     {_, _, _, Created, _, _, _} = erlmcp_memory_nif:pool_stats(),
-    %% Asked afterwards, it may be ahead.
+    %% Read afterwards, it may be ahead.
     max(0, Created - erlmcp_memory_nif:pool_created_aside()).
 
 configured(Key, Value, Server) ->
@@ -592,14 +592,14 @@ configured(Key, Value, Server) ->
             error
     end.
 
-%% Frees what is idle over the maximum.
+%% Frees the idle states over the maximum.
 shed() ->
     case erlmcp_memory_nif:pool_shed(?STEP) of
         0 -> ok;
         _ -> shed()
     end.
 
-%% Makes the idle states that are missing; no more steps than the number asks for, however fast
+%% Makes the idle states that are missing, in no more steps than their number needs, however fast
 %% others take them.
 prepare(Left) when Left > 0 ->
     case erlmcp_memory_nif:pool_prepare(?STEP) of

@@ -1,11 +1,11 @@
-%% @doc Measures the node's memory and its garbage collections, and says what they mean.
+%% @doc Measures the node's memory and its garbage collections, and explains them.
 %%
 %% One session runs on a node at a time. It takes a snapshot every interval and, unless told
 %% otherwise, times every garbage collection of every process with a native tracer: no message is
-%% sent, and a collection costs a few microseconds more, nearly all of them the VM's own work for
-%% a traced one; a measured pause includes about one of these. The session belongs to the node: it
-%% goes on when the process that started it is gone, until {@link stop_profiling/0}. When its
-%% process is killed the session ends, and trace flags dissolve at each process's next collection.
+%% sent, and a collection costs a few microseconds more, nearly all of them the VM's own work for a
+%% traced one; a measured pause includes about one of these. The session belongs to the node: it
+%% goes on after the process that started it has ended, until {@link stop_profiling/0}. When its
+%% process is killed the session ends, and each process loses its trace flag at its next collection.
 %%
 %% ```
 %% 1> erlmcp_memory_profiler:start_profiling(#{interval_ms => 1000}).
@@ -14,10 +14,11 @@
 %% 3> #{gc := #{pause_ms := #{p99 := P99}}} = erlmcp_memory_profiler:stop_profiling().
 %% '''
 %%
-%% What is in the figures: `total_memory' is `erlang:memory(total)', and includes every byte that
-%% the native library allocates. `native_memory' is what the library's own code holds of that,
-%% without the VM's allocator overhead and the headers of its resources. `resident_memory' is what
-%% the operating system counts for the whole process. Megabytes are of 1,048,576 bytes.
+%% What the figures include: `total_memory' is `erlang:memory(total)', and includes every byte that
+%% the native library allocates. `native_memory' is the part of it that the library's own code
+%% holds, without the overhead of the VM's allocators and the headers of its resources.
+%% `resident_memory' is what the operating system counts for the whole process. Megabytes are of
+%% 1,048,576 bytes.
 -module(erlmcp_memory_profiler).
 
 -export([
@@ -49,7 +50,7 @@
 
 -define(MB, 1048576).
 -define(MAX_KEEP, 1000000).
-%% The longest time a timer or a receive takes.
+%% The longest time that a timer or a receive accepts.
 -define(MAX_MS, 16#FFFFFFFF).
 -define(MAX_ROUNDS, 1000000).
 -define(MAX_DRIVERS, 1000).
@@ -64,11 +65,11 @@
 %% The fields of `#memory_snapshot{}' (`include/erlmcp_memory.hrl') as keys, and `total_memory_mb'.
 
 -type gc() :: #{atom() => term()}.
-%% `measured' (whether the collections of the whole session were timed; when somebody else took the
-%% trace flags away, the rest is what was counted until then), `collections', `minor', `major'
-%% (numbers),
-%% `reclaimed_bytes' (what the collected heaps shrank by), and `pause_ms', a map of `min', `mean',
-%% `p50', `p90', `p99', `p999', `max' in milliseconds. All zero when nothing was measured.
+%% `measured' (whether the collections of the whole session were timed; when somebody else cleared
+%% the trace flags, the rest is what was counted until then), `collections', `minor', `major'
+%% (numbers), `reclaimed_bytes' (what the collected heaps shrank by), and `pause_ms', a map of
+%% `min', `mean', `p50', `p90', `p99', `p999', `max' in milliseconds. All zero when nothing was
+%% measured.
 
 -type trend() :: #{
     min_memory := non_neg_integer(),
@@ -98,7 +99,7 @@
     idle := non_neg_integer(),
     idle_bytes := non_neg_integer()
 }.
-%% `idle' is what is kept for reuse, which is not in `count' and `bytes'.
+%% `idle' is what is kept for reuse, and is not included in `count' and `bytes'.
 
 -type share_holding() :: #{
     count := non_neg_integer(),
@@ -150,24 +151,25 @@
 start_profiling() ->
     start_profiling(#{}).
 
-%% @doc Starts a session. One that runs is ended, and its data are given up: read them before. A
+%% @doc Starts a session. A running session is ended, and its data are dropped: read them first. A
 %% start that is refused leaves it as it was.
 %%
 %% Options: `interval_ms' between snapshots (5000; 1 to 4294967295), `keep', how many of the newest
 %% snapshots to keep (10080; at most 1,000,000, about 100 bytes each, taken as they come), `gc',
 %% whether to time garbage collections (true). Anything else is a `badarg'.
 %%
-%% `{error, {already_traced, Tracer}}': some process of the node is traced by somebody else, and
-%% nothing was started. `Tracer' is a pid, a port, `{Module, State}', or `{sessions, Sessions}' of
-%% OTP 27 and later. End that trace, or profile with `gc => false'. `{error, notsup}': the node's
-%% allocators are switched off (`erl +Mea min'), so that there is no `erlang:memory/0'.
+%% `{error, {already_traced, Tracer}}': some process of the node is traced by another tracer, and
+%% nothing was started. `Tracer' is a pid, a port, `{Module, State}' or, on OTP 27 and later,
+%% `{sessions, Sessions}'. End that trace, or profile with `gc => false'. `{error, notsup}': the
+%% node's allocators are switched off (`erl +Mea min'), so that there is no `erlang:memory/0'.
 %%
-%% When somebody else takes trace flags away later (`erlang:trace(all, false, [all])'),
-%% the session goes on, but says `measured => false' from then on; it looks with each snapshot,
-%% before each report and before alerts.
+%% When somebody else clears trace flags later (`erlang:trace(all, false, [all])'), the session goes
+%% on, but reports `measured => false' from then on. It checks at each snapshot, before each report
+%% and before alerts.
 %%
-%% Looking for other tracers and setting flags goes process by process: on a node of 100,000 some
-%% hundreds of milliseconds in the caller and in the session's process; nobody else waits.
+%% Looking for other tracers and setting flags goes process by process: with 100,000 processes it
+%% takes some hundreds of milliseconds in the caller and in the session's process; no other process
+%% waits.
 -spec start_profiling(options()) ->
     ok | {error, {already_traced, tracer()} | notsup}.
 start_profiling(Options) when is_map(Options) ->
@@ -194,9 +196,9 @@ wrong(_, _) -> <<"an unknown option; known are interval_ms, keep and gc">>.
 %% @doc Ends the running session, with a last snapshot, and sums it up.
 %%
 %% `baseline' and `final' are the first and the last snapshot, `snapshots' the number kept,
-%% `total_memory_delta' (bytes) and `process_count_delta' what changed from the one to the other,
-%% `avg_gc_pause' the mean pause in milliseconds, `gc' all of the collections, `duration_ms' how
-%% long it ran. The data stay readable until the next start.
+%% `total_memory_delta' (bytes) and `process_count_delta' the difference between these two,
+%% `avg_gc_pause' the mean pause in milliseconds, `gc' all figures of the collections, `duration_ms'
+%% how long it ran. The data can be read until the next start.
 -spec stop_profiling() ->
     #{
         baseline := snapshot_map(),
@@ -258,18 +260,18 @@ get_profiling_data() ->
             {error, no_profiling_data}
     end.
 
-%% @doc Measures the node now; costs some tens of microseconds, whatever the number of processes.
+%% @doc Measures the node now. It takes some tens of microseconds, however many processes there are.
 %%
-%% `gc_pause_max' is the longest pause in milliseconds since this function was called before (the
-%% session's own snapshots do not take it away), and 0.0 while no session times collections.
-%% `{error, notsup}' where the node's allocators are switched off (`erl +Mea min').
+%% `gc_pause_max' is the longest pause in milliseconds since the last call of this function (the
+%% session's own snapshots do not reset it), and 0.0 while no session times collections. `{error,
+%% notsup}' where the node's allocators are switched off (`erl +Mea min').
 -spec measure_memory_snapshot() -> #memory_snapshot{} | {error, notsup}.
 measure_memory_snapshot() ->
     erlmcp_memory_snapshot:measure(caller).
 
-%% @doc How many bytes of total memory came on top (or went: then it is negative) in so many
-%% milliseconds. Blocks the caller for that long; 0 to 4294967295. `{error, notsup}', at once, where
-%% the node's allocators are switched off.
+%% @doc By how many bytes total memory grows in this many milliseconds; negative if it shrinks.
+%% Blocks the caller for that long; 0 to 4294967295. Returns `{error, notsup}' at once where the
+%% node's allocators are switched off.
 -spec measure_memory_after_delay(non_neg_integer()) ->
     {integer(), non_neg_integer()} | {error, notsup}.
 measure_memory_after_delay(Ms) when is_integer(Ms), Ms >= 0, Ms =< ?MAX_MS ->
@@ -283,8 +285,8 @@ measure_memory_after_delay(Ms) when is_integer(Ms), Ms >= 0, Ms =< ?MAX_MS ->
 measure_memory_after_delay(Ms) ->
     ?BADARG([Ms], 1, <<"not an integer of milliseconds from 0 to 4294967295">>).
 
-%% @doc The node's total memory over a number of connections: whole bytes, and megabytes.
-%% `{error, notsup}' where the node's allocators are switched off.
+%% @doc The node's total memory divided by a number of connections: in whole bytes, and in
+%% megabytes. `{error, notsup}' where the node's allocators are switched off.
 -spec memory_per_connection(pos_integer()) ->
     {Bytes :: non_neg_integer(), MegaBytes :: float()} | {error, notsup}.
 memory_per_connection(Count) when is_integer(Count), Count > 0 ->
@@ -300,21 +302,21 @@ memory_per_connection(Count) ->
 
 %% @doc Whether memory grew over these snapshots, and how fast.
 %%
-%% Snapshots are records or maps (with `timestamp' in milliseconds and `total_memory' in bytes),
-%% in any order; they are taken in the order of their times. Timestamps must be of a clock that was
-%% not set in between: the system clock is. The snapshots of this module also say how far that
-%% clock was from the monotonic one, in `time_offset'; when all have it (an integer other than 0),
-%% the time is `timestamp - time_offset', and a step of the system clock changes nothing. A host
-%% that makes its own snapshots does the same with `erlang:time_offset(millisecond)', or gives
-%% `erlang:monotonic_time(millisecond)' as the `timestamp'. Snapshots of several runs of a node have
-%% no common monotonic clock.
+%% Snapshots are records or maps (with `timestamp' in milliseconds and `total_memory' in bytes), in
+%% any order; they are sorted by time. Timestamps must be from a clock that was not set in between,
+%% as the system clock may be. The snapshots of this module also hold the difference between that
+%% clock and the monotonic one, in `time_offset'; when all have it (an integer other than 0), the
+%% time is `timestamp - time_offset', and a step of the system clock changes nothing. A host that
+%% makes its own snapshots can do the same with `erlang:time_offset(millisecond)', or use
+%% `erlang:monotonic_time(millisecond)' as the `timestamp'. Snapshots of different runs of a node
+%% have no common monotonic clock.
 %%
 %% `trend_slope' is the Theil-Sen estimate in bytes a second, the median of the slopes between all
-%% pairs; 0.0 when all are of one moment. `leak_indication' is `<<"possible_memory_leak">>' when the
-%% growth is significant (Student's t at 1 in 10,000, with the number of independent samples
+%% pairs; 0.0 when all have the same time. `leak_indication' is `<<"possible_memory_leak">>' when
+%% the growth is significant (Student's t at 1 in 10,000, with the number of independent samples
 %% corrected for autocorrelation), at least 3 MB an hour, and goes on in the later part of the time;
-%% else `<<"normal">>'. A node that filled up and has been level since is normal, also a noisy one.
-%% Fewer than three snapshots are never called a leak. Only `total_memory' is looked at.
+%% else `<<"normal">>'. A node that filled up and has been level since is normal, even a noisy one.
+%% Fewer than three snapshots never count as a leak. Only `total_memory' is used.
 -spec analyze_memory_trend([#memory_snapshot{} | snapshot_map()]) ->
     trend() | {error, no_data | need_multiple_snapshots | invalid_input}.
 analyze_memory_trend([]) ->
@@ -339,57 +341,58 @@ generate_report() ->
 
 %% @doc A page for a browser, in one file that refers to nothing outside of it: memory by kind,
 %% connections and what each takes, and garbage collection pauses over the time of the running
-%% session, or the last one; alerts, the largest shares, and the processes with most memory.
+%% session, or the last one; alerts, the largest shares, and the processes that use the most memory.
 %%
-%% Written to a file, it is opened with any browser:
+%% Written to a file, it opens in any browser:
 %%
 %% ```
 %% 1> {ok, Page} = erlmcp_memory_profiler:generate_report(html).
 %% 2> ok = file:write_file("memory.html", Page).
 %% '''
 %%
-%% The page shows keys of shares, and names of processes: it is for operators. Looking for the
-%% processes is a walk over all of them, for at most a second. Without a session there are no
-%% charts, and the rest is there.
+%% The page shows keys of shares and names of processes, so it is for operators only. Finding the
+%% processes is a walk over all of them, for at most a second. Without a session it has everything
+%% but the charts.
 -spec generate_report(html) -> {ok, iodata()}.
 generate_report(html) ->
     {ok, erlmcp_memory_page:html()};
 generate_report(Format) ->
     ?BADARG([Format], 1, <<"not html">>).
 
-%% @doc What the library holds, by kind, without a walk over anything: at most a millisecond,
-%% whatever there is.
+%% @doc What the library holds, by kind. Nothing is walked: it takes at most a millisecond, however
+%% much there is.
 %%
 %% <ul>
 %% <li>`pooled_states': those in use, and `idle' ones kept for reuse;</li>
-%% <li>`compact_states': all versions that somebody still refers to. What two versions have in
-%%   common may be counted for both, but never more than the library has in all;</li>
+%% <li>`compact_states': all versions that are still referred to. What two versions have in common
+%%   may be counted for both, but never more than the library holds in all;</li>
 %% <li>`parked' terms;</li>
 %% <li>`shares', and the `largest' of them, at most ten: `bytes', `holders' (how many states, parked
-%%   terms and other shares hold it; 1 where only references do), and a `summary' of what it is, for
-%%   instance `<<"map of 2: prompts, tools">>': keys, and never values;</li>
-%% <li>`buffers': message buffers, those that hold nothing too, and `idle' blocks.</li>
+%%   terms and other shares hold it; 1 if only references do), and a `summary' of its content, for
+%%   instance `<<"map of 2: prompts, tools">>': keys, never values;</li>
+%% <li>`buffers': message buffers, including empty ones, and `idle' blocks.</li>
 %% </ul>
 %%
-%% `bytes' are those in memory, with the headers of the VM's allocators and objects.
+%% `bytes' are as in memory, with the headers of the VM's allocators and objects.
 -spec inventory() -> inventory().
 inventory() ->
     erlmcp_memory_figures:inventory().
 
-%% @doc The resident memory of the node by kind, in bytes, each byte once: the sum of all is the
-%% resident set size. Takes about as long as three calls of `erlang:memory/0', whatever there is.
+%% @doc The resident memory of the node by kind, in bytes, each byte counted once: the sum of all is
+%% the resident set size. Takes about as long as three calls of `erlang:memory/0', however much
+%% there is.
 %%
 %% <ul>
-%% <li>`processes', `binaries', `ets', `atoms', `code': those of `erlang:memory/0', without what the
-%%   library has among them;</li>
+%% <li>`processes', `binaries', `ets', `atoms', `code': those of `erlang:memory/0', without the
+%%   library's share of them;</li>
 %% <li>`states' (pooled and compact), `shares', `parked' terms, message `buffers', `samples' of
 %%   sessions: what the library holds, with headers, and with what it keeps for reuse;</li>
 %% <li>`other': the VM's own tables and structures, drivers, and the programs and libraries that the
 %%   process runs;</li>
-%% <li>`allocated_unused': what the VM's allocators hold and nobody uses, as far as it is in
-%%   memory;</li>
-%% <li>`unaccounted': the rest, stacks of threads and what was allocated past the VM. Below zero
-%%   where something that is used was never touched, or was swapped out.</li>
+%% <li>`allocated_unused': what the VM's allocators hold but nothing uses, as far as it is
+%%   resident;</li>
+%% <li>`unaccounted': the rest, such as stacks of threads and what was allocated outside the VM.
+%%   Below zero where something that is in use was never touched, or was swapped out.</li>
 %% </ul>
 %%
 %% `{error, notsup}' where the node's allocators are switched off (`erl +Mea min').
@@ -417,9 +420,8 @@ metrics() ->
 %%   significant</td><td>over 5.0</td><td>over 10.0</td></tr>
 %% </table>
 %%
-%% Pauses of a session that lost its trace flags give no alert. `advice' is a sentence that names
-%% the call that helps. `{error, notsup}' where the node's allocators are switched off (`erl +Mea
-%% min').
+%% Pauses of a session that lost its trace flags raise no alert. `advice' is a sentence that names
+%% the call to use. `{error, notsup}' where the node's allocators are switched off (`erl +Mea min').
 -spec alerts() -> [alert()] | {error, notsup}.
 alerts() ->
     erlmcp_memory_report:alerts().
@@ -432,20 +434,20 @@ create_test_connections(Count, Server) ->
         {Position, Text} -> ?BADARG([Count, Server], Position, Text)
     end.
 
-%% @doc Starts so many connection processes, to measure or to test with.
+%% @doc Starts this many connection processes, to measure or to test with.
 %%
 %% Each holds a pooled state and a compact state with metadata and shared capabilities, and
-%% hibernates. It ends when the process `Server' does, or by {@link stop_test_connections/1}; the
-%% end of the caller leaves it alone. `Server' is any live process of this node.
+%% hibernates. It ends when the process `Server' does, or by {@link stop_test_connections/1}; it
+%% does not end with the caller. `Server' is any live process of this node.
 %%
-%% Options: `metadata', a map that is every connection's (a different small one for each),
-%% `capabilities', any term, which is shared by all (40 generated tools with their schemas and
-%% encoded replies). Anything else is a `badarg'.
+%% Options: `metadata', a map that every connection gets (by default a different small one for
+%% each), `capabilities', any term, which all of them share (by default 40 generated tools with
+%% their schemas and encoded replies). Anything else is a `badarg'.
 %%
-%% All are started or none: `{error, not_started}' where the pool is not running,
-%% `{error, {too_many_connections, Limit}}' where the node's process limit leaves room for no more
-%% than `Limit' (1000 processes are left to the rest of the node; see `+P' of erl), and
-%% `{error, Reason}' with the reason for which a connection did not start.
+%% All are started, or none: `{error, not_started}' where the pool is not running, `{error,
+%% {too_many_connections, Limit}}' where the node's process limit leaves room for no more than
+%% `Limit' (1000 processes are reserved for the rest of the node; see `+P' of erl), and `{error,
+%% Reason}' with the reason why a connection did not start.
 -spec create_test_connections(pos_integer(), pid(), connection_options()) ->
     {ok, [pid()]}
     | {error, not_started | {too_many_connections, non_neg_integer()} | term()}.
@@ -476,7 +478,7 @@ wrong_connection_options(_) ->
     {3, <<"not a map of options">>}.
 
 %% @doc Ends test connections, and returns when all are gone; those that do not end within five
-%% seconds are killed. Connections that are gone already are no error.
+%% seconds are killed. Connections that have ended already are not an error.
 -spec stop_test_connections([pid()]) -> ok.
 stop_test_connections(Pids) ->
     case erlmcp_memory_test_connections:are_connections(Pids) of
@@ -491,27 +493,27 @@ simulate_100k_load(Count) when is_integer(Count), Count > 0 ->
 simulate_100k_load(Count) ->
     ?BADARG([Count], 1, <<"not a positive integer">>).
 
-%% @doc Runs so many real connection processes through their life, measures it, and takes
+%% @doc Runs this many real connection processes through their life, measures it, and takes
 %% everything down again.
 %%
 %% Each connection acquires a pooled state, builds a compact state with metadata and shared
-%% capabilities, takes an `initialize' message in pieces through a message buffer, answers it and
-%% hibernates. Then come rounds of messages over all of them (`tools/list' and `tools/call' in
-%% turn), then all are closed. Every answer is verified: it must come from the right connection,
-%% with the right number of messages taken, to the right request, with the right result; and the
-%% connection's two states must agree. The pool is started for the run where it is not running.
+%% capabilities, receives an `initialize' message in pieces through a message buffer, replies to it
+%% and hibernates. Then come rounds of messages over all of them (`tools/list' and `tools/call' in
+%% turn), then all are closed. Every reply is verified: it must come from the right connection, with
+%% the right number of messages received, to the right request, with the right result; and the
+%% connection's two states must agree. The pool is started for the run if it is not running.
 %%
 %% Options: `rounds' of messages after the first one (2; at most 1,000,000), `drivers', how many
-%% processes play the clients, each with one message in flight (two a scheduler; at most 1000),
-%% `progress', whether to show it (true): in a terminal on one line rewritten in place, elsewhere
-%% as a log message of level notice every five seconds. Anything else is a `badarg'.
+%% processes act as the clients, each with one message in flight (two a scheduler; at most 1000),
+%% `progress', whether to show it (true): in a terminal on one line rewritten in place, elsewhere as
+%% a log message of level notice every five seconds. Anything else is a `badarg'.
 %%
 %% Errors, at once: `notsup' where the node's allocators are switched off (`erl +Mea min');
-%% `{too_many_connections, Limit}' where the process limit leaves room for no
-%% more than `Limit' (see {@link create_test_connections/3}); `profiling_in_progress' where a
-%% session runs, which the simulation's own would end; `simulation_in_progress', one at a time;
-%% `{invalid_config, Key, Value}' where the pool cannot be started. The simulation's session is
-%% the last one afterwards: {@link generate_report/0} and {@link get_profiling_data/0} tell of it.
+%% `{too_many_connections, Limit}' where the process limit leaves room for no more than `Limit' (see
+%% {@link create_test_connections/3}); `profiling_in_progress' where a session is running, which the
+%% simulation's own would end; `simulation_in_progress', one at a time; `{invalid_config, Key,
+%% Value}' where the pool cannot be started. Afterwards the simulation's session is the last one:
+%% {@link generate_report/0} and {@link get_profiling_data/0} are about it.
 %%
 %% When the caller dies, the run takes everything down by itself.
 %%
@@ -520,28 +522,28 @@ simulate_100k_load(Count) ->
 %% <ul>
 %% <li>`target_connections', `batches_completed' (of 10,000 connections), `duration_ms';</li>
 %% <li>`final_process_count', `final_total_memory_mb', `final_memory_per_connection' (bytes),
-%%   `final_memory_per_connection_mb': while all are connected and idle after the rounds;
+%%   `final_memory_per_connection_mb': measured while all are connected and idle after the rounds;
 %%   `baseline_memory_mb' before the start, `memory_delta_mb' between the two. What a connection
-%%   takes is what total memory has grown by over their number, at least 0;</li>
+%%   takes is the growth of total memory divided by their number, at least 0;</li>
 %% <li>`batch_results', a map after each batch: `batch', `connection_count' (all so far),
 %%   `memory_per_connection', `memory_per_connection_mb', `total_memory_mb', `process_count',
 %%   `timestamp';</li>
-%% <li>`memory': `before', `peak' and `afterwards', each of them bytes: `total', and of these
+%% <li>`memory': `before', `peak' and `afterwards', each in bytes: `total', and of these
 %%   `processes', `binaries' (with the VM's headers of native resources) and `native'; and
 %%   `resident' as the operating system counts. `bytes_per_connection' has the same keys;
-%%   `resident_bytes_per_connection' is one of them. Native bytes are those of all of the library;
+%%   `resident_bytes_per_connection' is one of them. Native bytes are those of the whole library;
 %%   </li>
 %% <li>`latency' in microseconds: of `acquire', `update' (one state field) and `message' (from its
-%%   first piece sent to its answer sent), each with `count', `min', `mean', `p50', `p90', `p99',
+%%   first piece sent to its reply sent), each with `count', `min', `mean', `p50', `p90', `p99',
 %%   `p999', `max';</li>
 %% <li>`gc_pause' in milliseconds: `measured => true', `collections', `min', `mean', `p50', `p90',
 %%   `p99', `p999', `max'; or `measured => false' with a `reason', `{already_traced, Tracer}',
-%%   `trace_flags_cleared' (by somebody else meanwhile) or `session_replaced'. The collections of
-%%   all of the node's processes;</li>
-%% <li>`errors', and `first_errors', at most 10 terms that say which;</li>
-%% <li>`states_left', `buffer_bytes_left', `processes_left': what had not come back after 20
-%%   seconds. States that others acquire meanwhile are theirs; bytes in message buffers that others
-%%   hold at the end and did not at the start count;</li>
+%%   `trace_flags_cleared' (by somebody else during the run) or `session_replaced'. It covers the
+%%   collections of all processes of the node;</li>
+%% <li>`errors', and `first_errors', at most 10 terms that describe them;</li>
+%% <li>`states_left', `buffer_bytes_left', `processes_left': what was not released after 20 seconds.
+%%   States that others acquire during the run are not counted; bytes in message buffers that others
+%%   hold at the end and did not at the start are;</li>
 %% <li>`pool': `started', whether the run started (and stopped) it, and what it kept idle at the
 %%   end, `idle_states', `idle_bytes', `idle_buffer_bytes';</li>
 %% <li>`success': under 2.0 MB for a connection, no errors, nothing left.</li>

@@ -1,8 +1,8 @@
 %% @private
-%% @doc Shows how far a load simulation is: in a terminal on one line that is rewritten in place,
-%% elsewhere as a log message every few seconds.
+%% @doc Shows the progress of a load simulation: in a terminal on one line that is rewritten in
+%% place, elsewhere as a log message every few seconds.
 %%
-%% It is a process of its own, so that a slow or vanished terminal holds nothing up.
+%% It is a separate process, so that a slow or vanished terminal does not delay the run.
 -module(erlmcp_memory_progress).
 
 -export([start/2, phase/3, stop/1]).
@@ -34,7 +34,7 @@
     phase :: {string(), Steps :: pos_integer(), Before :: non_neg_integer(), Since :: integer()}
 }).
 
-%% @doc Starts it for a run of so many steps in all, with the caller's terminal.
+%% @doc Starts it for a run of this many steps in all, with the caller's terminal.
 -spec start(erlmcp_memory_driver:progress(), Total :: pos_integer()) -> progress().
 start(Progress, Total) ->
     Run = self(),
@@ -50,7 +50,7 @@ start(Progress, Total) ->
         })
     end).
 
-%% @doc Says what the run does from now on, and how many steps that takes.
+%% @doc Sets what the run does from now on, and how many steps that takes.
 -spec phase(progress() | none, string(), pos_integer()) -> ok.
 phase({Pid, _Monitor}, Name, Steps) ->
     Pid ! {phase, Name, Steps},
@@ -65,7 +65,7 @@ stop({Pid, Monitor}) ->
     receive
         {'DOWN', Monitor, process, Pid, _} -> ok
     after 1000 ->
-        %% It hangs on its terminal.
+        %% It is blocked by its terminal.
         exit(Pid, kill),
         receive
             {'DOWN', Monitor, process, Pid, _} -> ok

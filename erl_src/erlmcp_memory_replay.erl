@@ -1,9 +1,9 @@
 %% @private
-%% @doc A callback module whose `init/1' comes to what another one has come to already.
+%% @doc A callback module whose `init/1' repeats the outcome that another one had.
 %%
 %% What a start that fails returns, how its process ends and when its name is free again differs
-%% between releases of OTP. So the engine calls `init/1' of the user's module, and where that did
-%% not give a state, it has OTP's own behaviour go through the same with this module.
+%% between releases of OTP. So the engine calls `init/1' of the user's module, and if that does not
+%% return a state, it has OTP's own behaviour repeat the outcome with this module.
 -module(erlmcp_memory_replay).
 
 -export([init/1]).

@@ -1,5 +1,5 @@
 %% @private
-%% @doc What the profiler's data mean: the report for an operator, and the alerts.
+%% @doc Explains the profiler's data: the report for an operator, and the alerts.
 -module(erlmcp_memory_report).
 
 -export([session/0, generate/0, alerts/0, evaluate/1]).
@@ -12,7 +12,7 @@
 
 -type metric() :: memory_per_connection | reuse_ratio | gc_pause | memory_growth.
 
-%% @doc The last session, running or not, when it has a snapshot, and how it stands.
+%% @doc The last session, running or not, if it has a snapshot, and its status.
 -spec session() -> {ok, reference(), #{atom() => term()}} | none.
 session() ->
     case erlmcp_memory_nif:profiler_session() of
@@ -25,7 +25,7 @@ session() ->
             end
     end.
 
-%% @doc The alerts of the node as it stands.
+%% @doc The alerts of the node now.
 -spec alerts() -> [erlmcp_memory_profiler:alert()] | {error, notsup}.
 alerts() ->
     case erlmcp_memory_snapshot:total() of
@@ -39,11 +39,11 @@ alerts() ->
 figures(Total) ->
     maps:merge(pool_figures(Total), session_figures()).
 
-%% From so many states in use on, what the node takes by itself (some 50 MB) is a small part of
-%% total memory over connections. Below, an idle node would be an alert.
+%% With at least this many states in use, what the node itself takes (some 50 MB) is a small part of
+%% the total memory for each connection. With fewer, an idle node would raise an alert.
 -define(MANY, 100).
 
-%% The pool may not run; then it has no figures.
+%% The pool may not be running; then it has no figures.
 pool_figures(Total) ->
     Pool = erlmcp_memory_pool,
     try whereis(Pool) =/= undefined andalso Pool:pool_stats() of
@@ -58,7 +58,7 @@ pool_figures(Total) ->
         _ ->
             #{}
     catch
-        %% It may stop between the question and the call.
+        %% It may stop between the check and the call.
         exit:_ -> #{};
         error:undef -> #{}
     end.
@@ -80,8 +80,8 @@ session_figures() ->
             #{}
     end.
 
-%% @doc The alerts that figures give: MB a connection, percent reused, milliseconds of pause, MB of
-%% growth an hour. A figure that is missing gives none.
+%% @doc The alerts for these figures: MB a connection, percent reused, milliseconds of pause, MB of
+%% growth an hour. A figure that is missing raises none.
 -spec evaluate(#{metric() => number()}) -> [erlmcp_memory_profiler:alert()].
 evaluate(Figures) ->
     [
@@ -135,7 +135,7 @@ generate() ->
     end.
 
 text(Session, #{baseline := First, last := Last} = Status) ->
-    %% Where there is a session, there is this too.
+    %% If there is a session, there is this too.
     {ok, Total} = erlmcp_memory_snapshot:total(),
     [
         "Memory profile of ", atom_to_list(node()), "\n\n",

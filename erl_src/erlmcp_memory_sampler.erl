@@ -1,10 +1,10 @@
 %% @private
-%% @doc The process that holds the trace and takes a snapshot every interval.
+%% @doc The process that owns the trace and takes a snapshot every interval.
 %%
-%% It is registered, so there is one session a node; a start while one runs ends that one first.
-%% It is linked to nobody: a session belongs to the node, and goes on when the shell or the remote
-%% call that started it is gone. The native session watches this process and ends with it; its data
-%% lie there, so they outlive this process.
+%% It is registered, so there is one session on a node; a start while one runs ends that one first.
+%% It is linked to no process: a session belongs to the node, and goes on when the shell or the
+%% remote call that started it has ended. The native session watches this process and ends with it;
+%% the session holds the data, so they outlive this process.
 -module(erlmcp_memory_sampler).
 -behaviour(gen_server).
 
@@ -23,17 +23,17 @@
     interval_ms :: pos_integer(),
     %% whether trace flags are set, and are all that were set
     gc :: boolean(),
-    %% processes whose flags are to be looked at before all are looked at anew
+    %% processes whose flags are still to be checked before all are checked again
     to_look_at = [] :: [pid()]
 }).
 
-%% The same for every session: the VM takes two equal tracers for one.
+%% The same for every session: to the VM, two equal tracers are one.
 -define(TRACER, {tracer, erlmcp_memory_nif, []}).
 -define(FLAGS, [garbage_collection, ?TRACER]).
-%% Processes whose flags are looked at with each snapshot, at most. Each is asked by a signal.
+%% The most processes whose flags are checked with each snapshot. Each check is a signal.
 -define(AT_ONCE, 32).
 
-%% @doc Starts a session, after the end of the running one. Whatever stands against it is looked
+%% @doc Starts a session, after ending the running one. Anything that prevents the start is looked
 %% for before that one is ended.
 -spec start(options()) -> ok | {error, {already_traced, erlmcp_memory_profiler:tracer()} | notsup}.
 start(#{gc := Gc} = Options) ->
@@ -62,8 +62,8 @@ replace(Options) ->
 stop() ->
     call(stop).
 
-%% @doc Looks whether the running session still has its trace flags, so that what is read of it next
-%% is true.
+%% @doc Checks whether the running session still has its trace flags, so that what is read of it
+%% next is true.
 -spec look() -> ok | {error, profiling_not_started}.
 look() ->
     call(look).
@@ -122,15 +122,15 @@ schedule(#state{interval_ms = Interval}) ->
 
 %%% Trace flags
 
-%% Flags are set process by process: that waits for whoever runs the process at the time. The VM's
-%% own pass over all of them stops all normal schedulers instead and, in releases before 25.3.2.11
-%% and 26.2.4, crashes when a dirty scheduler looks at a process's tracer in that moment. New
+%% Flags are set process by process: that waits for the scheduler that runs the process at the time.
+%% The VM's own pass over all of them stops all normal schedulers instead and, in releases before
+%% 25.3.2.11 and 26.2.4, crashes when a dirty scheduler reads a process's tracer at that moment. New
 %% processes come first, so that none is missed.
 trace_all() ->
     _ = erlang:trace(new_processes, true, ?FLAGS),
     lists:all(fun trace/1, erlang:processes()).
 
-%% Whether all is well: a process may be gone, but must not be somebody else's.
+%% Whether the flag is set: a process may have ended, but must not be traced by another tracer.
 trace(Pid) ->
     try erlang:trace(Pid, true, ?FLAGS) of
         1 -> true
@@ -138,7 +138,7 @@ trace(Pid) ->
         error:badarg -> not is_process_alive(Pid)
     end.
 
-%% The tracer is named: the flags of somebody else's are left alone.
+%% The tracer is named: the flags of other tracers are left alone.
 untrace_all() ->
     _ = untrace_new(),
     lists:foreach(
@@ -156,8 +156,8 @@ untrace_new() ->
     is_ours(new_processes) andalso erlang:trace(new_processes, false, [garbage_collection]).
 
 %% Somebody else may clear our flags at any time (`dbg', `recon_trace'): of all processes, of those
-%% that are there, of new ones, of single ones. So each time a few processes are looked at in turn,
-%% this one and new ones always.
+%% that exist, of new ones, of single ones. So each time a few processes are checked in turn, and
+%% always this one and new ones.
 looked(#state{gc = false} = State) ->
     State;
 looked(#state{to_look_at = []} = State) ->
@@ -172,8 +172,8 @@ looked(State, Pids) ->
         State#state{to_look_at = Rest}
     ).
 
-%% What is left of our flags when some were taken dissolves by itself, since no session counts any
-%% more: process by process they could be taken for somebody else's.
+%% The flags that remain when some were cleared go away by themselves, since no session counts any
+%% more: process by process they could be mistaken for another tracer's.
 kept(true, State) ->
     State;
 kept(false, #state{session = Session} = State) ->
@@ -181,8 +181,8 @@ kept(false, #state{session = Session} = State) ->
     _ = untrace_new(),
     State#state{gc = false, to_look_at = []}.
 
-%% Whether this session traces the process, or it is gone. A tracer module comes back as
-%% {Module, State}, which the type of erlang:trace_info/2 forgets; hence no pattern.
+%% Whether this session traces the process, or it is gone. A tracer module is returned as {Module,
+%% State}, which the type of erlang:trace_info/2 omits; hence no pattern.
 is_ours(Item) ->
     case erlang:trace_info(Item, tracer) of
         {tracer, Tracer} -> is_our_tracer(Tracer);
@@ -192,17 +192,17 @@ is_ours(Item) ->
 is_our_tracer(Tracer) ->
     is_tuple(Tracer) andalso element(1, Tracer) =:= erlmcp_memory_nif.
 
-%% Who else traces on this node. Looked for before anything is switched on: the VM gives a process
-%% one tracer, so a second one would silently miss what the first one has, and some releases of
-%% OTP 27 crash when two trace sessions follow one process's collections.
+%% Who else traces on this node. Looked for before anything is switched on: the VM allows one tracer
+%% for a process, so a second one would silently miss what the first one traces, and some releases
+%% of OTP 27 crash when two trace sessions follow one process's collections.
 other_tracer() ->
     case sessions() of
         [] -> first_tracer([new_processes | erlang:processes()]);
         Sessions -> {ok, {sessions, Sessions}}
     end.
 
-%% The trace sessions of this node, where the VM has such: without that of erlang:trace/3, which is
-%% used here and is looked at process by process. The functions for sessions refuse that one.
+%% The trace sessions of this node, if the VM has sessions, without that of erlang:trace/3, which is
+%% used here and is checked process by process. The functions for sessions refuse that one.
 sessions() ->
     Module = trace,
     case
@@ -233,7 +233,7 @@ first_tracer([Item | Rest]) ->
                 false -> {ok, Tracer}
             end;
         undefined ->
-            %% gone meanwhile
+            %% it has ended since
             first_tracer(Rest)
     end;
 first_tracer([]) ->

@@ -1,38 +1,38 @@
-%% @doc `gen_server' whose state takes next to no memory while nobody needs it.
+%% @doc A `gen_server' whose state takes next to no memory while it is not needed.
 %%
 %% ```
 %% gen_server:start_link(?MODULE, Args, Options)             % before
 %% erlmcp_memory_server:start_link(?MODULE, Args, Options)   % after
 %% '''
 %%
-%% The callback module stays as it is, and so does everything that calls the server: {@link
-%% gen_server:call/2}, {@link gen_server:cast/2}, {@link gen_server:stop/1} and all the rest are
-%% `gen_server''s own. What starts the server is here.
+%% The callback module stays as it is, and so does the code that calls the server: {@link
+%% gen_server:call/2}, {@link gen_server:cast/2}, {@link gen_server:stop/1} and all other client
+%% functions are those of `gen_server'. This module has the functions that start the server.
 %%
-%% When no message came for the idle time, the state is <em>parked</em>: packed off the heap, its
-%% equal parts shared among all parked states of the node, and the process hibernates. The next
-%% message finds the state as it was. A state that was not changed since is parked again at next to
+%% When no message has come for the idle time, the state is <em>parked</em>: packed off the heap,
+%% its equal parts shared among all parked states of the node, and the process hibernates. The next
+%% message finds the state as it was. A state that has not changed since is parked again at next to
 %% no cost. A state that cannot be parked stays on the heap; that is logged, at most once a minute.
 %%
 %% The idle time is the option `{idle_after, Milliseconds}' (or `infinity': it is not parked for
-%% idleness, and `hibernate_after' counts as usual), else the setting `connection_idle_after'. It is
-%% spread: up to a quarter of it is added, other for each process, so that servers that became idle
-%% together do not all park at once.
+%% idleness, and `hibernate_after' works as usual), else the setting `connection_idle_after'. It is
+%% spread: up to a quarter of it is added, different for each process, so that servers that became
+%% idle together do not all park at once.
 %%
 %% While the states of the node that are not parked take more than `awake_memory_limit' bytes, a
 %% server parks as soon as it finds no message, and a message to a parked one may wait for other
-%% states to be parked: at most 20 milliseconds where it is a call, else at most 200.
+%% states to be parked: at most 20 milliseconds if it is a call, else at most 200.
 %%
-%% With the setting `connection_state_compact' set to `false', the servers are plain `gen_server's
-%% that hibernate after their idle time.
+%% With the setting `connection_state_compact' set to `false', the servers are plain `gen_server'
+%% processes that hibernate after their idle time.
 %%
-%% Where a setting is wrong, a start returns `{error, {invalid_config, Key, Value}}', and
-%% `enter_loop' raises `{invalid_config, Key, Value}'.
+%% If a setting is wrong, a start returns `{error, {invalid_config, Key, Value}}', and `enter_loop'
+%% raises `{invalid_config, Key, Value}'.
 %%
-%% What differs from `gen_server': stack traces name this library's functions where they would name
-%% `gen_server''s; `sys:get_status/1' names this module as the process's; sizes of the process. As
-%% always, what is outside the state stays where it is: the process dictionary, messages that wait,
-%% and the events that `sys:log/2' keeps.
+%% What differs from `gen_server': stack traces name this library's functions instead of those of
+%% `gen_server'; `sys:get_status/1' names this module; the sizes of the process. What is outside the
+%% state stays where it is: the process dictionary, waiting messages, and the events that
+%% `sys:log/2' keeps.
 -module(erlmcp_memory_server).
 
 -include("erlmcp_memory_error.hrl").
@@ -57,59 +57,42 @@
 %% As a callback returns it.
 
 -define(LOOP, erlmcp_memory_server_loop).
+-define(START(Args), erlmcp_memory_parking:start(?MODULE, gen_server, ?FUNCTION_NAME, Args)).
 
 %%% Starting
 
 %% @doc As {@link gen_server:start/3}.
 -spec start(module(), Args :: term(), [option()]) -> gen_server:start_ret().
 start(Module, Args, Options) ->
-    started(?FUNCTION_NAME, nolink, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As {@link gen_server:start/4}.
 -spec start(gen_server:server_name(), module(), Args :: term(), [option()]) ->
     gen_server:start_ret().
 start(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, nolink, [ServerName, Module, Args, Options], Options).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As {@link gen_server:start_link/3}.
 -spec start_link(module(), Args :: term(), [option()]) -> gen_server:start_ret().
 start_link(Module, Args, Options) ->
-    started(?FUNCTION_NAME, link, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As {@link gen_server:start_link/4}.
 -spec start_link(gen_server:server_name(), module(), Args :: term(), [option()]) ->
     gen_server:start_ret().
 start_link(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, link, [ServerName, Module, Args, Options], Options).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As {@link gen_server:start_monitor/3}.
 -spec start_monitor(module(), Args :: term(), [option()]) -> gen_server:start_mon_ret().
 start_monitor(Module, Args, Options) ->
-    started(?FUNCTION_NAME, monitor, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As {@link gen_server:start_monitor/4}.
 -spec start_monitor(gen_server:server_name(), module(), Args :: term(), [option()]) ->
     gen_server:start_mon_ret().
 start_monitor(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, monitor, [ServerName, Module, Args, Options], Options).
-
-started(Function, Link, Args, Options) ->
-    case is_start(Args) andalso erlmcp_memory_parking:options(Options) of
-        {park, Known} ->
-            apply(gen, start, [?MODULE, Link | lists:droplast(Args) ++ [Known]]);
-        {plain, Known} ->
-            apply(gen_server, Function, lists:droplast(Args) ++ [Known]);
-        {badarg, Text} ->
-            ?BADARG(Args, length(Args), Text);
-        {error, _} = Invalid ->
-            Invalid;
-        %% It raises what it raises in this release.
-        false ->
-            apply(gen_server, Function, Args)
-    end.
-
-is_start([Module, _, Options]) -> is_atom(Module) andalso is_list(Options);
-is_start([Name | Rest]) -> is_tuple(Name) andalso is_start(Rest).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As {@link gen_server:enter_loop/3}.
 -spec enter_loop(module(), [enter_loop_option()], State :: term()) -> no_return().
@@ -214,7 +197,7 @@ system_code_change(#server_1{module = Module} = Loop, _Module, OldVersion, Extra
 
 code_changed({ok, New}, Old, Loop) ->
     Changed = replaced(Old, New, Loop),
-    %% An upgrade suspends all servers until each was here: none keeps what it looked at.
+    %% An upgrade suspends all servers until each has been here: none keeps the state that it built.
     _ = erlmcp_memory_parking:is_parked(Changed#server_1.parking) andalso
         erlang:garbage_collect(),
     {ok, Changed};

@@ -1,6 +1,6 @@
 %% @private
 %% @doc What a callback of a server wants to happen next, as `gen_server' of the running release
-%% takes it.
+%% interprets it.
 -module(erlmcp_memory_server_action).
 
 -export([take/2, reviewed/0]).
@@ -8,27 +8,27 @@
 -export_type([taken/0, timer/0]).
 
 -type timer() :: none | {reference(), Content :: term()}.
-%% A timer of the callback module's that runs, and the message that it stands for.
+%% A running timer of the callback module, and the message that it is for.
 
 -type taken() ::
     {continue, term()}
     | {now, Message :: term()}
     | {timeout() | hibernate, timer()}.
-%% Call `handle_continue/2'; take this message before any other; or wait for a message, at most so
-%% long.
+%% Call `handle_continue/2'; handle this message before any other; or wait for a message, at most
+%% this long.
 
 %% The first release with timeouts that carry a message and that other messages cancel, but system
 %% messages do not.
 -define(TIMED_ACTIONS, 28).
 
-%% @doc The releases of OTP of which somebody has read what `gen', `gen_server', `gen_statem', `sys'
-%% and `proc_lib' do, and whether the engines do the same.
+%% @doc The releases of OTP whose `gen', `gen_server', `gen_statem', `sys' and `proc_lib' have been
+%% reviewed against the engines.
 -spec reviewed() -> [pos_integer(), ...].
 reviewed() ->
     [25, 26, 27, 28, 29].
 
-%% @doc What is to be done. `error': the return is a wrong one. `foreign': this release may know it.
-%% Starts the timer that is asked for; its message is `{timeout, Timer, Tag}'.
+%% @doc What to do. `error': the return value is wrong. `foreign': this release may know it. Starts
+%% the timer that is asked for; its message is `{timeout, Timer, Tag}'.
 -spec take(Action :: term(), Tag :: reference()) -> taken() | error | foreign.
 take({continue, _} = Continue, _Tag) ->
     Continue;

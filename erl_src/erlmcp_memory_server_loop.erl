@@ -2,9 +2,9 @@
 %% @doc The engine of `erlmcp_memory_server': what `gen_server' does with messages, callbacks and
 %% timeouts, and between them the parking.
 %%
-%% None of these functions comes back to its caller: each ends with a call of the next one, and at
-%% last with a wait or a callback in `erlmcp_memory_wait'. So nothing of a state that is dropped is
-%% left on the stack, and a server goes on in the newest version of this module.
+%% None of these functions returns to its caller: each ends with a call of the next one, and finally
+%% with a wait or a callback in `erlmcp_memory_wait'. So the stack keeps nothing of a state that is
+%% dropped, and a server continues in the newest version of this module.
 -module(erlmcp_memory_server_loop).
 
 -include("erlmcp_memory_server.hrl").
@@ -14,7 +14,7 @@
 %% Called by `erlmcp_memory_wait'.
 -export([received/2, waited/1, slept/1, woken/1, returned/2]).
 
-%% One that sleeps and waits for nothing in particular, as most do.
+%% A server that sleeps and waits for nothing in particular, as most do.
 -record(asleep_1, {
     parent :: pid(),
     name :: gen_server:server_name() | pid(),
@@ -24,12 +24,12 @@
     hibernate_after :: timeout()
 }).
 
-%% Why a server ends, and what is to be said of it.
+%% Why a server ends, and what to report.
 -record(ending_1, {
     class = exit :: exit | error,
     reason :: term(),
     stacktrace :: erlang:stacktrace(),
-    %% Whether the stack trace is part of the report: where a callback crashed.
+    %% Whether the stack trace is part of the report: if a callback crashed.
     is_crash = false :: boolean(),
     from = undefined :: undefined | gen_server:from(),
     message :: term(),
@@ -49,10 +49,10 @@ next({Action, Timer}, #server_1{action = Action, timer = Timer} = Loop) ->
 next({Action, Timer}, Loop) ->
     again(Loop#server_1{action = Action, timer = Timer}).
 
-%% @doc Waits for a message, from the beginning of what was asked for.
+%% @doc Waits for a message, from the beginning of the time that was asked for.
 -spec again(server()) -> no_return().
 again(#server_1{action = Time} = Loop) when is_integer(Time) ->
-    %% Never too early by what is left of this millisecond.
+    %% Never too early by the rest of this millisecond.
     wait(Loop#server_1{until = now_ms() + Time + 1});
 again(#server_1{until = none} = Loop) ->
     wait(Loop);
@@ -75,7 +75,7 @@ wait(#server_1{action = Action, parking = Parking} = Loop) ->
 parking(Parking, #server_1{parking = Parking} = Loop) -> Loop;
 parking(Parking, Loop) -> Loop#server_1{parking = Parking}.
 
-%% `Time': of an integer timeout, what is left.
+%% `Time': what is left of an integer timeout.
 wait_awake(hibernate, Loop) ->
     doze(Loop);
 wait_awake(Time, #server_1{parking = Parking} = Loop) ->
@@ -91,7 +91,7 @@ wait(Plan, Time, Loop) ->
     erlmcp_memory_wait:wait(?MODULE, Loop#server_1{plan = Plan}, Time).
 
 %% @private
-%% @doc No message came for as long as it was waited for.
+%% @doc No message came in the time waited.
 -spec waited(server()) -> no_return().
 waited(#server_1{plan = timeout} = Loop) ->
     decode(timeout, Loop);
@@ -147,18 +147,18 @@ hibernate(#server_1{parking = Parking} = Loop) ->
     Held = erlmcp_memory_parking:hold(Parking),
     erlmcp_memory_wait:hibernate(?MODULE, Loop#server_1{parking = Held}).
 
-%% Alarms are set for a point in time, so that what is left does not drift.
+%% Alarms are set for a point in time, so that the time left does not drift.
 alarm(none, _What, Loop) ->
     Loop;
 alarm(Until, What, Loop) ->
     Timer = erlang:start_timer(Until, self(), ?MODULE, [{abs, true}]),
     Loop#server_1{alarm = {Timer, What}}.
 
-%% Nobody else must see its message: not a callback that receives, not a debugger.
+%% Nothing else may see its message: neither a callback that receives nor a debugger.
 cancel_alarm(Timer) ->
     case erlang:cancel_timer(Timer) of
         false ->
-            %% It was sent, and may be on its way.
+            %% It has fired, and its message may be on its way.
             receive
                 {timeout, Timer, ?MODULE} -> ok
             end;
@@ -198,7 +198,7 @@ received(Message, #server_1{alarm = {Timer, _}} = Loop) ->
     decode(Message, Loop#server_1{alarm = none}).
 
 decode({system, From, Request}, #server_1{parent = Parent, debug = Debug} = Loop) ->
-    %% Never as hibernated: suspended, it would spin while a message of another kind waits.
+    %% Never as hibernating: a suspended server would spin while a message of another kind waits.
     sys:handle_system_msg(Request, From, Parent, erlmcp_memory_server, Debug, Loop, false);
 decode({'EXIT', Parent, Reason} = Message, #server_1{parent = Parent} = Loop) ->
     stop(Reason, Message, Loop);
@@ -219,7 +219,7 @@ decoded(Message, #server_1{timer = {Ref, _}} = Loop) ->
     ok = erlang:cancel_timer(Ref, [{async, true}, {info, false}]),
     admit(Message, 0, Loop#server_1{timer = none}).
 
-%% A message for the module waits before a state is unparked while too much is awake.
+%% While too much is awake, a message for the module waits before the state is unparked.
 admit(Message, Slept, #server_1{parking = Parking} = Loop) ->
     case erlmcp_memory_parking:is_parked(Parking) of
         true ->
@@ -264,13 +264,13 @@ dispatch(Message, #server_1{state = State} = Loop) ->
 debug(_Event, #server_1{debug = []} = Loop) ->
     Loop;
 debug(Event, #server_1{debug = Debug, name = ServerName} = Loop) ->
-    %% By name: a fun of this module would not outlive its second replacement.
+    %% By name: a fun of this module would not outlive its second upgrade.
     Print = fun erlmcp_memory_server_report:print_event/3,
     Loop#server_1{debug = sys:handle_debug(Debug, Print, gen:name(ServerName), Event)}.
 
 %%% Callbacks
 
-%% @doc Calls the module; the context says what for.
+%% @doc Calls the module; the context tells what for.
 -spec call(Function :: atom(), Args :: [term()], Context :: tuple(), server()) -> no_return().
 call(Function, Args, Context, #server_1{module = Module} = Loop) ->
     erlmcp_memory_wait:call(Module, Function, Args, ?MODULE, {returned_1, Context, Loop}).
@@ -289,7 +289,7 @@ returned(Outcome, {returned_1, {continue, _} = Message, Loop}) ->
     handled(Outcome, undefined, Message, debug(Message, Loop));
 returned({error, undef, _} = Outcome, {returned_1, {info, Message}, Loop}) ->
     #server_1{module = Module, state = State} = Loop,
-    %% The function itself may be there and have called one that is not.
+    %% The function itself may exist and have called one that does not.
     case erlang:function_exported(Module, handle_info, 2) of
         true ->
             handled(Outcome, undefined, Message, Loop);
@@ -311,7 +311,7 @@ called({ok, {reply, Reply, State, Action} = Return}, From, Request, Loop) ->
         Taken -> next(Taken, replied(From, Reply, state(State, Loop)))
     end;
 called({ok, {stop, Reason, Reply, State}}, From, Request, Loop) ->
-    %% The reply is sent when it has terminated.
+    %% The reply is sent once it has terminated.
     Ending = ending(Reason, From, Request),
     terminate(Ending#ending_1{reply = {reply, Reply}}, state(State, Loop));
 called(Outcome, From, Request, Loop) ->
@@ -343,7 +343,7 @@ handled({Class, Reason, Stacktrace}, From, Message, Loop) ->
 take(Action, Loop) ->
     erlmcp_memory_server_action:take(Action, tag(Loop)).
 
-%% Of the messages of the module's timers.
+%% The tag of the messages of the module's timers.
 tag(#server_1{parking = Parking}) ->
     erlmcp_memory_parking:tag(Parking).
 
@@ -358,7 +358,7 @@ state(New, #server_1{state = Old, parking = Parking} = Loop) ->
     end.
 
 replied(From, Reply, #server_1{state = State} = Loop) ->
-    %% It alone knows all forms of what it is sent to.
+    %% It alone knows all forms of a destination.
     _ = gen:reply(From, Reply),
     debug({out, Reply, From, State}, Loop).
 
@@ -368,7 +368,7 @@ leave(State, Action, #server_1{module = Module, name = ServerName} = Loop) ->
         Module, [{hibernate_after, Loop#server_1.hibernate_after}], State, ServerName, Action
     ).
 
-%%% What init came to
+%%% The outcome of init
 
 initialized({ok, {ok, State}}, Starter, _Options, Loop) ->
     proc_lib:init_ack(Starter, {ok, self()}),
@@ -387,9 +387,9 @@ initialized({ok, {ok, State, Action}} = Outcome, Starter, Options, Loop) ->
 initialized(Outcome, Starter, Options, Loop) ->
     replay(Outcome, Starter, Options, Loop).
 
-%% There is no server, and the running release says what that means.
+%% There is no server, and the running release decides what that means.
 replay(Outcome, Starter, Options, #server_1{parent = Parent, name = ServerName}) ->
-    %% What concerns debugging was done once.
+    %% Debugging was set up once already.
     Others = lists:keydelete(debug, 1, Options),
     gen_server:init_it(Starter, Parent, ServerName, erlmcp_memory_replay, Outcome, Others).
 

@@ -1,10 +1,11 @@
 %% @private
-%% @doc What a server says of itself: to `sys' and to `logger', as a `gen_server' would.
+%% @doc What a server reports to `sys' and to `logger', as a `gen_server' would.
 -module(erlmcp_memory_server_report).
 
 -export([terminating/5, unhandled/2, print_event/3, status/5]).
 
-%% What `gen_server' sends with its reports, so that they are formatted and filtered as its own.
+%% What `gen_server' sends with its reports, so that they are formatted and filtered in the same
+%% way.
 -define(METADATA(Tag), #{
     mfa => {?MODULE, ?FUNCTION_NAME, ?FUNCTION_ARITY},
     file => ?FILE,
@@ -16,7 +17,7 @@
 
 -type server() :: {Name :: term(), module(), State :: term(), [sys:dbg_opt()]}.
 
-%% @doc A server ends for a reason that is to be reported. `From' is who called and got no reply.
+%% @doc A server ends for a reason that is to be reported. `From' is the caller that got no reply.
 -spec terminating(
     Reason :: term(),
     erlang:stacktrace() | undefined,
@@ -62,7 +63,7 @@ client({Pid, _Tag}) ->
         [{_, Stacktrace}, {_, Name}] -> {Pid, {Name, Stacktrace}}
     end.
 
-%% OTP 27 and later have labels of processes, and `gen_server:format_log/2' of those needs the key.
+%% OTP 27 and later have labels of processes, and their `gen_server:format_log/2' needs the key.
 with_label(Report) ->
     ProcLib = proc_lib,
     case erlang:function_exported(ProcLib, get_label, 1) of
@@ -70,7 +71,7 @@ with_label(Report) ->
         false -> Report
     end.
 
-%% @doc A message came for which the callback module has no function.
+%% @doc A message came that the callback module has no function for.
 -spec unhandled(module(), Message :: term()) -> ok.
 unhandled(Module, Message) ->
     log(
@@ -79,7 +80,7 @@ unhandled(Module, Message) ->
         ?METADATA(warning_msg)
     ).
 
-%% Who silences the reports of gen_server's module silences these.
+%% Silencing the reports of the module gen_server silences these.
 log(Level, Report, Metadata) ->
     case logger:allow(Level, gen_server) of
         true -> logger:log(Level, Report, Metadata);
@@ -137,6 +138,6 @@ formatted_event(Module, {noreply, State}) ->
 formatted_event(_Module, Event) ->
     Event.
 
-%% Of the status, OTP takes the state as it was given here.
+%% Of this status, OTP takes the state that was passed in.
 logged_state(Module, State) ->
     maps:get(state, gen:format_status(Module, terminate, #{state => State}, [get(), State])).

@@ -1,12 +1,12 @@
 %% @private
-%% @doc The settings: where they are read, what they are when nobody sets them, what they may be.
+%% @doc The settings: where they are read, their defaults, and their valid values.
 %%
-%% A setting in the environment of `erlmcp_memory' comes first, then one in that of `erlmcp'. Both
-%% are read at each use, so a change by `application:set_env/3' is in force at once.
+%% A setting in the environment of `erlmcp_memory' comes first, then one in the environment of
+%% `erlmcp'. Both are read at each use, so a change by `application:set_env/3' takes effect at once.
 %%
-%% The VM fills the environment of an application when that is loaded, and a release may have none
-%% that is named `erlmcp'. So what configuration files and the command line say of the two is asked
-%% of the VM as well, once, and is in force where the application is not loaded.
+%% The VM fills the environment of an application when it is loaded, and a release may have no
+%% application named `erlmcp'. So what configuration files and the command line set for the two is
+%% read from the VM as well, once, and is used while the application is not loaded.
 -module(erlmcp_memory_settings).
 
 -export([connection_state_compact/0, compression_enabled/0, pool_sizes/0]).
@@ -40,12 +40,12 @@ connection_idle_after() ->
 awake_memory_limit() ->
     checked(awake_memory_limit, 536870912, fun is_memory_limit/1).
 
-%% @doc Whether a time is one for which a server can wait.
+%% @doc Whether a term is a time that a server can wait for.
 -spec is_idle_after(term()) -> boolean().
 is_idle_after(infinity) -> true;
 is_idle_after(Value) -> is_integer(Value) andalso Value >= 0 andalso Value =< 16#ffffffff.
 
-%% Up to what the library counts with.
+%% Up to what the library can count.
 is_memory_limit(Value) ->
     is_integer(Value) andalso Value >= 0 andalso Value < 1 bsl 63.
 
@@ -60,12 +60,12 @@ pool_sizes() ->
         {true, _} -> {error, {invalid_config, memory_pool_max_size, Max}}
     end.
 
-%% @doc Whether a number of idle states is one that may be asked for.
+%% @doc Whether a number of idle states is valid.
 -spec is_pool_size(term()) -> boolean().
 is_pool_size(Value) ->
     is_integer(Value) andalso Value >= 1 andalso Value =< pool_size_limit().
 
-%% @doc The largest one: nobody gets to ask for terabytes of idle states.
+%% @doc The largest one: it rules out terabytes of idle states.
 -spec pool_size_limit() -> pos_integer().
 pool_size_limit() ->
     10000000.
@@ -101,15 +101,15 @@ find(Application, Key, {Environments, Booted}) ->
         [] when is_map_key({Application, Key}, Booted) ->
             case application:get_key(Application, vsn) of
                 undefined -> {ok, map_get({Application, Key}, Booted)};
-                %% It was in the environment, and somebody took it out.
+                %% It was in the environment, and was removed.
                 {ok, _} -> undefined
             end;
         [] ->
             undefined
     end.
 
-%% The table of all environments, and what the node was told of the two when it was booted. A second
-%% boot in the same VM forgets both, as it does every persistent term.
+%% The table of all environments, and what was set for the two applications when the node was
+%% booted. A second boot in the same VM forgets both, as it does every persistent term.
 of_this_node() ->
     case persistent_term:get(?MODULE, undefined) of
         undefined ->
@@ -125,14 +125,14 @@ of_this_node() ->
             Node
     end.
 
-%% The application controller has read the files and keeps them as the last element of its state.
-%% No function of OTP tells what they say of an application that is not loaded.
+%% The application controller has read the files and keeps them as the last element of its state. No
+%% function of OTP returns what they set for an application that is not loaded.
 in_files(Application) ->
     State = sys:get_state(application_controller),
     proplists:get_value(Application, element(tuple_size(State), State), []).
 
-%% `-Application Key Value ...', which outweighs the files. The first of several for one key counts,
-%% as in the VM.
+%% `-Application Key Value ...', which overrides the files. The first of several values for one key
+%% counts, as in the VM.
 in_command_line(Application) ->
     case init:get_argument(Application) of
         {ok, Given} -> lists:reverse(lists:flatmap(fun pairs/1, Given));
@@ -142,7 +142,7 @@ in_command_line(Application) ->
 pairs([Key, Value | Rest]) -> [{term(Key), term(Value)} | pairs(Rest)];
 pairs(_) -> [].
 
-%% What is not a term stays as it is, for the checks to find it.
+%% What is not a term is left as it is, for the checks to find.
 term(Text) ->
     case erl_scan:string(Text ++ ".") of
         {ok, Tokens, _} ->

@@ -1,11 +1,11 @@
 %% @private
 %% @doc The load simulation: `erlmcp_memory_profiler:simulate_100k_load/2'.
 %%
-%% The run is a process of its own that watches its caller. It starts drivers, which start the
-%% connections and play their clients, and orders them about: connect a batch, do a round, close.
-%% Whatever happens, it ends in the same way: the drivers close what they have connected, then the
-%% profiler is stopped and, where the run started it, the pool. Should the run itself be killed,
-%% its drivers go by their links, and the connections by their monitors.
+%% The run is a separate process that monitors its caller. It starts drivers, which start the
+%% connections and act as their clients, and tells them what to do: connect a batch, do a round,
+%% close. Whatever happens, it ends in the same way: the drivers close what they have connected,
+%% then the profiler is stopped and, if the run started it, the pool. If the run itself is killed,
+%% its drivers end through their links, and the connections through their monitors.
 -module(erlmcp_memory_simulation).
 
 -export([run/2]).
@@ -16,8 +16,8 @@
 -define(NIF, erlmcp_memory_nif).
 -define(POOL, erlmcp_memory_pool).
 -define(BATCH, 10000).
-%% How long what comes back late (references to be collected, memory that another thread frees) may
-%% take, in milliseconds, before it counts as left over.
+%% How long, in milliseconds, late releases (references to be collected, memory that another thread
+%% frees) may take before they count as left over.
 -define(PATIENCE, 20000).
 -define(POLL, 100).
 
@@ -33,7 +33,7 @@
     before :: erlmcp_memory_load_result:measured()
 }).
 
-%% @doc Runs it. Answers at once where it cannot be run.
+%% @doc Runs it. Returns at once if it cannot be run.
 -spec run(pos_integer(), options()) -> erlmcp_memory_load_result:result() | {error, term()}.
 run(Count, Options) ->
     Caller = self(),
@@ -85,7 +85,7 @@ whole(Count, Options, Caller) ->
             })
     end.
 
-%% Code that is loaded on the way would be counted as the connections'.
+%% Code that is loaded during the run would be counted as the connections' memory.
 load() ->
     lists:foreach(
         fun(Module) -> {module, Module} = code:ensure_loaded(Module) end,
@@ -106,7 +106,7 @@ load() ->
 
 %%% What a run uses of the node
 
-%% Fun() with a pool: the one that there is, or one that is there for this run.
+%% Calls Fun() with a pool: the running one, or one that is started for this run.
 with_pool(Fun) ->
     case ?POOL:start_link() of
         {ok, Pool} ->
@@ -124,15 +124,15 @@ stop_pool(Pool) ->
         gen_server:stop(Pool)
     catch
         exit:_ ->
-            %% It was killed meanwhile; what it had opened is to be closed all the same, unless it
-            %% has a successor.
+            %% It was killed in between; the pool that it opened must be closed all the same, unless
+            %% it has a successor.
             case whereis(?POOL) of
                 undefined -> ?NIF:pool_stop();
                 _ -> ok
             end
     end.
 
-%% Fun() while collections are measured, or not where somebody else traces.
+%% Calls Fun() while collections are measured, or not measured if another tracer is active.
 with_profiler(Fun) ->
     Options = #{interval_ms => 1000},
     Unmeasured =
@@ -155,7 +155,7 @@ with_profiler(Fun) ->
             end
     }.
 
-%% Somebody may have started a session of their own meanwhile, which ended this one.
+%% Another session may have been started in between, which ended this one.
 stop_profiler(Session) ->
     case ?NIF:profiler_session() =:= Session andalso erlmcp_memory_profiler:stop_profiling() of
         #{gc := Gc} -> Gc;
@@ -245,8 +245,8 @@ await([Order | Orders], #run{caller = Caller, drivers = Drivers} = Run) ->
             end
     end.
 
-%% Cuts short what the drivers do, has them close what is connected, and ends them. Answers with
-%% the first errors of the run.
+%% Interrupts the drivers, has them close what is connected, and ends them. Returns the first errors
+%% of the run.
 close(#run{count = Count, counter = Counter, drivers = Drivers, shown = Shown} = Run) ->
     ok = erlmcp_memory_driver:abort(Counter),
     ok = shows(Run, "close", [], Count),
@@ -272,10 +272,10 @@ close(#run{count = Count, counter = Counter, drivers = Drivers, shown = Shown} =
 shows(#run{shown = Shown}, Format, Arguments, Steps) ->
     erlmcp_memory_progress:phase(Shown, lists:flatten(io_lib:format(Format, Arguments)), Steps).
 
-%%% What is there, and what is left
+%%% What there is, and what is left
 
-%% The memory when it has stopped falling: what one thread allocated and another freed comes back a
-%% little later.
+%% The memory when it has stopped falling: what one thread allocated and another one frees is
+%% counted a little later.
 settled() ->
     settled(erlmcp_memory_load_result:measure(), now_ms() + ?PATIENCE).
 
@@ -288,7 +288,7 @@ settled(#{memory := #{total := Total}} = Measured, Deadline) ->
         false -> Measured
     end.
 
-%% What is there when all states and buffers are back.
+%% What there is when all states and buffers are released.
 returned(Before, Acquired, Deadline) ->
     true = erlang:garbage_collect(),
     case erlmcp_memory_load_result:left(Before, erlmcp_memory_load_result:measure(), Acquired) of
@@ -304,7 +304,7 @@ returned(Before, Acquired, Deadline) ->
             end
     end.
 
-%% How many processes that these processes have started are alive, after some patience.
+%% How many processes started by these processes are still alive after a while.
 processes_left(Parents, Deadline) ->
     Own = maps:from_keys(Parents, []),
     Left = [
@@ -321,7 +321,7 @@ processes_left(Parents, Deadline) ->
             length(Left)
     end.
 
-%% Last() after Fun(), whatever becomes of it.
+%% Calls Last() after Fun(), whatever its outcome.
 finally(Fun, Last) ->
     try Fun() of
         Result -> {Result, Last()}

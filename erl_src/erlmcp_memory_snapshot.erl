@@ -1,5 +1,5 @@
 %% @private
-%% @doc Takes `#memory_snapshot{}' records and turns them into other shapes.
+%% @doc Takes `#memory_snapshot{}' records and converts them.
 -module(erlmcp_memory_snapshot).
 
 -export([measure/1, total/0, to_map/1, points/1]).
@@ -9,7 +9,7 @@
 -define(MB, 1048576).
 
 %% @doc Measures the node now. Costs one `erlang:memory/0' (tens of microseconds) and no walk over
-%% the processes. The consumer has a register of its own for the longest pause since the last time.
+%% the processes. For each consumer the longest pause since its last call is kept separately.
 -spec measure(sampler | caller) -> #memory_snapshot{} | {error, notsup}.
 measure(Consumer) ->
     try erlang:memory() of
@@ -49,8 +49,8 @@ measured(Consumer, Memory) ->
         connections = Connections
     }.
 
-%% @doc The record's fields as keys, and `total_memory_mb', whole ones. A record of an older header has fewer
-%% fields; they are as if made by hand.
+%% @doc The record's fields as keys, and `total_memory_mb', whole ones. A record of an older header
+%% has fewer fields, and is treated as one made by hand.
 -spec to_map(tuple()) -> #{atom() => number()}.
 to_map(Snapshot) when element(1, Snapshot) =:= memory_snapshot ->
     [memory_snapshot | Defaults] = tuple_to_list(#memory_snapshot{}),
@@ -61,7 +61,7 @@ to_map(Snapshot) when element(1, Snapshot) =:= memory_snapshot ->
     Fields#{total_memory_mb => Total div ?MB}.
 
 %% @doc `{Time, TotalMemory}' of each snapshot, record or map; `invalid_input' when anything else is
-%% among them. A record may be of an older header: the first ten fields are the same. The time is
+%% among them. A record may be from an older header: the first ten fields are the same. The time is
 %% monotonic when all have a `time_offset', else it is the `timestamp'.
 -spec points(term()) -> [{number(), non_neg_integer()}] | invalid_input.
 points(Snapshots) ->

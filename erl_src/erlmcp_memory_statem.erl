@@ -1,28 +1,29 @@
-%% @doc `gen_statem' for processes that are idle most of the time: while one is, its data take a
-%% small part of the memory.
+%% @doc A `gen_statem' for processes that are idle most of the time: while a process is idle, its
+%% data take a small part of the memory.
 %%
-%% Of a callback module of `gen_statem', one line changes:
+%% One line changes where a callback module of `gen_statem' is started:
 %% ```
 %% gen_statem:start_link(?MODULE, Args, Options)             % before
 %% erlmcp_memory_statem:start_link(?MODULE, Args, Options)   % after
 %% '''
 %%
 %% When no message has come for `connection_idle_after' milliseconds, the data are <em>parked</em>:
-%% packed off the heap, with their equal parts shared among all that is parked on the node, and the
-%% process hibernates. The next message unparks them first. The state itself, postponed events and
-%% timeouts are not touched. See {@link erlmcp_memory_server} for the settings and for how the
-%% memory of a node is kept within its limit when many processes wake at once; all of it holds here.
+%% packed off the heap, with their equal parts shared among everything that is parked on the node,
+%% and the process hibernates. The next message unparks them first. The state itself, postponed
+%% events and timeouts are not touched. See {@link erlmcp_memory_server} for the settings and for
+%% how the memory of a node is kept within its limit when many processes wake at once; all of it
+%% applies here too.
 %%
 %% Everything else is as with `gen_statem': callbacks, return values, actions, timeouts, names,
 %% links, `sys' and releases. Clients use the functions of `gen_statem', such as
 %% `gen_statem:call/2'. With the setting `connection_state_compact' set to `false', the processes
-%% are plain ones of `gen_statem' that hibernate after their idle time.
+%% are plain `gen_statem' processes that hibernate after their idle time.
 %%
-%% What differs can be seen by looking closely at a process: stack traces name modules of this
-%% library, `sys:get_status/1' says `{module, erlmcp_memory_statem}', a failing function in
-%% `sys:replace_state/2' is said to have failed in this module. Such a function that does not return
-%% `{State, Data}' has failed, too. And where `gen_statem' has faults, this module does what is
-%% documented: a timeout of zero milliseconds may be replaced by a longer one before it is over,
+%% What differs shows only when a process is inspected: stack traces name modules of this library,
+%% `sys:get_status/1' returns `{module, erlmcp_memory_statem}', and a failing function in
+%% `sys:replace_state/2' is reported as failing in this module. Such a function also fails if it
+%% does not return `{State, Data}'. And where `gen_statem' has faults, this module does what is
+%% documented: a timeout of zero milliseconds may be replaced by a longer one before it expires,
 %% which `gen_statem' before OTP 28 forgets; a timeout action with options and a wrong time is a bad
 %% action in all releases.
 -module(erlmcp_memory_statem).
@@ -50,6 +51,7 @@
 -include("erlmcp_memory_statem.hrl").
 
 -define(LOOP, erlmcp_memory_statem_loop).
+-define(START(Args), erlmcp_memory_parking:start(?MODULE, gen_statem, ?FUNCTION_NAME, Args)).
 
 -type option() :: gen_statem:start_opt() | {idle_after, timeout()}.
 %% An option of a start.
@@ -62,53 +64,35 @@
 %% @doc As `gen_statem:start/3'.
 -spec start(module(), Args :: term(), [option()]) -> gen_statem:start_ret().
 start(Module, Args, Options) ->
-    started(?FUNCTION_NAME, nolink, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As `gen_statem:start/4'.
 -spec start(gen_statem:server_name(), module(), Args :: term(), [option()]) ->
     gen_statem:start_ret().
 start(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, nolink, [ServerName, Module, Args, Options], Options).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As `gen_statem:start_link/3'.
 -spec start_link(module(), Args :: term(), [option()]) -> gen_statem:start_ret().
 start_link(Module, Args, Options) ->
-    started(?FUNCTION_NAME, link, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As `gen_statem:start_link/4'.
 -spec start_link(gen_statem:server_name(), module(), Args :: term(), [option()]) ->
     gen_statem:start_ret().
 start_link(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, link, [ServerName, Module, Args, Options], Options).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As `gen_statem:start_monitor/3'.
 -spec start_monitor(module(), Args :: term(), [option()]) -> gen_statem:start_mon_ret().
 start_monitor(Module, Args, Options) ->
-    started(?FUNCTION_NAME, monitor, [Module, Args, Options], Options).
+    ?START([Module, Args, Options]).
 
 %% @doc As `gen_statem:start_monitor/4'.
 -spec start_monitor(gen_statem:server_name(), module(), Args :: term(), [option()]) ->
     gen_statem:start_mon_ret().
 start_monitor(ServerName, Module, Args, Options) ->
-    started(?FUNCTION_NAME, monitor, [ServerName, Module, Args, Options], Options).
-
-started(Function, Link, Args, Options) ->
-    case is_start(Args) andalso erlmcp_memory_parking:options(Options) of
-        {park, Known} ->
-            apply(gen, start, [?MODULE, Link | lists:droplast(Args) ++ [Known]]);
-        {plain, Known} ->
-            apply(gen_statem, Function, lists:droplast(Args) ++ [Known]);
-        {badarg, Text} ->
-            ?BADARG(Args, length(Args), Text);
-        {error, _} = Invalid ->
-            Invalid;
-        %% It raises what it raises in this release.
-        false ->
-            apply(gen_statem, Function, Args)
-    end.
-
-is_start([Module, _, Options]) -> is_atom(Module) andalso is_list(Options);
-is_start([Name | Rest]) -> is_tuple(Name) andalso is_start(Rest).
+    ?START([ServerName, Module, Args, Options]).
 
 %% @doc As `gen_statem:enter_loop/4'.
 -spec enter_loop(module(), [enter_loop_option()], State :: term(), Data :: term()) -> no_return().
@@ -172,7 +156,7 @@ loop(Module, Name, Parent, Options) ->
     }.
 
 %% @private
-%% @doc Called when `init/1' of the module has come to something.
+%% @doc Called with the outcome of the module's `init/1'.
 -spec initiated(
     erlmcp_memory_wait:outcome(),
     Starter :: pid(),
@@ -206,7 +190,7 @@ is_refusal({stop, _}) -> true;
 is_refusal({error, _}) -> init_fails();
 is_refusal(_) -> false.
 
-%% From OTP 26 on the starter learns of a failure when the process is gone.
+%% From OTP 26 on the starter learns of a failure once the process has ended.
 init_fails() ->
     erlang:function_exported(proc_lib, init_fail, 3).
 
@@ -214,7 +198,7 @@ acknowledged(Starter, Loop, Actions) ->
     proc_lib:init_ack(Starter, {ok, self()}),
     ?LOOP:enter(Loop, Actions).
 
-%% As gen_statem does it, whose report would name another module.
+%% As gen_statem does, whose report would name another module.
 failed(Class, Reason, Stack, Starter, ServerRef, Loop) ->
     gen:unregister_name(ServerRef),
     init_fails() orelse proc_lib:init_ack(Starter, {error, Reason}),
@@ -273,14 +257,14 @@ format_status(Option, [Dictionary, SysState, Parent, Debug, Old]) ->
     Shown = Loop#loop{parent = Parent, debug = Debug, data = data(Loop)},
     erlmcp_memory_statem_report:status(Option, Dictionary, SysState, Shown).
 
-%% The data, of which what is parked stays so.
+%% The data; parked data stay parked.
 data(#loop{data = Data, parking = Parking}) ->
     case erlmcp_memory_parking:is_parked(Parking) of
         true -> erlmcp_memory_parking:peek(Parking);
         false -> Data
     end.
 
-%% Other data in the place of those: parked, if they were.
+%% New data in place of the old: parked, if those were.
 changed(State, Data, NewData, #loop{parking = Parking, modules = [Module | _]} = Loop) ->
     IsParked = erlmcp_memory_parking:is_parked(Parking),
     case IsParked andalso not erts_debug:same(Data, NewData) of

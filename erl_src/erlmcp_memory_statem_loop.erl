@@ -1,11 +1,11 @@
 %% @private
-%% @doc The engine of `erlmcp_memory_statem': it waits for an event, handles it and all that it
-%% leads to, and waits again, with the data parked where it waits for long.
+%% @doc The engine of `erlmcp_memory_statem': it waits for an event, handles it and everything that
+%% follows from it, and waits again, with the data parked if the wait is long.
 %%
-%% None of these functions comes back to its caller: each ends with a call of the next one, and at
-%% last with a wait or a callback in `erlmcp_memory_wait', which goes on with the functions that are
-%% exported for it. So nothing of data that were dropped is left on the stack, and a machine goes on
-%% in the newest version of this module.
+%% None of these functions returns to its caller: each ends with a call of the next one, and finally
+%% with a wait or a callback in `erlmcp_memory_wait', which continues with the functions that are
+%% exported for it. So the stack keeps nothing of data that were dropped, and a machine continues in
+%% the newest version of this module.
 -module(erlmcp_memory_statem_loop).
 
 %% For erlmcp_memory_statem.
@@ -28,9 +28,9 @@
         erlmcp_memory_parking:urgency(),
         Slept :: non_neg_integer()
     }.
-%% What a machine goes on with after it has waited or slept.
+%% What a machine continues with after it has waited or slept.
 
-%% @doc Into the first state, whose process was acknowledged.
+%% @doc Enters the first state, once the start was acknowledged.
 -spec enter(#loop{}, Actions :: term()) -> no_return().
 enter(#loop{modules = Modules} = Loop, Actions) ->
     case erlmcp_memory_statem_step:mode(Modules, Loop) of
@@ -43,8 +43,8 @@ enter(#loop{modules = Modules} = Loop, Actions) ->
 
 %%% Waiting
 
-%% @doc To be called where no event is left. What is parked stays so: what came last was not for the
-%% module.
+%% @doc To be called when no event is left. Parked data stay parked: the last message was not for
+%% the module.
 -spec wait(#loop{}) -> no_return().
 wait(#loop{parking = Parking} = Loop) ->
     case erlmcp_memory_parking:is_parked(Parking) of
@@ -67,7 +67,7 @@ wait_awake(calm, #loop{parking = Parking} = Loop) ->
         IdleAfter -> wait({park, idle}, IdleAfter, Loop)
     end.
 
-%% Most often it goes on as it did the last time.
+%% Usually it continues as it did last time.
 wait(Then, Timeout, #loop{then = Then} = Loop) ->
     erlmcp_memory_wait:wait(?MODULE, Loop, Timeout);
 wait(Then, Timeout, Loop) ->
@@ -114,8 +114,8 @@ asleep(#loop{debug = [], postponed = [], hibernate = false, timer = undefined} =
 asleep(Loop) ->
     Loop.
 
-%% One that an action has sent into hibernation keeps its data awake for the idle time. No receive
-%% can be left after a time meanwhile, so a timer ends it.
+%% A machine that an action has sent into hibernation keeps its data awake for the idle time.
+%% Hibernation has no timeout, so a timer ends it.
 with_timer(#loop{timer = undefined, parking = Parking} = Loop) ->
     IdleAfter = erlmcp_memory_parking:idle_after(Parking),
     case IdleAfter =:= infinity orelse erlmcp_memory_parking:is_refused(Parking) of
@@ -132,7 +132,7 @@ without_timer(#loop{timer = Ref, timers = Timers} = Loop) ->
 
 -spec woken(#loop{} | #asleep{}) -> no_return().
 woken(Loop) ->
-    %% If there is no message, it goes back to where it was.
+    %% If there is no message, it returns to where it was.
     erlmcp_memory_wait:wait(?MODULE, current(Loop), 0).
 
 -spec received(Message :: term(), #loop{}) -> no_return().
@@ -222,7 +222,7 @@ returned(Outcome, {terminate, Class, Reason, Stack, Loop, Queue}) ->
 next({enter, #step{loop = #loop{state = Last}} = Step}) ->
     callback({enter, Last}, Step);
 next({done, #loop{hibernate = Hibernate} = Loop, [_ | _] = Queue}) ->
-    %% It would have been collected if it had hibernated.
+    %% It would have been collected on hibernation.
     _ = Hibernate andalso erlang:garbage_collect(),
     handle(Queue, carried(Hibernate), Loop);
 next({done, #loop{hibernate = Hibernate, timers = Timers} = Loop, []}) ->
@@ -236,11 +236,11 @@ next({done, #loop{hibernate = Hibernate, timers = Timers} = Loop, []}) ->
 next({stop, Class, Reason, Stack, #step{loop = Loop, queue = Queue}}) ->
     terminate(Class, Reason, Stack, Loop, Queue).
 
-%% From OTP 28 on, an event that is handled in the place of hibernation leads to it.
+%% From OTP 28 on, an event that is handled instead of hibernating leads to hibernation.
 carried(Hibernate) ->
     Hibernate andalso erlang:system_info(otp_release) >= "28".
 
-%% @doc Loops and steps of older versions become those of this one here.
+%% @doc Converts loops and steps of older versions to this one.
 -spec current(#asleep{} | #loop{}) -> #loop{};
     (#step{}) -> #step{}.
 current(#asleep{version = ?LOOP_VERSION} = Asleep) ->
@@ -260,7 +260,7 @@ current(#step{loop = #loop{version = ?LOOP_VERSION}} = Step) -> Step.
 
 %%% The end
 
-%% @doc Ends the machine. The event that it is about is the first one of the queue.
+%% @doc Ends the machine. The event being handled is the first one of the queue.
 -spec terminate(
     error | exit,
     Reason :: term(),

@@ -1,6 +1,6 @@
 %% @private
-%% @doc What others get to see of a state machine: its status, its debug events, the log event of
-%% its end. All as gen_statem shows them, whose own functions format the log event.
+%% @doc What a state machine shows: its status, its debug events, and the log event of its end, all
+%% as gen_statem shows them. The functions of gen_statem format the log event.
 -module(erlmcp_memory_statem_report).
 
 -export([status/4, debug/2, print/3, crash/5]).
@@ -12,7 +12,7 @@
 
 -type event() :: {Type :: term(), Content :: term()}.
 
-%% @doc The last element of what sys:get_status/1 returns. The loop's data are not parked.
+%% @doc The last element of the return value of sys:get_status/1. The loop's data are not parked.
 -spec status(normal | terminate, list(), running | suspended, #loop{}) -> list().
 status(Option, Dictionary, SysState, Loop) ->
     #loop{name = Name, modules = [Module | _] = Modules, state = State, data = Data} = Loop,
@@ -38,8 +38,8 @@ status(Option, Dictionary, SysState, Loop) ->
         | Last
     ].
 
-%% As the module wants it to be shown, and what comes last for that. A module that fails at it is
-%% no reason to show less.
+%% What is shown as the module wants it, and the last element for that. If the module's function
+%% fails, no less is shown.
 shown(Module, Option, #{state := State} = Status, Arguments) ->
     case gen:format_status(Module, Option, Status, Arguments) of
         #{'EXIT' := Why} -> {Status, [{data, [{"State", {State, Why}}]}]};
@@ -48,7 +48,7 @@ shown(Module, Option, #{state := State} = Status, Arguments) ->
         #{state := S, data := D} = Shown -> {Shown, [{data, [{"State", {S, D}}]}]}
     end.
 
-%% @doc Hands an event to those who debug the process.
+%% @doc Passes an event to the process's debug functions.
 -spec debug(Event :: term(), #loop{}) -> #loop{}.
 debug(_Event, #loop{debug = []} = Loop) ->
     Loop;
@@ -81,8 +81,8 @@ words({Done, Event, State, Next}) ->
 event({{call, {Pid, _Tag}}, Request}) -> io_lib:format("call ~tp from ~tw", [Request, Pid]);
 event({Type, Content}) -> io_lib:format("~tw ~tp", [Type, Content]).
 
-%% @doc Logs that a state machine ends, and why. The event that it was about is the first one of
-%% the queue.
+%% @doc Logs that a state machine ends, and why. The event being handled is the first one of the
+%% queue.
 -spec crash(error | exit, Reason :: term(), Stack :: list(), #loop{}, [event()]) -> ok.
 crash(Class, Reason, Stack, Loop, Queue) ->
     #loop{modules = [Module | _] = Modules, state = State, data = Data} = Loop,

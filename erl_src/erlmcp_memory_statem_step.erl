@@ -3,7 +3,7 @@
 %% gen_statem.
 %%
 %% A step is what one event leads to. It may take several callbacks, as a state enter call follows
-%% the event's own; their actions add up, and are done at its end.
+%% the event's callback; their actions are collected, and done at its end.
 -module(erlmcp_memory_statem_step).
 
 -export([first/2, event/3, result/2, mode/2]).
@@ -19,7 +19,7 @@
     | {done, #loop{}, [erlmcp_memory_statem_report:event()]}
     | {stop, error | exit, Reason :: term(), Stack :: list(), #step{}}.
 
-%% @doc The step into the first state. Nobody sees the event that it begins with.
+%% @doc The step into the first state. The event that it begins with is never visible.
 -spec first(#loop{}, Actions :: term()) -> outcome().
 first(Loop, Actions) ->
     Step = event(Loop, [{internal, init_state}], false),
@@ -31,7 +31,7 @@ first(Loop, Actions) ->
 event(#loop{state = State, data = Data} = Loop, Queue, Hibernate) ->
     #step{loop = Loop, queue = Queue, state = State, data = Data, hibernate = Hibernate}.
 
-%% @doc Goes on with what a state callback or a state enter call returned.
+%% @doc Continues with what a state callback or a state enter call returned.
 -spec result(term(), #step{}) -> outcome().
 result({next_state, State, Data} = Result, Step) ->
     next(State, Data, [], Result, Step);
@@ -190,7 +190,7 @@ is_timeout(state_timeout) -> true;
 is_timeout({timeout, _Name}) -> true;
 is_timeout(_) -> false.
 
-%% The action as the timers take it, or false where it is none for them.
+%% The action as the timers accept it, or false if it is not for them.
 timeout({Type, Time, Content, Options}) ->
     is_timeout(Type) andalso timeout(Type, Time, Content, listed(Options));
 timeout({Type, update, _Content} = Action) ->
@@ -253,7 +253,7 @@ set(Timeouts, State, Timers, Loop) ->
     end,
     {lists:foldl(Debug, Loop, Started), NowTimers}.
 
-%% The machine ends in the state and with the data that the step has come to.
+%% The machine ends in the state and with the data that the step has reached.
 stop(Class, Reason, Step) ->
     stop(Class, Reason, stack(), Step).
 

@@ -1,13 +1,13 @@
 %% @private
-%% @doc The timeouts of a state machine: those that run, those that are due, those that are late.
+%% @doc The timeouts of a state machine: running, due and late ones.
 %%
 %% At most one timeout of each type is set. One of zero milliseconds has no timer: it is due as soon
-%% as no event is left, after those that were due before it. All others are timers of the VM whose
-%% messages name the type.
+%% as no event is left, after the timeouts that were due before it. All others are timers of the VM
+%% whose messages name the type.
 %%
-%% A timer that is cancelled after its message was sent is late: the message is still to come, and
-%% is dropped then. Nobody waits for it, so a callback that has taken it from the mailbox does no
-%% harm.
+%% A timer that is cancelled after its message was sent is late: its message is still to come, and
+%% is dropped when it does. Nothing waits for it, so a callback that has taken it from the mailbox
+%% does no harm.
 -module(erlmcp_memory_statem_timers).
 
 -export([new/0, is_empty/1, set/2, cancel/2, stop/2, message/3, due/1, list/1]).
@@ -34,13 +34,13 @@
 new() ->
     #timers{}.
 
-%% @doc Whether there is nothing to be kept.
+%% @doc Whether there is nothing to keep.
 -spec is_empty(timers()) -> boolean().
 is_empty(Timers) ->
     Timers =:= #timers{}.
 
-%% @doc Does what actions say, the last one first: the last one for a type is the one that counts.
-%% Also returns which timeouts it started, in the order in which it did.
+%% @doc Carries out actions, the last one first: for each type the last one counts. Also returns
+%% which timeouts it started, in that order.
 -spec set([action()], timers()) -> {timers(), [started()]}.
 set(LastFirst, Timers) ->
     set(LastFirst, Timers, #{}, [], []).
@@ -103,8 +103,8 @@ cancel(Type, Ref, #timers{set = Set, due = Due, late = Late} = Timers) ->
             end
     end.
 
-%% @doc Stops a timer that is none of the module's. Its message is taken from the mailbox, if it has
-%% come, so that no callback finds it there.
+%% @doc Stops a timer that is not the module's. If its message has arrived, it is taken from the
+%% mailbox, so that no callback finds it there.
 -spec stop(reference(), timers()) -> timers().
 stop(Ref, #timers{late = Late} = Timers) ->
     case erlang:cancel_timer(Ref) of
@@ -117,8 +117,8 @@ stop(Ref, #timers{late = Late} = Timers) ->
             Timers
     end.
 
-%% @doc What a timer's message means: a timeout with its content, one that was cancelled, or
-%% a message of somebody else's.
+%% @doc What a timer's message means: a timeout with its content, one that was cancelled, or a
+%% message that is not from this module.
 -spec message(term(), term(), timers()) -> {timeout, term(), timers()} | {late, timers()} | foreign.
 message(Ref, Type, #timers{set = Set, late = Late} = Timers) ->
     case Set of
@@ -138,7 +138,7 @@ due(#timers{set = Set, due = [{Type, _} | Due]} = Timers) ->
     {{_, Content}, Left} = maps:take(Type, Set),
     {Type, Content, Timers#timers{set = Left, due = Due}}.
 
-%% @doc The timeouts that are set, in gen_statem's order, for those who look at the process.
+%% @doc The timeouts that are set, in gen_statem's order, to show when the process is inspected.
 -spec list(timers()) -> [{type(), Content :: term()}].
 list(#timers{set = Set}) ->
     Listed = [{Type, Content} || {Type, {_, Content}} <- maps:to_list(Set)],

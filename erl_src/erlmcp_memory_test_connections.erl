@@ -4,11 +4,11 @@
 
 -export([create/3, stop/1, are_connections/1, room/0]).
 
-%% Connections that are started, or asked to end, before the first of them has answered.
+%% Connections that are started, or asked to end, before the first of them has replied.
 -define(CHUNK, 1000).
 %% How long connections may take to end before they are killed, in milliseconds.
 -define(GRACE, 5000).
-%% Processes that are left to the rest of the node.
+%% Processes that are reserved for the rest of the node.
 -define(RESERVE, 1000).
 
 %% @doc How many connections the node's process limit leaves room for.
@@ -17,7 +17,7 @@ room() ->
     Free = erlang:system_info(process_limit) - erlang:system_info(process_count),
     max(0, Free - ?RESERVE).
 
-%% @doc Starts so many connections, or none.
+%% @doc Starts this many connections, or none.
 -spec create(pos_integer(), pid(), #{metadata => map(), capabilities => term()}) ->
     {ok, [pid()]} | {error, term()}.
 create(Count, Server, Options) ->
@@ -78,15 +78,15 @@ await({starting, Starting}, {Pids, Errors}) ->
         {error, Reason} -> {Pids, [Reason | Errors]}
     end.
 
-%% @doc Whether the term is a list of connections, live or gone: a process that is something else
-%% must not be killed.
+%% @doc Whether the term is a list of connections, alive or ended: any other process must not be
+%% killed.
 -spec are_connections(term()) -> boolean().
 are_connections([Pid | Rest]) when is_pid(Pid), node(Pid) =:= node() ->
     erlmcp_memory_connection:is_connection(Pid) andalso are_connections(Rest);
 are_connections(Other) ->
     Other =:= [].
 
-%% @doc Ends connections; those that do not answer are killed.
+%% @doc Ends connections; those that do not respond are killed.
 -spec stop([pid()]) -> ok.
 stop([]) ->
     ok;

@@ -1,8 +1,8 @@
 %% @private
-%% @doc The processes that have most, for a person who asks: by memory and by messages that wait.
+%% @doc The largest processes, for a person who asks: by memory and by waiting messages.
 %%
-%% That takes a walk over all processes, some hundred milliseconds for 100,000 of them, and so it is
-%% never done in the background.
+%% This is a walk over all processes, some hundred milliseconds for 100,000 of them, so it is never
+%% done in the background.
 -module(erlmcp_memory_top).
 
 -export([processes/2]).
@@ -17,17 +17,17 @@
     name := binary(),
     function := binary()
 }.
-%% `memory' and `binaries' (that it refers to, with those of others) in bytes; `name' is the label
-%% or the registered name, `function' where it began, or where it is.
+%% `memory' and `binaries' (those that it refers to, including shared ones) in bytes; `name' is the
+%% label or the registered name, `function' its initial or current function.
 
 %% Processes between two looks at the clock.
 -define(STEP, 256).
-%% Binaries are looked at where a process has no more messages than this: the VM looks through
-%% these as well.
+%% Binaries are counted if a process has no more messages than this: the VM scans its messages as
+%% well.
 -define(MESSAGES, 10000).
 
-%% @doc The processes with most memory and those with most messages, at most `Limit' of each, and
-%% whether all processes were looked at before `Ms' milliseconds had passed.
+%% @doc The processes with the most memory and those with the most messages, at most `Limit' of
+%% each, and whether all processes were looked at before `Ms' milliseconds had passed.
 -spec processes(Limit :: pos_integer(), Ms :: pos_integer()) ->
     #{memory := [process()], messages := [process()], complete := boolean()}.
 processes(Limit, Ms) ->
@@ -67,7 +67,7 @@ looked(Limit) ->
         end
     end.
 
-%% The greatest so far, the greatest first.
+%% The largest so far, the largest first.
 among(Value, Pid, Greatest, Limit) ->
     case length(Greatest) < Limit orelse Value > element(1, lists:last(Greatest)) of
         true -> lists:sublist(lists:reverse(lists:keysort(1, [{Value, Pid} | Greatest])), Limit);
@@ -110,7 +110,7 @@ binaries(_, _) ->
 name(_, Name) when is_atom(Name), Name =/= [] -> printed(Name);
 name(Pid, []) -> label(Pid).
 
-%% The label of a process, where the VM has such (OTP 27).
+%% The label of a process, if the VM has labels (OTP 27).
 label(Pid) ->
     Module = proc_lib,
     case erlang:function_exported(Module, get_label, 1) of
@@ -123,7 +123,8 @@ label(Pid) ->
             <<>>
     end.
 
-%% A process of proc_lib began where its dictionary says; without it, where it is now says most.
+%% For a process started by proc_lib the dictionary has its initial function; for others its current
+%% function tells most.
 function(Pid, {proc_lib, _, _}, Current) ->
     case proc_lib:initial_call(Pid) of
         {Module, Function, Args} -> mfa({Module, Function, length(Args)});

@@ -13,13 +13,6 @@
     a_list_is_read_from_a_file/1
 ]).
 
--define(FORMS, [
-    erlmcp_host_plain,
-    erlmcp_host_hibernating,
-    erlmcp_host_persistent,
-    erlmcp_host_compact,
-    erlmcp_host_parked
-]).
 -define(O, erlmcp_connection_optimizer).
 
 all() ->
@@ -42,7 +35,7 @@ end_per_suite(_Config) ->
 
 forms_answer_alike(_Config) ->
     Tools = erlmcp_bench_tools:generate(86),
-    [Plain | Others] = [conversation(Form, Tools) || Form <- ?FORMS],
+    [Plain | Others] = [conversation(Form, Tools) || Form <- erlmcp_host:forms()],
     [?assertEqual(Plain, Other) || Other <- Others].
 
 %% All messages of a connection, also those that fail, awake and after hibernation.
@@ -73,7 +66,7 @@ messages(Tools) ->
 
 replies_are_right(_Config) ->
     Tools = erlmcp_bench_tools:generate(86),
-    [check_replies(start(Form, Tools), Tools) || Form <- ?FORMS].
+    [check_replies(start(Form, Tools), Tools) || Form <- erlmcp_host:forms()].
 
 check_replies(Connection, Tools) ->
     Ask = fun(Message) ->

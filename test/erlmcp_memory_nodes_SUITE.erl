@@ -3,6 +3,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
+-import(erlmcp_memory_pool_help, [wait/1]).
+
 -compile([export_all, nowarn_export_all]).
 
 -define(O, erlmcp_connection_optimizer).
@@ -257,15 +259,3 @@ holds() ->
     #{compact_states := #{count := States}, shares := #{count := Shares}} =
         erlmcp_memory_profiler:inventory(),
     {States, Shares}.
-
-wait(Condition) ->
-    wait(Condition, erlang:monotonic_time(millisecond) + 60000).
-
-wait(Condition, Until) ->
-    case Condition() of
-        true -> ok;
-        false ->
-            erlang:monotonic_time(millisecond) < Until orelse ct:fail("waited in vain"),
-            timer:sleep(20),
-            wait(Condition, Until)
-    end.

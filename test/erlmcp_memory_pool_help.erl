@@ -10,6 +10,7 @@
     idle/0,
     in_parallel/2,
     kill/0,
+    logging/2,
     release/1,
     release_buffers/1,
     start/0,
@@ -17,8 +18,12 @@
     start_alone/0,
     stop/0,
     tick/1,
-    wait/1
+    wait/1,
+    warnings/0
 ]).
+
+%% Called by logger.
+-export([log/2]).
 
 -define(POOL, erlmcp_memory_pool).
 
@@ -108,6 +113,32 @@ in_parallel(Count, Fun) ->
      || {Pid, Monitor} <- Running
     ],
     ok.
+
+%% Calls Fun() while warnings with these words in them are collected.
+logging(Words, Fun) ->
+    ok = logger:add_handler(?MODULE, ?MODULE, #{config => {self(), Words}}),
+    try
+        Fun()
+    after
+        logger:remove_handler(?MODULE)
+    end.
+
+%% A logger handler.
+log(#{level := warning, msg := {Format, Args}}, #{config := {Pid, Words}}) when is_list(Format) ->
+    Text = lists:flatten(io_lib:format(Format, Args)),
+    case string:find(Text, Words) of
+        nomatch -> ok;
+        _ -> Pid ! {warning, Text}
+    end;
+log(_Event, _Config) ->
+    ok.
+
+%% The warnings that came since the last call.
+warnings() ->
+    receive
+        {warning, Text} -> [Text | warnings()]
+    after 0 -> []
+    end.
 
 %% Until Fun() is true; a minute is a failure on any machine.
 wait(Fun) ->

@@ -6,12 +6,14 @@
 -import(erlmcp_memory_pool_help, [
     acquire/1,
     clear/0,
+    logging/2,
     release/1,
     release_buffers/1,
     start/0,
     start/2,
     tick/1,
-    wait/1
+    wait/1,
+    warnings/0
 ]).
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
@@ -24,9 +26,6 @@
     depletion_is_logged_once_a_minute/1,
     native_bytes_are_the_vms/1
 ]).
-
-%% Called by logger.
--export([log/2]).
 
 -define(POOL, erlmcp_memory_pool).
 
@@ -148,8 +147,7 @@ trimming_goes_by_itself(_Config) ->
     wait(fun() -> maps:get(available, ?POOL:pool_stats()) < 1000 end).
 
 depletion_is_logged_once_a_minute(_Config) ->
-    ok = logger:add_handler(?MODULE, ?MODULE, #{config => self()}),
-    try
+    logging("pool depleted", fun() ->
         start(10, 1000),
         Refs = acquire(10),
         tick(watch),
@@ -185,25 +183,7 @@ depletion_is_logged_once_a_minute(_Config) ->
         #{created := Created} = ?POOL:pool_stats(),
         release(acquire(43)),
         ?assertMatch(#{created := Created}, ?POOL:pool_stats())
-    after
-        logger:remove_handler(?MODULE)
-    end.
-
-%% A logger handler.
-log(#{level := warning, msg := {Format, Args}}, #{config := Pid}) when is_list(Format) ->
-    Text = lists:flatten(io_lib:format(Format, Args)),
-    case string:find(Text, "pool depleted") of
-        nomatch -> ok;
-        _ -> Pid ! {warning, Text}
-    end;
-log(_Event, _Config) ->
-    ok.
-
-warnings() ->
-    receive
-        {warning, Text} -> [Text | warnings()]
-    after 0 -> []
-    end.
+    end).
 
 %%% Honesty
 

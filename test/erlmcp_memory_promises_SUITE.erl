@@ -4,9 +4,11 @@
 -include_lib("stdlib/include/assert.hrl").
 -include("erlmcp_memory.hrl").
 
--import(erlmcp_memory_pool_help, [badarg/3, clear/0, kill/0, start/0, start/2, tick/1, wait/1]).
+-import(erlmcp_memory_pool_help, [
+    badarg/3, clear/0, kill/0, logging/2, start/0, start/2, tick/1, wait/1, warnings/0
+]).
 
--export([all/0, init_per_testcase/2, end_per_testcase/2, log/2]).
+-export([all/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
     every_figure_has_its_type/1,
     figures_of_a_simulation_have_their_types/1,
@@ -205,8 +207,7 @@ a_supervisor_in_elixir_starts_the_pool(_Config) ->
 a_simulation_is_no_depleted_pool(_Config) ->
     start(5, 20),
     tick(watch),
-    ok = logger:add_handler(?MODULE, ?MODULE, #{config => self()}),
-    try
+    logging("", fun() ->
         #{success := true} = ?M:simulate_100k_load(100),
         {ok, Pids} = ?M:create_test_connections(50, self()),
         tick(watch),
@@ -217,21 +218,7 @@ a_simulation_is_no_depleted_pool(_Config) ->
         ?assertMatch(["pool depleted: 7 " ++ _], warnings()),
         erlmcp_memory_pool_help:release(Refs),
         ok = ?M:stop_test_connections(Pids)
-    after
-        logger:remove_handler(?MODULE)
-    end.
-
-%% A logger handler.
-log(#{level := warning, msg := {Format, Args}}, #{config := Pid}) when is_list(Format) ->
-    Pid ! {warning, lists:flatten(io_lib:format(Format, Args))};
-log(_Event, _Config) ->
-    ok.
-
-warnings() ->
-    receive
-        {warning, Text} -> [Text | warnings()]
-    after 0 -> []
-    end.
+    end).
 
 a_reference_that_travelled_is_told_so(_Config) ->
     start(),

@@ -810,6 +810,7 @@ wrong_options(_Config) ->
         ?S:start(?SCRIPT, s, [{idle_after, -1}])
     catch
         error:badarg:Stack ->
+            ?assertMatch([{?S, start, [?SCRIPT, s, [_]], _} | _], Stack),
             #{3 := Text} = erlmcp_memory_error:format_error(badarg, Stack),
             ?assertMatch({match, _}, re:run(Text, "idle_after"))
     end.

@@ -85,9 +85,6 @@ groups() ->
         {bytes, [], Bytes}
     ].
 
-init_per_group(bytes, Config) ->
-    erlmcp_state_help:form(compact),
-    Config;
 init_per_group(Group, Config) ->
     erlmcp_state_help:form(Group),
     Config.

@@ -65,9 +65,6 @@ groups() ->
     ],
     [{compact, [], Both}, {plain, [], Both}, {native_only, [], Native}].
 
-init_per_group(native_only, Config) ->
-    erlmcp_state_help:form(compact),
-    Config;
 init_per_group(Group, Config) ->
     erlmcp_state_help:form(Group),
     Config.

@@ -73,9 +73,6 @@ init_per_suite(Config) ->
 end_per_suite(_Config) ->
     ok = gen_server:stop(?P).
 
-init_per_group(native_only, Config) ->
-    erlmcp_state_help:form(compact),
-    Config;
 init_per_group(Group, Config) ->
     erlmcp_state_help:form(Group),
     Config.

@@ -20,11 +20,12 @@ default() ->
     application:unset_env(erlmcp, connection_state_compact),
     application:unset_env(erlmcp, compression_enabled).
 
-%% The settings of a group of cases.
+%% The settings of a group of cases. `native_only' and `bytes' are of the compact form, and have
+%% cases that the other forms have not.
 form(Group) ->
     default(),
     case Group of
-        compact -> ok;
+        _ when Group =:= compact; Group =:= native_only; Group =:= bytes -> ok;
         compact_uncompressed -> application:set_env(erlmcp, compression_enabled, false);
         plain -> application:set_env(erlmcp, connection_state_compact, false)
     end.
@@ -90,13 +91,8 @@ persistent_reference() ->
 nested(Times, Wrap) ->
     lists:foldl(fun(_, Term) -> Wrap(Term) end, leaf, lists:seq(1, Times)).
 
-%% What Fun() gives in a process of its own, which has no heap left over from others.
 alone(Fun) ->
-    {Pid, Monitor} = spawn_monitor(fun() -> exit({done, Fun()}) end),
-    receive
-        {'DOWN', Monitor, process, Pid, {done, Result}} -> Result;
-        {'DOWN', Monitor, process, Pid, Reason} -> ct:fail(Reason)
-    end.
+    erlmcp_bench_measure:in_own_process(Fun).
 
 %% Native bytes, when what others left to be freed is freed: two looks that agree.
 settled_bytes() ->

@@ -5,7 +5,7 @@
 
 -define(P, erlmcp_memory_pool).
 
-%% @doc Acquires so many states at once, releases them, and watches the pool with its default
+%% @doc Acquires this many states at once, releases them, and watches the pool with its default
 %% settings: `idle_at_once', states idle right after the last release; `seconds', how long it took
 %% until only those of `pool_size' were left, `infinity' when that took more than `limit'; and the
 %% pool's `native' bytes `before', at the `peak', `at_once' after, and in the `end'.

@@ -4,7 +4,7 @@
 
 -export([run/1]).
 
--import(erlmcp_bench_measure, [median/1]).
+-import(erlmcp_bench_measure, [medians/1]).
 
 -define(P, erlmcp_memory_pool).
 -define(TABLE, erlmcp_bench_ets).
@@ -28,17 +28,15 @@
 -spec run(options()) -> #{tuple() => number() | #{atom() => number()}}.
 run(#{pools := Pools, callers := Callers, maps := Maps, ms := Ms, rounds := Rounds}) ->
     lists:foreach(fun start/1, Pools),
-    Rates = [
+    Throughput = medians([
         {{throughput, Pool, Map, Count}, rate(Pool, content(Map), Count, Ms)}
      || _ <- lists:seq(1, Rounds), Map <- Maps, Count <- Callers, Pool <- Pools
-    ],
-    Keys = lists:usort([Key || {Key, _} <- Rates]),
-    Throughput = [{Key, median([Rate || {K, Rate} <- Rates, K =:= Key])} || Key <- Keys],
-    Latency = [
+    ]),
+    Latency = maps:from_list([
         {{latency, Pool, Count}, latency(Pool, content(small), Count, Ms)}
      || Count <- Callers, Pool <- Pools
-    ],
-    maps:from_list(Throughput ++ Latency).
+    ]),
+    maps:merge(Throughput, Latency).
 
 %% Room for all callers in each.
 start(ours) ->
@@ -135,7 +133,7 @@ timed(Pool, Map, End, Histogram) ->
         false -> ok
     end.
 
-%% What the work of so many processes returns, all begun at one moment.
+%% What the work of this many processes returns, all begun at one moment.
 all(Count, Work, Ms) ->
     Self = self(),
     Pids = [

@@ -7,7 +7,7 @@
 
 -export([interleaved/2, measure/3, name/1, operations/0]).
 
--import(erlmcp_bench_measure, [median/1]).
+-import(erlmcp_bench_measure, [in_own_process/2, medians/1, repeat/2]).
 
 -define(O, erlmcp_connection_optimizer).
 -define(P, erlmcp_memory_pool).
@@ -90,14 +90,16 @@ measure(Operations, Ms, Rounds) ->
     ?TABLE = ets:new(?TABLE, [named_table, public, {read_concurrency, true}]),
     Schedulers = lists:seq(1, erlang:system_info(schedulers_online)),
     Objects = [{Op, [object(Op, N) || N <- [0 | Schedulers]]} || Op <- Operations],
-    Times = lists:append([
-        times(Round, Op, Some, Schedulers, Ms)
-     || Round <- lists:seq(1, Rounds), {Op, Some} <- Objects
-    ]),
+    Medians = medians(
+        lists:append([
+            times(Round, Op, Some, Schedulers, Ms)
+         || Round <- lists:seq(1, Rounds), {Op, Some} <- Objects
+        ])
+    ),
     true = ets:delete(?TABLE),
     _ = [persistent_term:erase({?MODULE, N}) || N <- [0 | Schedulers]],
     maps:from_list([
-        {Op, maps:from_list([{Mode, medians({Op, Mode}, Times)} || Mode <- [alone, common, own]])}
+        {Op, maps:from_list([{Mode, maps:get({Op, Mode}, Medians)} || Mode <- [alone, common, own]])}
      || Op <- Operations
     ]).
 
@@ -108,9 +110,6 @@ times(Round, Op, [Common | Own], Schedulers, Ms) ->
         {{Op, common}, run(Op, [{N, Common} || N <- Schedulers], Ms)},
         {{Op, own}, run(Op, lists:zip(Schedulers, Own), Ms)}
     ].
-
-medians(Key, Times) ->
-    median([Time || {K, Time} <- Times, K =:= Key]).
 
 %% Nanoseconds of an operation, the mean of the processes: one bound to each scheduler.
 run(Op, Objects, Ms) ->
@@ -148,26 +147,19 @@ blocks(Fun, Start, End, Done) ->
         Now -> (Now - Start) / (Done + ?BLOCK)
     end.
 
-repeat(_Fun, 0) ->
-    ok;
-repeat(Fun, Times) ->
-    _ = Fun(),
-    repeat(Fun, Times - 1).
-
 %% @doc Median times of operations of one process, in rounds in turn, so that what else the machine
 %% does meets all alike: nanoseconds without those of an empty loop. A measurement is so short that
 %% few are interrupted, and long enough for some collections.
 -spec interleaved(#{Name => fun(() -> term())}, pos_integer()) -> #{Name => float()}.
 interleaved(Funs, Rounds) ->
     All = maps:map(fun(_, Fun) -> {Fun, calls(Fun)} end, Funs#{empty => fun() -> ok end}),
-    Times = [
+    #{empty := Empty} = Medians = medians([
         {Name, alone(fun() -> loop(Fun, Calls) end)}
      || _ <- lists:seq(1, Rounds), {Name, {Fun, Calls}} <- maps:to_list(All)
-    ],
-    #{empty := Empty} = Medians = maps:map(fun(Name, _) -> medians(Name, Times) end, All),
+    ]),
     maps:map(fun(_, Ns) -> max(0.0, Ns - Empty) end, maps:remove(empty, Medians)).
 
-%% As many as take about so many nanoseconds.
+%% As many as take about this many nanoseconds.
 calls(Fun) ->
     max(1, round(500000 / lists:min([alone(fun() -> loop(Fun, 5) end) || _ <- lists:seq(1, 5)]))).
 
@@ -180,10 +172,5 @@ loop(Fun, Calls) ->
     true = erlang:yield(),
     (erlang:monotonic_time(nanosecond) - Start) / Calls.
 
-%% In a process of its own, so that all begin with the same heap.
 alone(Fun) ->
-    Self = self(),
-    Pid = spawn_opt(fun() -> Self ! {result, self(), Fun()} end, [link, {scheduler, 1}]),
-    receive
-        {result, Pid, Result} -> Result
-    end.
+    in_own_process(Fun, [{scheduler, 1}]).

@@ -109,8 +109,10 @@ sleep(Pids) ->
 -spec asleep(pid()) -> ok.
 asleep(Pid) ->
     case process_info(Pid, current_function) of
-        %% Of arity 0 in a gen_server of OTP 28 or later.
-        {current_function, {erlang, hibernate, _}} ->
+        {current_function, {erlang, hibernate, 3}} ->
+            ok;
+        %% Since OTP 28.
+        {current_function, {gen_server, loop_hibernate, 4}} ->
             ok;
         _ ->
             timer:sleep(1),
@@ -137,22 +139,9 @@ average(Pids) ->
 measure() ->
     erlmcp_memory_profiler:measure_memory_snapshot().
 
-%% Memory that one thread frees for another comes back a moment later: measured when it has come
-%% to rest.
 settled() ->
-    settled(measure(), 3, 50).
-
-settled(Last, 0, _Tries) ->
-    Last;
-settled(Last, _Still, 0) ->
-    Last;
-settled(#memory_snapshot{total_memory = Before}, Still, Tries) ->
-    timer:sleep(100),
-    #memory_snapshot{total_memory = Now} = Next = measure(),
-    case abs(Now - Before) < 65536 of
-        true -> settled(Next, Still - 1, Tries - 1);
-        false -> settled(Next, 3, Tries - 1)
-    end.
+    Total = fun(#memory_snapshot{total_memory = Bytes}) -> Bytes end,
+    erlmcp_bench_measure:settled(fun measure/0, Total).
 
 each(Base, Snapshot, Count) ->
     Of = fun(Field) -> (element(Field, Snapshot) - element(Field, Base)) / Count end,

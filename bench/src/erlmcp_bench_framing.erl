@@ -4,7 +4,9 @@
 
 -export([run/1]).
 
--import(erlmcp_bench_measure, [median/1, settled_total/0]).
+-import(erlmcp_bench_measure, [
+    in_own_process/1, medians/1, nanoseconds_each/2, settled_total/0
+]).
 
 -define(P, erlmcp_memory_pool).
 -define(READERS, 10000).
@@ -32,13 +34,9 @@ run(#{fragments := Fragments, ms := Ms}) ->
 
 times(Size, Count, Ms) ->
     Parts = parts(Size, Count),
-    Rounds = [
+    medians([
         {Way, in_own_process(fun() -> rate(Way, Parts, Ms) end)}
      || _ <- lists:seq(1, 5), Way <- [ours, binary]
-    ],
-    maps:from_list([
-        {Way, median([Time || {W, Time} <- Rounds, W =:= Way])}
-     || Way <- [ours, binary]
     ]).
 
 parts(Size, Count) ->
@@ -55,11 +53,11 @@ split(Bytes, Length, Count) ->
 
 rate(ours, Parts, Ms) ->
     {ok, Buffer, _} = ?P:acquire_message_buffer(1),
-    Time = repeat(fun() -> ours(Buffer, Parts) end, Ms),
+    Time = nanoseconds_each(fun() -> ours(Buffer, Parts) end, Ms),
     ok = ?P:release_message_buffer(Buffer),
     Time;
 rate(binary, Parts, Ms) ->
-    repeat(fun() -> <<>> = binary(<<>>, Parts) end, Ms).
+    nanoseconds_each(fun() -> <<>> = binary(<<>>, Parts) end, Ms).
 
 ours(_Buffer, []) ->
     ok;
@@ -83,25 +81,6 @@ binary_frames(Held) ->
     case binary:split(Held, <<"\n">>) of
         [_Frame, Rest] -> binary_frames(Rest);
         [Rest] -> Rest
-    end.
-
-%% Nanoseconds that the fun takes.
-repeat(Fun, Ms) ->
-    Start = erlang:monotonic_time(nanosecond),
-    repeat(Fun, Start, Start + Ms * 1000000, 0).
-
-repeat(Fun, Start, End, Done) ->
-    [Fun() || _ <- lists:seq(1, 10)],
-    case erlang:monotonic_time(nanosecond) of
-        Now when Now < End -> repeat(Fun, Start, End, Done + 10);
-        Now -> (Now - Start) / (Done + 10)
-    end.
-
-in_own_process(Fun) ->
-    Self = self(),
-    Pid = spawn_link(fun() -> Self ! {done, self(), Fun()} end),
-    receive
-        {done, Pid, Result} -> Result
     end.
 
 %% Bytes for each of many processes that read a message and then wait: for the next one, and in

@@ -59,7 +59,7 @@ warm(Kind, Count) ->
     _ = erlmcp_bench_measure:settled_total(),
     ok.
 
-%% @doc Drops one of so many links, shares or objects.
+%% @doc Drops one structure of `Count' links, shares or objects.
 -spec drop({kind(), pos_integer()}, way(), scheduler()) -> gap().
 drop({Kind, Count}, Way, Scheduler) ->
     Before = erlmcp_bench_measure:settled_total(),
@@ -77,7 +77,7 @@ drop({Kind, Count}, Way, Scheduler) ->
     exit(Holder, kill),
     #{gap => Gap, back => Back}.
 
-%% @doc The longest gap in so many milliseconds in which nothing is dropped: what else the machine
+%% @doc The longest gap in this many milliseconds in which nothing is dropped: what else the machine
 %% does.
 -spec idle(pos_integer()) -> float().
 idle(Ms) ->

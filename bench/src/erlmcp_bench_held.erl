@@ -1,10 +1,10 @@
 %% @doc What operations hold beside their results: memory at the peak, collections, whole binaries
-%% behind small parts. In the calling VM, which does nothing else meanwhile.
+%% behind small parts. In the calling VM, which does nothing else at the time.
 -module(erlmcp_bench_held).
 
 -export([closure_over_part/0, closures/1, pairs/1, read_snapshot/1]).
 
--import(erlmcp_bench_measure, [settled_total/0]).
+-import(erlmcp_bench_measure, [in_own_process/1, settled_total/0]).
 
 -define(O, erlmcp_connection_optimizer).
 %% States that are held at a time, for the mean of what one takes.
@@ -17,8 +17,8 @@
     #{snapshot := integer(), state := integer(), peak := integer(), rest := integer()}.
 read_snapshot(Count) ->
     %% Read once before: tables that only grow are of no interest here.
-    Snapshot = alone(fun() -> ?O:compress_state(shares(Count)) end),
-    ok = alone(fun() -> _ = ?O:decompress_state(Snapshot), ok end),
+    Snapshot = in_own_process(fun() -> ?O:compress_state(shares(Count)) end),
+    ok = in_own_process(fun() -> _ = ?O:decompress_state(Snapshot), ok end),
     Before = settled_total(),
     Self = self(),
     Reader = spawn_link(fun() ->
@@ -61,7 +61,7 @@ sample(Peak) ->
         sample(max(Peak, erlang:memory(total)))
     end.
 
-%% @doc Collections of a process that acquires and releases so many message buffers.
+%% @doc Collections of a process that acquires and releases this many message buffers.
 -spec pairs(pos_integer()) -> non_neg_integer().
 pairs(Count) ->
     Self = self(),
@@ -92,7 +92,7 @@ starts(Pid, Count) ->
         Count
     end.
 
-%% @doc A state with so many closures over one session: what they take on a heap, what the state
+%% @doc A state with this many closures over one session: what they take on a heap, what the state
 %% says that they take, and what it takes.
 -spec closures(pos_integer()) -> #{heap := integer(), estimate := integer(), taken := float()}.
 closures(Count) ->
@@ -116,7 +116,7 @@ closures(Count) ->
 session(N) ->
     {session, N, integer_to_binary(N)}.
 
-%% Bytes for each of so many states that one process holds.
+%% Bytes for each of `Count' states that one process holds.
 each(Count, Make) ->
     Before = settled_total(),
     Self = self(),
@@ -137,7 +137,7 @@ each(Count, Make) ->
 %% what the state says that it takes.
 -spec closure_over_part() -> #{binaries := integer(), estimate := integer()}.
 closure_over_part() ->
-    alone(fun() ->
+    in_own_process(fun() ->
         Before = erlang:memory(binary),
         State = over_part(),
         true = erlang:garbage_collect(),
@@ -149,9 +149,3 @@ closure_over_part() ->
 over_part() ->
     Part = binary:part(binary:copy(<<"x">>, 50000000), 10, 100),
     ?O:from_map(#{id => <<"c">>, handler => fun() -> Part end}).
-
-alone(Fun) ->
-    {Pid, Monitor} = spawn_monitor(fun() -> exit({done, Fun()}) end),
-    receive
-        {'DOWN', Monitor, process, Pid, {done, Result}} -> Result
-    end.

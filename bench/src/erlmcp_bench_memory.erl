@@ -17,7 +17,6 @@
 -define(PERSISTENT, erlmcp_host_persistent).
 -define(COMPACT, erlmcp_host_compact).
 -define(PARKED, erlmcp_host_parked).
--define(FORMS, [?PLAIN, ?HIBERNATING, ?PERSISTENT, ?COMPACT, ?PARKED]).
 %% The plain connection, started the one or the other way.
 -define(UNCHANGED, [?PLAIN, ?HIBERNATING, ?PARKED]).
 %% Awake at the same time; more of these forms would not fit into a modest machine.
@@ -47,8 +46,8 @@ run(Count, File, Seconds, Library) ->
     print("~b tools, ~b bytes of JSON, encoded by ~s; OTP ~s, ~b schedulers~n~n", [
         N, Bytes, Library, erlang:system_info(otp_release), erlang:system_info(schedulers)
     ]),
-    Forms = maps:from_list([{Form, form(Form, Count, File, false)} || Form <- ?FORMS]),
-    print_bytes("", ?FORMS, Count, Forms),
+    Forms = maps:from_list([{Form, form(Form, Count, File, false)} || Form <- erlmcp_host:forms()]),
+    print_bytes("", erlmcp_host:forms(), Count, Forms),
     Own = maps:from_list([{Form, form(Form, Count, File, true)} || Form <- ?UNCHANGED]),
     print_bytes("; each has one tool of its own besides", ?UNCHANGED, Count, Own),
     #{awake := Awake, idle := Idle, micro := Micro, state := State} =
@@ -133,7 +132,7 @@ print_times(Awake, Idle) ->
                 [micros(maps:get(Form, maps:get(Kind, Idle))) || Kind <- [list, call]] ++
                 [integer_to_list(lines(Form))]
         )
-     || Form <- ?FORMS
+     || Form <- erlmcp_host:forms()
     ],
     print("  idle: from hibernation; parked, from there. plain does not hibernate.~n", []).
 

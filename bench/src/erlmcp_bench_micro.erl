@@ -4,19 +4,14 @@
 
 -export([run/1, nothing/0]).
 
--import(erlmcp_bench_measure, [median/1, settled_total/0]).
+-import(erlmcp_bench_measure, [
+    in_own_process/1, median/1, medians/1, nanoseconds/1, repeat/2, settled_total/0
+]).
 
 -define(O, erlmcp_connection_optimizer).
 -define(ROUNDS, 101).
 -define(BLOCK, 50).
 -define(STATES, 20000).
--define(FORMS, [
-    erlmcp_host_plain,
-    erlmcp_host_hibernating,
-    erlmcp_host_persistent,
-    erlmcp_host_compact,
-    erlmcp_host_parked
-]).
 %% Connections of a form that are asked from idle, and how often.
 -define(IDLE, 100).
 -define(IDLE_ROUNDS, 4).
@@ -41,7 +36,7 @@ run(Options) ->
 %% to the one, then some to the next, so that none finds the caches as another one left them.
 requests(Tools) ->
     Config = erlmcp_host:config(Tools),
-    Connections = [{Form, open(Form, Config)} || Form <- ?FORMS],
+    Connections = [{Form, open(Form, Config)} || Form <- erlmcp_host:forms()],
     Call = erlmcp_bench_messages:call(1, lists:nth(length(Tools) div 2, Tools)),
     Lists = in_turn(Connections, erlmcp_bench_messages:list(1), 20),
     Calls = in_turn(Connections, Call, 200),
@@ -52,7 +47,10 @@ requests(Tools) ->
 requests_from_idle(Tools) ->
     Config = erlmcp_host:config(Tools),
     Call = erlmcp_bench_messages:call(1, lists:nth(length(Tools) div 2, Tools)),
-    Connections = [{Form, open(Form, Config)} || Form <- ?FORMS, _ <- lists:seq(1, ?IDLE)],
+    Connections = [
+        {Form, open(Form, Config)}
+     || Form <- erlmcp_host:forms(), _ <- lists:seq(1, ?IDLE)
+    ],
     Times = #{
         list => from_idle(Connections, erlmcp_bench_messages:list(1)),
         call => from_idle(Connections, Call)
@@ -61,11 +59,10 @@ requests_from_idle(Tools) ->
     Times.
 
 from_idle(Connections, Message) ->
-    Times = [
+    medians([
         {Form, request_time(Pid, Message)}
      || _ <- lists:seq(1, ?IDLE_ROUNDS), ok <- [idle(Connections)], {Form, Pid} <- Connections
-    ],
-    maps:from_list([{Form, median([T || {F, T} <- Times, F =:= Form])} || Form <- ?FORMS]).
+    ]).
 
 idle(Connections) ->
     [ok = erlmcp_host:idle(Pid) || {_, Pid} <- Connections],
@@ -78,16 +75,13 @@ open(Form, Config) ->
     Pid.
 
 in_turn(Connections, Message, Rounds) ->
-    Times = [
+    medians([
         {Form, request_time(Pid, Message)}
      || _ <- lists:seq(1, Rounds), {Form, Pid} <- Connections, _ <- lists:seq(1, ?BLOCK)
-    ],
-    maps:from_list([{Form, median([T || {F, T} <- Times, F =:= Form])} || {Form, _} <- Connections]).
+    ]).
 
 request_time(Pid, Message) ->
-    Start = erlang:monotonic_time(nanosecond),
-    _ = erlmcp_host:request(Pid, Message),
-    erlang:monotonic_time(nanosecond) - Start.
+    nanoseconds(fun() -> erlmcp_host:request(Pid, Message) end).
 
 %% --- operations ---
 
@@ -129,31 +123,16 @@ schema_times(Share, #{<<"name">> := Name, <<"inputSchema">> := Schema}) ->
 time(Fun) ->
     time(Fun, 2000, ?ROUNDS).
 
-%% In a process of its own, so that all begin with the same heap. Its collections are part of the
-%% time; what the loop itself takes is not.
+%% Collections are part of the time; what the loop itself takes is not.
 time(Fun, Times, Rounds) ->
     max(0.0, loop_time(Fun, Times, Rounds) - loop_time(fun ?MODULE:nothing/0, Times, Rounds)).
 
 loop_time(Fun, Times, Rounds) ->
-    Self = self(),
-    Pid = spawn_link(fun() ->
-        _ = round_time(Fun, Times),
-        Self ! {time, self(), median([round_time(Fun, Times) || _ <- lists:seq(1, Rounds)])}
-    end),
-    receive
-        {time, Pid, Nanoseconds} -> Nanoseconds / Times
-    end.
-
-round_time(Fun, Times) ->
-    Start = erlang:monotonic_time(nanosecond),
-    repeat(Fun, Times),
-    erlang:monotonic_time(nanosecond) - Start.
-
-repeat(_Fun, 0) ->
-    ok;
-repeat(Fun, Times) ->
-    _ = Fun(),
-    repeat(Fun, Times - 1).
+    in_own_process(fun() ->
+        Round = fun() -> repeat(Fun, Times) end,
+        _ = Round(),
+        median([nanoseconds(Round) || _ <- lists:seq(1, Rounds)]) / Times
+    end).
 
 -spec nothing() -> ok.
 nothing() ->
@@ -194,7 +173,7 @@ state_sizes() ->
             created_at = erlang:system_time(millisecond)
         }
     end,
-    %% What the VM makes once for so many processes and states is made here.
+    %% What the VM makes once for as many processes and states is made here.
     _ = held(State),
     Nothing = held(fun(_) -> nothing end),
     #{

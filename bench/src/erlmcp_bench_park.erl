@@ -6,7 +6,10 @@
 
 -export([main/1]).
 
--import(erlmcp_bench_table, [row/1, mark/5, bytes/1, micros/1, ratio/2, print/2]).
+-import(erlmcp_bench_measure, [in_own_process/2, nanoseconds/1, repeat/2]).
+-import(erlmcp_bench_table, [
+    row/1, mark/5, bytes/1, micros/1, ratio/2, print/2, print_machine/0
+]).
 
 -define(O, erlmcp_connection_optimizer).
 -define(N, erlmcp_memory_nif).
@@ -16,9 +19,7 @@
 -spec main([string()]) -> ok.
 main([RoundsText]) ->
     Rounds = list_to_integer(RoundsText),
-    print("OTP ~s, ~b schedulers~n~n", [
-        erlang:system_info(otp_release), erlang:system_info(schedulers_online)
-    ]),
+    print_machine(),
     row(["", "to_binary", "park", "to_term", "unpark", "ets insert", "ets lookup", "rest"]),
     [Tools, Small | _] = [times(Name, State, Rounds) || {Name, State} <- states()],
     Own = native(),
@@ -108,28 +109,8 @@ calls(Action) ->
 
 %% Nanoseconds a call, in a process with room for what it makes.
 run(Action, Calls) ->
-    Self = self(),
-    {Pid, Monitor} = spawn_opt(
-        fun() ->
-            Began = erlang:monotonic_time(nanosecond),
-            repeat(Action, Calls),
-            Self ! {self(), (erlang:monotonic_time(nanosecond) - Began) / Calls}
-        end,
-        [monitor, {min_heap_size, 500_000}]
-    ),
-    receive
-        {Pid, Time} ->
-            true = erlang:demonitor(Monitor, [flush]),
-            Time;
-        {'DOWN', Monitor, process, Pid, Reason} ->
-            exit(Reason)
-    end.
-
-repeat(_Action, 0) ->
-    ok;
-repeat(Action, Left) ->
-    _ = Action(),
-    repeat(Action, Left - 1).
+    Run = fun() -> nanoseconds(fun() -> repeat(Action, Calls) end) / Calls end,
+    in_own_process(Run, [{min_heap_size, 500_000}]).
 
 %% --- memory ---
 

@@ -10,7 +10,7 @@
 -type pauses() :: #{heartbeat := float(), gc := float(), slice := number(), collections := integer()}.
 -export_type([pauses/0]).
 
-%% @doc Runs the fun in the calling process and tells the pauses of the node meanwhile.
+%% @doc Runs the fun in the calling process and returns the pauses of the node during it.
 -spec watch(fun(() -> term())) -> pauses().
 watch(Fun) ->
     ok = erlmcp_memory_profiler:start_profiling(#{interval_ms => 600000}),

@@ -6,7 +6,9 @@
 
 -export([main/1]).
 
--import(erlmcp_bench_table, [row/1, mark/5, truth/3, bytes/1, micros/1, ratio/2, print/2]).
+-import(erlmcp_bench_table, [
+    row/1, mark/5, truth/3, bytes/1, micros/1, ratio/2, print/2, print_machine/0
+]).
 
 -define(CALLERS, [1, 2, 16, 1000]).
 -define(FRAGMENTS, [1, 10, 100]).
@@ -17,9 +19,7 @@
 -spec main([string()]) -> ok.
 main([MsText]) ->
     Ms = list_to_integer(MsText),
-    print("OTP ~s, ~b schedulers~n~n", [
-        erlang:system_info(otp_release), erlang:system_info(schedulers)
-    ]),
+    print_machine(),
     Pools = pools(),
     Options = #{pools => Pools, callers => ?CALLERS, maps => [small, typical], ms => Ms, rounds => 5},
     Calls = erlmcp_bench_vm:run("acquire and release", erlmcp_bench_callers, run, [Options]),

@@ -8,23 +8,23 @@
 -export([main/1]).
 -export([contention/2, gaps/2, held/1, single/1]).
 
--import(erlmcp_bench_table, [row/1, mark/5, bytes/1, ms/1, ratio/2, print/2]).
+-import(erlmcp_bench_table, [
+    row/1, mark/5, bytes/1, ms/1, ratio/2, print/2, print_machine/0
+]).
 
 -define(O, erlmcp_connection_optimizer).
 %% Milliseconds: what a scheduler of the operating system leaves in one piece.
 -define(SLICE, 5).
 -define(WAYS, [{collected, owner}, {collected, other}, {killed, owner}, {killed, other}]).
 
-%% @doc `Count' links, shares or objects are dropped, in so many `Rounds'; times are medians of
+%% @doc `Count' links, shares or objects are dropped, in this many `Rounds'; times are medians of
 %% thirteen times as many, each of some milliseconds. Ends with a status other than 0 when something
 %% could not be measured, whether or not the marks are met.
 -spec main([string()]) -> ok.
 main([CountText, RoundsText]) ->
     Count = list_to_integer(CountText),
     Rounds = list_to_integer(RoundsText),
-    print("OTP ~s, ~b schedulers~n~n", [
-        erlang:system_info(otp_release), erlang:system_info(schedulers_online)
-    ]),
+    print_machine(),
     Gaps = run("gaps", gaps, [Count, Rounds]),
     print_gaps(Count, Gaps),
     Times = run("contention", contention, [?SLICE, 13 * Rounds]),
@@ -44,7 +44,7 @@ run(What, Function, Arguments) ->
 
 %% --- gaps ---
 
-%% @doc The medians of so many rounds of each kind, and the gap of the idle node.
+%% @doc The medians of this many rounds of each kind, and the gap of the idle node.
 -spec gaps(pos_integer(), pos_integer()) ->
     #{idle := float(), {erlmcp_bench_gaps:kind(), term()} => erlmcp_bench_gaps:gap()}.
 gaps(Count, Rounds) ->

@@ -17,7 +17,7 @@
     max :: pos_integer()
 }).
 
-%% @doc A pool that keeps so many states idle, and makes them at the start.
+%% @doc A pool that keeps this many states idle, and makes them at the start.
 -spec start_link(pos_integer()) -> {ok, pid()}.
 start_link(Max) ->
     {ok, _} = gen_server:start_link({local, ?MODULE}, ?MODULE, Max, []).

@@ -9,17 +9,20 @@
 -export([main/1]).
 -export([waking/2, idling/1, broadcast/2, starting/2]).
 
+-import(erlmcp_bench_measure, [
+    in_own_process/1, median/1, nanoseconds/1, percentile/2, settled_total/0
+]).
 -import(erlmcp_bench_table, [row/1, mark/5, micros/1, ms/1, print/2]).
 
 -define(FORM, erlmcp_host_parked).
 -define(SMALL, 3).
 %% Servers that start at the same time.
 -define(STARTING, 1000).
-%% Servers that answer calls all the time.
+%% Servers that handle calls all the time.
 -define(AWAKE, 20).
 -define(LIMIT, 536870912).
 
-%% @doc `Count' servers; one per cent of them wake each second for so many `Seconds'; random work
+%% @doc `Count' servers; one per cent of them wake each second for this many `Seconds'; random work
 %% for `SoakSeconds'.
 -spec main([string()]) -> ok.
 main([CountText, SecondsText, SoakText]) ->
@@ -75,9 +78,9 @@ waking(Count, {Number, Seconds}) ->
     Times = receive {times, T} -> T end,
     #{
         copy => Copy,
-        awake => erlmcp_bench_measure:median(Times),
-        idle => erlmcp_bench_measure:median(Idle),
-        p99 => lists:nth(max(1, length(Idle) * 99 div 100), lists:sort(Idle)),
+        awake => median(Times),
+        idle => median(Idle),
+        p99 => percentile(99, Idle),
         calls => length(Idle)
     }.
 
@@ -101,30 +104,15 @@ ask_awake(Pid, Call, Times) ->
     end.
 
 call_time(Pid, Call) ->
-    Start = erlang:monotonic_time(nanosecond),
-    _ = erlmcp_host:request(Pid, Call),
-    erlang:monotonic_time(nanosecond) - Start.
+    nanoseconds(fun() -> erlmcp_host:request(Pid, Call) end).
 
 %% `ets:lookup' copies a term as fast as the VM can. In a process of its own each time, as one that
 %% wakes with an empty heap.
 copy_time(State) ->
     Table = ets:new(copy, [public]),
     true = ets:insert(Table, {state, State}),
-    Times = [alone(fun() -> lookup_time(Table) end) || _ <- lists:seq(1, 301)],
-    erlmcp_bench_measure:median(Times).
-
-lookup_time(Table) ->
-    Start = erlang:monotonic_time(nanosecond),
-    [{state, State}] = ets:lookup(Table, state),
-    Time = erlang:monotonic_time(nanosecond) - Start,
-    true = tuple_size(State) > 0,
-    Time.
-
-alone(Fun) ->
-    {_, Monitor} = spawn_monitor(fun() -> exit({result, Fun()}) end),
-    receive
-        {'DOWN', Monitor, process, _, {result, Result}} -> Result
-    end.
+    Lookup = fun() -> nanoseconds(fun() -> [{state, _}] = ets:lookup(Table, state) end) end,
+    median([in_own_process(Lookup) || _ <- lists:seq(1, 301)]).
 
 %% --- all go idle at once ---
 
@@ -147,8 +135,13 @@ idling(Count) ->
     Times = calls_until(Parked, Awake, Call, []),
     Took = erlang:monotonic_time(millisecond) - Start,
     Gap = erlmcp_bench_gaps:longest(Hearts),
-    P99 = fun(List) -> lists:nth(max(1, length(List) * 99 div 100), lists:sort(List)) end,
-    #{gap => Gap, took => Took, calm => P99(Calm), p99 => P99(Times), calls => length(Times)}.
+    #{
+        gap => Gap,
+        took => Took,
+        calm => percentile(99, Calm),
+        p99 => percentile(99, Times),
+        calls => length(Times)
+    }.
 
 calls(Pids, Call, Ms) ->
     {_, Monitor} = spawn_monitor(fun() -> timer:sleep(Ms) end),
@@ -206,7 +199,7 @@ starting(Count, Number) ->
 
 %% Handled messages, milliseconds, bytes before, at the peak and afterwards.
 storm(Fun) ->
-    Before = erlmcp_bench_measure:settled_total(),
+    Before = settled_total(),
     Watcher = spawn_link(fun() -> peak(Before) end),
     Hearts = erlmcp_bench_gaps:watch(),
     {Micros, Handled} = timer:tc(Fun),
@@ -219,7 +212,7 @@ storm(Fun) ->
         ms => Micros div 1000,
         before => Before,
         peak => Peak,
-        afterwards => erlmcp_bench_measure:settled_total(),
+        afterwards => settled_total(),
         gap => Gap
     }.
 

@@ -27,7 +27,7 @@ read(Pid) ->
 init(Id) ->
     {ok, {Id, 0, [], common()}}.
 
-%% Made anew each time.
+%% Made again each time.
 common() ->
     maps:from_list([
         {integer_to_binary(N), #{name => <<"common">>, text => binary:copy(<<N:16>>, 50), n => [N, N]}}

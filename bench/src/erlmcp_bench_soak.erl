@@ -17,7 +17,7 @@
 -define(LIFE, 20000).
 -define(SAMPLE_MS, 1000).
 
-%% @doc For so many seconds.
+%% @doc For this many seconds.
 -spec main([string()]) -> ok.
 main([SecondsText]) ->
     Seconds = list_to_integer(SecondsText),

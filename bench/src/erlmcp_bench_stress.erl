@@ -10,12 +10,12 @@
 -define(TERMS, 60).
 -define(HELD, 40).
 
-%% @doc Runs so many processes for so many milliseconds. A wrong answer ends the caller with an
+%% @doc Runs this many processes for this many milliseconds. A wrong result ends the caller with an
 %% error. `left': native bytes that did not come back within ten seconds after all processes ended;
-%% `once': what threads keep at the most. Each keeps the memory it packs and builds small terms
-%% with (13 KiB in all), and the table of waiting threads in the locks' library grows when threads
-%% wait for each other for the first time (1 KiB each). A leak grows with the operations, which are
-%% thousands each second, and passes this at once.
+%% `once': what threads keep at most. Each keeps the memory it packs and builds small terms with (13
+%% KiB in all), and the table of waiting threads in the locks' library grows when threads wait for
+%% each other for the first time (1 KiB each). A leak grows with the operations, which are thousands
+%% each second, and passes this at once.
 -spec run(Processes :: pos_integer(), Ms :: pos_integer()) ->
     #{operations := non_neg_integer(), left := integer(), once := non_neg_integer()}.
 run(Processes, Ms) ->

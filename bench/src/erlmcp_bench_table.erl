@@ -1,7 +1,7 @@
 %% @doc How the benchmarks print: rows of a table, and marks that are met or not.
 -module(erlmcp_bench_table).
 
--export([row/1, mark/5, truth/3, bytes/1, micros/1, ms/1, ratio/2, print/2]).
+-export([row/1, mark/5, truth/3, bytes/1, micros/1, ms/1, ratio/2, print/2, print_machine/0]).
 
 %% @doc Whether a value is `at_most' or `at_least' its mark.
 -spec mark(integer(), iodata(), at_most | at_least, number(), number()) -> ok.
@@ -42,6 +42,13 @@ ms(Value) -> float_to_list(float(Value), [{decimals, 2}]).
 
 -spec ratio(number(), number()) -> string().
 ratio(Value, Of) -> float_to_list(Value / Of, [{decimals, 3}]).
+
+%% @doc What the figures were measured on.
+-spec print_machine() -> ok.
+print_machine() ->
+    print("OTP ~s, ~b schedulers~n~n", [
+        erlang:system_info(otp_release), erlang:system_info(schedulers_online)
+    ]).
 
 -spec print(io:format(), [term()]) -> ok.
 print(Format, Arguments) ->

@@ -7,8 +7,10 @@
 -export([main/1]).
 -export([times/1, burst/0]).
 
--import(erlmcp_bench_measure, [median/1]).
--import(erlmcp_bench_table, [row/1, mark/5, truth/3, micros/1, ratio/2, print/2]).
+-import(erlmcp_bench_measure, [in_own_process/1, medians/1, nanoseconds_each/2]).
+-import(erlmcp_bench_table, [
+    row/1, mark/5, truth/3, micros/1, ratio/2, print/2, print_machine/0
+]).
 
 -define(P, erlmcp_memory_pool).
 %% What a TCP segment over Ethernet carries.
@@ -16,13 +18,11 @@
 -define(ROUNDS, 9).
 -define(BURST, 18000000).
 
-%% @doc Each measurement runs for so many milliseconds, in nine rounds of both ways in turn.
+%% @doc Each measurement runs for this many milliseconds, in nine rounds of both ways in turn.
 -spec main([string()]) -> ok.
 main([MsText]) ->
     Ms = list_to_integer(MsText),
-    print("OTP ~s, ~b schedulers~n~n", [
-        erlang:system_info(otp_release), erlang:system_info(schedulers_online)
-    ]),
+    print_machine(),
     Times = erlmcp_bench_vm:run("messages", ?MODULE, times, [Ms]),
     Frames = erlmcp_bench_vm:run("a burst", ?MODULE, burst, []),
     row(["", "ours", "plain", "ratio"]),
@@ -54,12 +54,9 @@ times(Ms) ->
     [{Kind, both(pieces(Kind), Ms)} || Kind <- Kinds].
 
 both(Pieces, Ms) ->
-    Rounds = [
+    medians([
         {Way, in_own_process(fun() -> rate(Way, Pieces, Ms) end)}
      || _ <- lists:seq(1, ?ROUNDS), Way <- [ours, plain]
-    ],
-    maps:from_list([
-        {Way, median([Time || {W, Time} <- Rounds, W =:= Way])} || Way <- [ours, plain]
     ]).
 
 %% Each piece a binary of its own, as they come from a socket.
@@ -73,11 +70,11 @@ pieces({Count, Size}) ->
 
 rate(ours, Pieces, Ms) ->
     {ok, Buffer, _} = ?P:acquire_message_buffer(0),
-    Time = repeat(fun() -> ours(Buffer, Pieces) end, Ms),
+    Time = nanoseconds_each(fun() -> ours(Buffer, Pieces) end, Ms),
     ok = ?P:release_message_buffer(Buffer),
     Time;
 rate(plain, Pieces, Ms) ->
-    repeat(fun() -> <<>> = plain(<<>>, Pieces) end, Ms).
+    nanoseconds_each(fun() -> <<>> = plain(<<>>, Pieces) end, Ms).
 
 ours(_Buffer, []) ->
     ok;
@@ -93,25 +90,6 @@ plain(Held, [Piece | Pieces]) ->
 %% The frames are there; the rest is the last.
 rest([Rest]) -> Rest;
 rest([_Frame | Frames]) -> rest(Frames).
-
-%% Nanoseconds that the fun takes.
-repeat(Fun, Ms) ->
-    Start = erlang:monotonic_time(nanosecond),
-    repeat(Fun, Start, Start + Ms * 1000000, 0).
-
-repeat(Fun, Start, End, Done) ->
-    [Fun() || _ <- lists:seq(1, 10)],
-    case erlang:monotonic_time(nanosecond) of
-        Now when Now < End -> repeat(Fun, Start, End, Done + 10);
-        Now -> (Now - Start) / (Done + 10)
-    end.
-
-in_own_process(Fun) ->
-    Self = self(),
-    Pid = spawn_link(fun() -> Self ! {done, self(), Fun()} end),
-    receive
-        {done, Pid, Result} -> Result
-    end.
 
 %% @doc How many messages a burst over the limit gives.
 -spec burst() -> non_neg_integer().

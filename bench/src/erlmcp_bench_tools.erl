@@ -110,7 +110,7 @@ tool({Number, Size}, Seed0) ->
     },
     {Tool, Seed6}.
 
-%% A schema of exactly so many bytes: properties as long as they fit, then one description is
+%% A schema of exactly this many bytes: properties as long as they fit, then one description is
 %% made as long as is left.
 schema(?SMALLEST, Seed) ->
     {#{<<"type">> => <<"object">>, <<"properties">> => #{}}, Seed};
@@ -194,7 +194,7 @@ enum(Seed0) ->
         lists:seq(1, Count + 1)
     ).
 
-%% Words up to so many bytes.
+%% Words up to this many bytes.
 text(Length, Seed) ->
     text(Length, [], 0, Seed).
 

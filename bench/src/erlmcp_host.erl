@@ -1,14 +1,14 @@
 %% @doc An example host: what an MCP server holds, and what its connection processes say.
 %%
-%% There are three connection processes, and they answer alike, byte for byte: `erlmcp_host_plain'
+%% There are three connection processes, and they reply alike, byte for byte: `erlmcp_host_plain'
 %% keeps everything on its heap, `erlmcp_host_persistent' keeps the tools with their schemas in
 %% `persistent_term', `erlmcp_host_compact' shares what is equal and packs the rest. The plain one
 %% is started in three ways: as it is, with `hibernate_after' (`erlmcp_host_hibernating'), and by
-%% `erlmcp_memory_server' (`erlmcp_host_parked'). Here is what they have in common and what is no
-%% matter of memory. Messages come as decoded JSON and go as encoded JSON.
+%% `erlmcp_memory_server' (`erlmcp_host_parked'). This module has what they share and what does not
+%% concern memory. Messages come as decoded JSON and go as encoded JSON.
 -module(erlmcp_host).
 
--export([config/1, handler/1]).
+-export([forms/0, config/1, handler/1]).
 -export([start_link/3, request/2, delivered/2, idle/1]).
 -export([initialized/2, listed/1, called/3, ask/2, answer/2, error/3]).
 
@@ -27,6 +27,17 @@
 %% What a form makes of the configuration, once a server, to start connections with.
 -callback catalogue(config()) -> Catalogue :: term().
 -callback start_link(Id :: binary(), Catalogue :: term()) -> {ok, pid()}.
+
+%% @doc All forms, the plain one first.
+-spec forms() -> [module()].
+forms() ->
+    [
+        erlmcp_host_plain,
+        erlmcp_host_hibernating,
+        erlmcp_host_persistent,
+        erlmcp_host_compact,
+        erlmcp_host_parked
+    ].
 
 %% @doc A server with these tools, 20 resources and 10 prompts.
 -spec config([erlmcp_bench_tools:tool()]) -> config().
@@ -76,7 +87,7 @@ prompt(N) ->
 start_link(Form, Id, Catalogue) ->
     Form:start_link(Id, Catalogue).
 
-%% @doc Hands a client's message over; what goes back to it, perhaps nothing.
+%% @doc Passes a client's message on; returns what goes back to the client, perhaps nothing.
 -spec request(pid(), message()) -> iodata().
 request(Connection, Message) ->
     gen_server:call(Connection, {message, Message}, infinity).
@@ -127,13 +138,13 @@ ask(Id, Method) ->
     [<<"{\"jsonrpc\":\"2.0\",\"id\":">>, integer_to_binary(Id), <<",\"method\":\"">>, Method,
         <<"\"}\n">>].
 
-%% @doc The answer to a request, around a result that is encoded already.
+%% @doc The reply to a request, around a result that is encoded already.
 -spec answer(Id :: integer(), Result :: iodata()) -> iodata().
 answer(Id, Result) ->
     [<<"{\"jsonrpc\":\"2.0\",\"id\":">>, integer_to_binary(Id), <<",\"result\":">>, Result,
         <<"}\n">>].
 
-%% @doc The answer to a request that fails.
+%% @doc The reply to a request that fails.
 -spec error(Id :: integer(), Code :: integer(), Text :: binary()) -> iodata().
 error(Id, Code, Text) ->
     Error = #{<<"code">> => Code, <<"message">> => Text},

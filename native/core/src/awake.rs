@@ -72,7 +72,7 @@ impl Entry {
         reserved.is_ok()
     }
 
-    /// Takes one of so many places, unless they are taken; `true` also for who has one.
+    /// Takes one of this many places, unless all are taken; `true` also for an owner that has one.
     pub fn enter(&self, ledger: &Ledger, places: usize) -> bool {
         if self.has_place.load(Ordering::Relaxed) {
             return true;
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(ledger.awake(), 60);
         assert!(a.reserve(&ledger, 100, 100));
         assert_eq!(ledger.awake(), 100);
-        // What is there already is no more than before.
+        // What exists already is not more than before.
         assert!(a.reserve(&ledger, 90, 50));
         a.close(&ledger);
         assert!(b.reserve(&ledger, 60, 100));

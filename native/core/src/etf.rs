@@ -64,7 +64,7 @@ pub fn flat(external: &[u8]) -> Option<Flat<'_>> {
 /// The term without parts that these bytes begin with, and where it ends.
 fn first_flat(term: &[u8]) -> Option<(Flat<'_>, usize)> {
     let (tag, rest) = term.split_first()?;
-    // A sign, or the number of bits in the last byte, stands between the length and the rest.
+    // A sign, or the number of bits in the last byte, is between the length and the rest.
     let number = |bytes: usize| {
         let end = bytes + 1 + number(rest.get(..bytes)?);
         Some((rest.get(bytes + 1..end)?, 1 + end))
@@ -96,14 +96,14 @@ fn number(bytes: &[u8]) -> usize {
         .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
 }
 
-/// An integer of these digits to the base 256, the lowest first, if it needs so many: a smaller one
-/// has another form, and would be a byte in a list that is none of bytes.
+/// An integer of these digits to the base 256, the lowest first, if it needs this many: a smaller
+/// one has another form, and would be a byte in a list that is none of bytes.
 fn big(digits: &[u8]) -> Option<Flat<'static>> {
     const INTEGER: usize = size_of::<i64>();
     (digits.len() >= INTEGER && digits.last() != Some(&0)).then_some(Flat::Number)
 }
 
-/// Where the atom at `at` ends, if one stands there.
+/// Where the atom at `at` ends, if there is one.
 fn skip_atom(bytes: &[u8], at: usize) -> Option<usize> {
     let name = bytes.get(at..)?;
     let end = at + name_start(name)? + name_length(name)?;
@@ -245,7 +245,7 @@ fn take<'a>(term: &'a [u8], at: &mut usize, length: usize) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-/// A number in so many bytes that counts what follows, which takes at least a byte each.
+/// A number of this many bytes that counts what follows, each of which takes at least a byte.
 fn count(term: &[u8], at: &mut usize, bytes: usize) -> Option<usize> {
     let count = number(take(term, at, bytes)?);
     (count <= term.len() - *at).then_some(count)
@@ -288,7 +288,7 @@ fn int(term: &[u8], at: &mut usize) -> Option<i64> {
     })
 }
 
-/// The elements of a list, so many, if each is a byte.
+/// This many elements of a list, if each is a byte.
 pub fn bytes_of(elements: &[u8], len: usize) -> Option<impl ExactSizeIterator<Item = u8>> {
     let (pairs, rest) = elements.as_chunks::<2>();
     let is_bytes = rest.is_empty()
@@ -297,10 +297,10 @@ pub fn bytes_of(elements: &[u8], len: usize) -> Option<impl ExactSizeIterator<It
     is_bytes.then(|| pairs.iter().map(|[_, byte]| *byte))
 }
 
-/// What stands of a fun before the values that it closes over.
+/// What comes in a fun before the values that it closes over.
 #[derive(Debug, Clone, Copy)]
 pub struct Fun<'a> {
-    /// What the VM is told of it.
+    /// What the VM must know of it.
     pub head: FunHead<'a>,
     /// Its module, an atom.
     pub module: &'a [u8],
@@ -338,7 +338,7 @@ fn fun_at<'a>(term: &'a [u8], at: &mut usize) -> Option<Fun<'a>> {
 /// Bytes of the checksum of a module's code.
 pub const UNIQ: usize = 16;
 
-/// The elements of a tuple one behind the other, from its external format.
+/// The elements of a tuple one after another, from its external format.
 pub fn tuple_elements(external: &[u8]) -> Option<&[u8]> {
     match *external.get(1)? {
         tag::SMALL_TUPLE => external.get(3..),
@@ -347,7 +347,7 @@ pub fn tuple_elements(external: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What the VM must be told of a fun besides the values that stand in its external format.
+/// What the VM must know of a fun besides the values in its external format.
 #[derive(Debug, Clone, Copy)]
 pub struct FunHead<'a> {
     /// Its arity.
@@ -440,12 +440,12 @@ impl Writer {
         self.0.extend_from_slice(bytes);
     }
 
-    /// A list: so many elements follow, and then the tail.
+    /// A list: this many elements follow, and then the tail.
     pub fn list(&mut self, elements: usize) {
         self.head(tag::LIST, elements);
     }
 
-    /// A tuple: so many elements follow.
+    /// A tuple: this many elements follow.
     pub fn tuple(&mut self, elements: usize) {
         match u8::try_from(elements) {
             Ok(elements) => self.0.extend_from_slice(&[tag::SMALL_TUPLE, elements]),
@@ -453,7 +453,7 @@ impl Writer {
         }
     }
 
-    /// A map: so many keys follow, each with its value.
+    /// A map: this many keys follow, each with its value.
     pub fn map(&mut self, entries: usize) {
         self.head(tag::MAP, entries);
     }
@@ -480,8 +480,8 @@ impl Writer {
         self.0.push(tag::EXPORT);
     }
 
-    /// A native record of so many fields, as OTP 29 and later write it: module, name, the names of
-    /// all fields, then their values follow.
+    /// A native record of this many fields, as OTP 29 and later write it: module, name, the names
+    /// of all fields, then their values follow.
     pub fn record(&mut self, fields: usize, exported: bool) {
         self.head(tag::RECORD, fields);
         self.0.push(u8::from(exported));

@@ -51,7 +51,7 @@ const AT_ONCE_NANOS: u64 = 20_000;
 
 /// Counts collections, for every scheduler at once.
 pub struct GcMonitor {
-    /// The number of the active session; 0 while there is none.
+    /// The number of the active session; 0 if there is none.
     active: AtomicU64,
     last_session: AtomicU64,
     open: [Mutex<Vec<Open>>; SHARDS],

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes that the allocator adds to every block: a header with size and flags, and what some
-/// releases of the BEAM note of who asked for the block.
+/// releases of the BEAM note about the process that allocated the block.
 static BLOCK_OVERHEAD: AtomicUsize = AtomicUsize::new(16);
 
 /// Says what the allocator adds to every block. To be called before anything is counted: a count
-/// goes down by what it went up by.
+/// goes down by as much as it went up.
 pub fn set_block_overhead(bytes: usize) {
     BLOCK_OVERHEAD.store(bytes, Ordering::Relaxed);
 }
@@ -17,7 +17,7 @@ const UNIT: usize = 8;
 /// The smallest block: it must be able to hold a node of the allocator's tree of free blocks.
 /// Measured by what `erlang:memory/0` says of 20,000 blocks of a size.
 const SMALLEST: usize = 64;
-/// More than this between two blocks is no overhead, but something else that lies there.
+/// More than this between two blocks is not overhead, but something else in between.
 const MOST_OVERHEAD: usize = 256;
 
 /// The bytes that an allocation of `size` bytes occupies, header and rounding included, in a
@@ -31,7 +31,7 @@ pub fn block(size: usize) -> usize {
     }
 }
 
-/// What a block takes on average besides what was asked for: rounding is half a unit.
+/// What a block takes on average besides the requested size: rounding is half a unit.
 pub fn overhead_of_a_block() -> usize {
     BLOCK_OVERHEAD.load(Ordering::Relaxed) + UNIT / 2
 }

@@ -1,4 +1,4 @@
-//! How many pauses of which length there were when: what a heat map shows.
+//! How many pauses of each length there were over time, for a heat map.
 //!
 //! The map covers a whole session in a bounded number of columns. When they are used up, each two
 //! become one, and further ones take twice as long: so it takes the same memory after a minute and
@@ -92,7 +92,7 @@ impl Default for Heat {
     }
 }
 
-/// One column for each so many.
+/// One column for this many each.
 pub fn merged(columns: &[Column], each: usize) -> Vec<Column> {
     let merge = |group: &[Column]| {
         let mut all = group[0];

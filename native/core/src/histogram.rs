@@ -184,7 +184,7 @@ impl LatencyHistogram {
     /// Forgets everything and gives the memory of the buckets back.
     pub fn clear(&self) {
         for shard in &self.shards {
-            // Freed after the lock is let go.
+            // Freed after the lock is released.
             let old = shard.counts.lock().take();
             drop(old);
         }

@@ -1,5 +1,5 @@
 //! The parts of `erlmcp_memory` that need no BEAM: everything here can be built, tested and
-//! benchmarked with cargo alone. The NIF crate beside it only translates Erlang terms.
+//! benchmarked with cargo alone. The NIF crate only translates Erlang terms.
 
 pub mod awake;
 pub mod buffer;

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Which parts of a value become contents is told by the value alone ([`Parts::of`]): so equal
-//! values are taken apart alike, whoever made them. They are hashed from below to above, and looked
-//! up from above to below ([`Parts::take`]): of a part that is known, nothing inside is looked at
+//! values are taken apart in the same way, whichever process made them. They are hashed bottom up,
+//! and looked up top down ([`Parts::take`]): of a part that is known, nothing inside is looked at
 //! but to compare it.
 //!
 //! A part is compared byte by byte with the content that it is taken for, through the parts inside
@@ -50,7 +50,7 @@ pub const COMMON: usize = 96;
 /// own, and shares little.
 pub const MANY: usize = 4 << 10;
 
-/// Bytes of the link that stands for a part, about.
+/// About the bytes of the link that stands for a part.
 const LINK: usize = 10;
 
 /// A part of a value.
@@ -67,14 +67,14 @@ struct Part {
     is_link: bool,
 }
 
-/// The parts of a value, the inner ones before what they lie in.
+/// The parts of a value, inner ones before outer ones.
 #[derive(Debug)]
 pub struct Parts(Vec<Part>);
 
 /// Small values, from first to last.
 type Small = SmallVec<[Range<usize>; 16]>;
 
-/// Leaves those out that lie in what begins here.
+/// Leaves out those inside what begins here.
 fn outermost(small: &mut Small, start: usize) {
     let inside = small.iter().rev().take_while(|inner| inner.start >= start);
     small.truncate(small.len() - inside.count());
@@ -530,13 +530,13 @@ impl Parts {
 enum Piece {
     /// Items, as they stand there.
     Items(Range<usize>),
-    /// The head of a map of so many entries.
+    /// The head of a map of this many entries.
     Entries(usize),
     /// A part.
     Part(usize),
 }
 
-/// The link that stands there in a value.
+/// The link in that place of a value.
 fn link_in<A: Anchor>(value: View<'_, A>, mut at: usize) -> Option<(u64, A)> {
     let Ok(Item::Part(id)) = item(value.bytes, &mut at) else {
         return None;
@@ -587,7 +587,7 @@ impl Path {
         self.step(5)
     }
 
-    /// In a tuple, with so many elements behind it.
+    /// In a tuple, with this many elements after it.
     #[must_use]
     pub fn element(self, behind: usize) -> Self {
         match behind {
@@ -702,7 +702,7 @@ fn part_of<'a, A: Anchor>(
     }
 }
 
-/// A binary of at most this size lies on the heap of its process.
+/// A binary of at most this size is on the heap of its process.
 const HEAP_BINARY: usize = 64;
 
 /// About the bytes that a value takes on a heap and in binaries off it, written out in full.
@@ -841,7 +841,7 @@ mod tests {
         writer.finish()
     }
 
-    /// A map of about so many bytes.
+    /// A map of about this many bytes.
     fn tool(to: &mut Writer<Arc<Kept>>, number: i64, size: usize) {
         let mut map = to.begin_map();
         for key in [b"description".as_slice(), b"name", b"number"] {

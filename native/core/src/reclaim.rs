@@ -1,7 +1,7 @@
 //! Freeing large values in slices.
 //!
 //! Dropping a value drops what it links to, and what that links to: it may take long, all at once.
-//! [`Reclaim`] takes a value apart instead, one block a step, so that who frees can pause.
+//! [`Reclaim`] takes a value apart instead, one block a step, so that the caller can pause.
 
 use crate::map::Node;
 use crate::packed::{Anchor, Link, Links, Packed, Target};
@@ -18,7 +18,7 @@ pub struct Reclaim<A: Anchor> {
 #[derive(Debug)]
 enum Part<A> {
     Packed(Packed<A>),
-    /// Links of which so many are still there.
+    /// Links, with the number of those that are left.
     Links(Arc<[Link<A>]>, usize),
     Target(Target<A>),
 }

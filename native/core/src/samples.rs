@@ -128,8 +128,8 @@ impl<T: Copy> Ring<T> {
     }
 
     /// Appends up to `limit` items to `out`, oldest first, from the item number `from` on (the
-    /// first one ever pushed is number 0; items given up are passed over). Answers the number to
-    /// go on from. So a long reading can be done in steps, with the lock let go in between.
+    /// first one ever pushed is number 0; items given up are passed over). Answers the number to go
+    /// on from. So a long read can be done in steps, with the lock released in between.
     pub fn read(&self, from: u64, limit: usize, out: &mut Vec<T>) -> u64 {
         let oldest = self.pushed - self.len as u64;
         let start = from.clamp(oldest, self.pushed);
@@ -200,7 +200,7 @@ impl Recording {
         self.ended.get_or_insert_with(Instant::now);
     }
 
-    /// Whether it goes on.
+    /// Whether it continues.
     pub fn is_running(&self) -> bool {
         self.ended.is_none()
     }
@@ -309,7 +309,7 @@ mod tests {
             prop_assert_eq!(out, model);
         }
 
-        /// Items given up between two steps are passed over; none comes twice.
+        /// Items dropped between two steps are skipped; none comes twice.
         #[test]
         fn reading_in_steps_survives_pushes(
             keep in 1usize..40,

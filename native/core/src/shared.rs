@@ -3,7 +3,7 @@
 //! ```text
 //!  Store ──weak──▶ Shared ──▶ Content        equal values have one Shared
 //!                   ▲    ▲       ▲
-//!         the host's     │       who reads bytes in place and needs nothing else
+//!         the host's     │       readers of the bytes alone
 //!         handles      Home, Home ...        one for each thread that owns much
 //!                        ▲     ▲
 //!                   Holder … Holder          in states and other contents
@@ -87,7 +87,7 @@ impl<A: Anchor> Drop for Content<A> {
     }
 }
 
-/// A value that is kept once, and what its host keeps beside it.
+/// A value that is stored once, and what its host keeps beside it.
 #[derive(Debug)]
 pub struct Shared<A: Anchor, H: Host> {
     content: Arc<Content<A>>,
@@ -154,7 +154,7 @@ impl<A: Anchor, H: Host> Shared<A, H> {
         self.content.packed()
     }
 
-    /// The value, for who needs its bytes and nothing else.
+    /// The value, for those that need only its bytes.
     pub fn content(&self) -> &Arc<Content<A>> {
         &self.content
     }
@@ -309,7 +309,7 @@ impl<A: Anchor, H: Host> Default for Part<A, H> {
 }
 
 impl<A: Anchor, H: Host> Part<A, H> {
-    /// The contents of a hash that somebody owns.
+    /// The contents of a hash that have an owner.
     fn of_hash(&self, hash: u64) -> impl Iterator<Item = Arc<Shared<A, H>>> {
         let found = self.known.iter_hash(hash);
         found.filter_map(move |(known, shared)| (*known == hash).then(|| shared.upgrade())?)
@@ -322,7 +322,7 @@ impl<A: Anchor, H: Host> Table<A, H> {
         &self.0[(hash >> 32) as usize % SHARDS]
     }
 
-    /// Forgets the values of this hash that nobody owns.
+    /// Forgets the values of this hash that have no owner.
     fn forget(&self, hash: u64, rank: Option<Ranked>) {
         let mut part = self.part(hash).lock();
         while let Ok(found) = part.known.find_entry(hash, |(known, shared)| {
@@ -330,7 +330,7 @@ impl<A: Anchor, H: Host> Table<A, H> {
         }) {
             found.remove();
         }
-        // Not where the same content is kept anew meanwhile.
+        // Not if the same content was stored again in the meantime.
         if let Some(rank) = rank
             && part.known.find(hash, |(known, _)| *known == hash).is_none()
         {
@@ -424,7 +424,7 @@ impl<A: Anchor, H: Host> Store<A, H> {
         shared
     }
 
-    /// The content of this hash of which `is_equal` says that it is the one.
+    /// The content of this hash for which `is_equal` returns true.
     pub fn find(
         &self,
         hash: u64,
@@ -466,7 +466,8 @@ impl<A: Anchor, H: Host> Store<A, H> {
     }
 
     /// The largest contents, the largest one first, where there are as many of at least
-    /// 1 KiB; else those and the largest of some others. Takes as long whatever there is besides.
+    /// 1 KiB; else those and the largest of some others. The time does not depend on
+    /// how many others there are.
     pub fn largest(&self, limit: usize) -> Vec<Arc<Shared<A, H>>> {
         let mut found: Vec<_> = Vec::new();
         for part in &self.table.0 {

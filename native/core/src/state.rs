@@ -104,7 +104,7 @@ impl<A: Anchor> State<A> {
         Ok(state)
     }
 
-    /// The fields as a value, for who frees them.
+    /// The fields as a value, for the caller to free.
     pub fn into_packed(self) -> Packed<A> {
         self.fields.into_packed()
     }
@@ -114,7 +114,7 @@ impl<A: Anchor> State<A> {
         &self.fields
     }
 
-    /// The value under a path of which the first key is a field.
+    /// The value under a path whose first key is a field.
     pub fn get<K: AsRef<[u8]>>(&self, path: &[K]) -> Option<View<'_, A>> {
         self.fields.get(path)
     }
@@ -167,7 +167,7 @@ impl<A: Anchor> State<A> {
         Ok(state)
     }
 
-    /// This state without what a path leads to. `Ok(None)`: there is nothing there.
+    /// This state without what a path leads to. `Ok(None)` if there is nothing there.
     pub fn remove(
         &self,
         names: &Names<A>,

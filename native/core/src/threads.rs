@@ -88,7 +88,7 @@ impl Tally {
         }
     }
 
-    /// One thing more, of so many bytes.
+    /// One more thing, of this many bytes.
     #[inline]
     pub fn came(&self, bytes: usize) {
         self.add(1, bytes as isize);
@@ -100,8 +100,8 @@ impl Tally {
         self.add(-1, -(bytes as isize));
     }
 
-    /// Both, all threads together. Exact at rest; what moves between shards meanwhile may be seen
-    /// twice or not at all.
+    /// Both, all threads together. Exact at rest; what moves between shards in the meantime may be
+    /// seen twice or not at all.
     pub fn sum(&self) -> Usage {
         let sum = |of: fn(&Slot) -> &AtomicIsize| {
             let all = self.0.iter().map(|slot| of(slot).load(Ordering::Relaxed));

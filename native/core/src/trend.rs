@@ -3,26 +3,27 @@
 //! The slope is the Theil-Sen estimate (Theil 1950, Sen 1968): the median of the slopes of all
 //! pairs of points. Up to 29 % of the points may be outliers without moving it much.
 //!
-//! A leak is named only when the growth is real, worth a call, and goes on:
+//! Growth is called a leak only when it is real, worth a call, and continues:
 //!
 //! - real: a one-sided t-test, at the level 1 in 10,000, by one of two readings of the scatter.
-//!   Either the samples scatter about a line, and the slope is tested; or their steps scatter
-//!   about a mean step (a random walk that drifts), and that mean is tested. The first finds a
-//!   slow growth under noise, the second one that is plain from step to step but follows no
-//!   straight line, as the growth of a node in use does. Memory samples follow each other (a
-//!   collection that did not happen yet, a cache that fills), so they are worth fewer than they
-//!   are many: the number of independent ones is n (1 - r) / (1 + r), with r the lag-1
-//!   autocorrelation of the scatter (Bartlett 1935; used for trends as in Santer et al. 2000). A
-//!   random walk about a line has r near 1, few independent samples, and is no leak;
+//!   Either the samples scatter about a line, and the slope is tested; or their steps scatter about
+//!   a mean step (a random walk that drifts), and that mean is tested. The first finds a slow
+//!   growth under noise, the second one that is plain from step to step but follows no straight
+//!   line, as the growth of a node in use does. Memory samples follow each other (a collection that
+//!   did not happen yet, a cache that fills), so they are worth fewer than they are many: the
+//!   number of independent ones is n (1 - r) / (1 + r), with r the lag-1 autocorrelation of the
+//!   scatter (Bartlett 1935; used for trends as in Santer et al. 2000). A random walk about a line
+//!   has r near 1, few independent samples, and is not a leak;
 //! - worth a call: at least [`LEAK_BYTES_PER_HOUR`];
-//! - it goes on: a node that filled up and is level since is no leak, however surely it grew. The
-//!   least-squares slope of the last two thirds of the time is at least half of the slope of the
-//!   whole, and that of the last half is not significantly below 0.65 of it. The first condition
-//!   decides under much noise, where only a long part says anything; the second one under little,
-//!   where a growth that fades (an exponential that saturates, a logarithm) is still visible.
+//! - it continues: a node that filled up and has been level since is not a leak, however surely it
+//!   grew. The least-squares slope of the last two thirds of the time is at least half of the slope
+//!   of the whole, and that of the last half is not significantly below 0.65 of it. The first
+//!   condition decides under much noise, where only a long part says anything; the second one under
+//!   little, where a growth that fades (an exponential that saturates, a logarithm) is still
+//!   visible.
 //!
-//! The last half is also judged by itself, as a line, when it has twelve independent
-//! samples: a growth that began half way is no line over the whole time.
+//! The last half is also judged by itself, as a line, when it has twelve independent samples: a
+//! growth that began half way is not a line over the whole time.
 //!
 //! How often that is right, in 500 seeded hours a line, 720 samples an hour, noise even over the
 //! given range (`the_verdict_is_right_for_each_kind_of_hour` prints and verifies the table):
@@ -70,7 +71,7 @@
 /// an hour that must not be missed, so that noise on the estimate seldom crosses it either way.
 pub const LEAK_BYTES_PER_HOUR: f64 = 3.0 * 1024.0 * 1024.0;
 
-/// Points that the pairwise slopes are taken of, at most.
+/// The most points that pairwise slopes are computed for.
 pub const MAX_POINTS: usize = 240;
 
 /// Independent samples that the last half of the time must have to be judged by itself: a random
@@ -101,12 +102,12 @@ pub struct Trend {
     pub growth_per_step: f64,
     /// Bytes a second; 0.0 when all samples are of one moment.
     pub slope: f64,
-    /// Whether the growth is significant, at least [`LEAK_BYTES_PER_HOUR`], and goes on.
+    /// Whether the growth is significant, at least [`LEAK_BYTES_PER_HOUR`], and continues.
     pub leak: bool,
 }
 
-/// The trend of two samples or more, sorted here by time; `None` for fewer, and for times that
-/// are no finite numbers.
+/// The trend of two samples or more, sorted here by time; `None` for fewer, and for times that are
+/// not finite numbers.
 pub fn trend(mut points: Vec<Point>) -> Option<Trend> {
     if points.len() < 2 || points.iter().any(|point| !point.ms.is_finite()) {
         return None;
@@ -258,12 +259,12 @@ fn about_a_mean_step(points: &[(f64, f64)]) -> Fit {
 }
 
 impl Fit {
-    /// Whether the slope is surely positive, with so many independent samples at least.
+    /// Whether the slope is surely positive, with at least this many independent samples.
     fn is_significant(&self, samples: f64) -> bool {
         let n = self.residuals.len() as f64;
         let explained = self.slope * self.slope * self.weight;
         if n <= self.parameters || n < samples || explained.is_nan() || explained <= 0.0 {
-            // Two points always lie on a line.
+            // Two points are always on a line.
             return false;
         }
         let scatter: f64 = self
@@ -297,7 +298,7 @@ fn autocorrelation(residuals: &[f64], scatter: f64) -> f64 {
     (low + (2.0 + 4.0 * low) / residuals.len() as f64).clamp(0.0, 1.0)
 }
 
-/// The median of the slopes of all pairs of points of different times; 0.0 when there is none.
+/// The median of the slopes of all pairs of points of different times; 0.0 if there are none.
 fn theil_sen(points: &[(f64, f64)]) -> f64 {
     let mut slopes = Vec::with_capacity(points.len() * points.len().saturating_sub(1) / 2);
     for (at, &(time, bytes)) in points.iter().enumerate() {
@@ -319,7 +320,7 @@ fn theil_sen(points: &[(f64, f64)]) -> f64 {
     }
 }
 
-/// What Student's t with so many degrees of freedom exceeds once in 10,000 times. Between the
+/// What Student's t with this many degrees of freedom exceeds once in 10,000 times. Between the
 /// entries of the table the larger value holds.
 fn critical_t(degrees: f64) -> f64 {
     const TABLE: [(f64, f64); 38] = [

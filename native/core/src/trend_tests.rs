@@ -45,7 +45,7 @@ fn grown(at: usize, mb_per_hour: f64) -> f64 {
     mb_per_hour * MB * at as f64 / SAMPLES as f64
 }
 
-/// In how many of so many seeded hours a leak was named.
+/// In how many of this many seeded hours a leak was reported.
 fn leaks(runs: u64, mut run: impl FnMut(&mut Random) -> Trend) -> u64 {
     (0..runs)
         .filter(|&seed| run(&mut Random::new(seed)).leak)
@@ -401,7 +401,7 @@ proptest! {
         }
     }
 
-    /// Any samples give finite numbers, and the mean lies between the extremes.
+    /// Any samples give finite numbers, and the mean is between the extremes.
     #[test]
     fn any_samples_give_sane_numbers(
         values in prop::collection::vec((-4e18..4e18f64, any::<u64>()), 2..100)

@@ -1,10 +1,9 @@
 //! Rust's heap is the VM's heap, and its live bytes are counted.
 //!
-//! The count is of what Rust code asked for and has not given back: pooled objects, states,
-//! shared content, histograms, samples. It leaves out what the VM's allocators add on top of each
-//! block (16 bytes or more) and the objects that the VM allocates for the library itself,
-//! above all the headers of resources (about 90 bytes each, and the fields that lie in them).
-//! `erlang:memory(total)` includes all of these.
+//! It counts what Rust code has allocated and not freed: pooled objects, states, shared content,
+//! histograms, samples. It leaves out what the VM's allocators add to each block (16 bytes or more)
+//! and the objects that the VM allocates for the library, mainly the headers of resources (about 90
+//! bytes each, and the fields in them). `erlang:memory(total)` includes all of these.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
@@ -20,8 +19,8 @@ pub struct CountingAllocator;
 /// Live blocks, and the bytes that were asked for.
 static LIVE: Tally = Tally::new();
 
-/// The VM's blocks are aligned for any type of the C language, thus for a word; what asks for more
-/// is left to rustler, which puts something before it.
+/// The VM's blocks are aligned for any type of the C language, thus for a word; larger alignments
+/// are left to rustler, which puts a header before the block.
 fn is_plain(layout: Layout) -> bool {
     layout.align() <= align_of::<usize>()
 }
@@ -31,7 +30,7 @@ pub fn live_bytes() -> u64 {
     LIVE.sum().bytes as u64
 }
 
-/// The same with what the VM's allocators add to each block, about.
+/// The same, including about what the VM's allocators add to each block.
 pub fn held_bytes() -> usize {
     let live = LIVE.sum();
     live.bytes + live.count * heap::overhead_of_a_block()
@@ -59,7 +58,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         LIVE.went(layout.size());
         if is_plain(layout) {
-            // SAFETY: a plain block is the VM's own, as said above.
+            // SAFETY: a plain block is the VM's own, as above.
             unsafe { enif_free(block.cast()) }
         } else {
             // SAFETY: the block is EnifAllocator's, with this layout.
@@ -69,7 +68,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         if is_plain(layout) {
-            // SAFETY: a plain block is the VM's own. Where there is no memory for the new size, the
+            // SAFETY: a plain block is the VM's own. If there is no memory for the new size, the
             // call returns null and leaves the block as it was.
             let moved: *mut u8 = unsafe { enif_realloc(block.cast(), new_size).cast() };
             if !moved.is_null() {
@@ -97,7 +96,7 @@ pub const SPECIMEN: usize = 16 << 10;
 /// How many of them.
 pub const SPECIMENS: usize = 16;
 
-/// Finds out what the VM's allocator adds to a block; called once, when the library is loaded.
+/// Measures what the VM's allocator adds to a block; called once, when the library is loaded.
 pub fn learn_overhead() {
     let blocks: [Vec<u8>; SPECIMENS] = std::array::from_fn(|_| Vec::with_capacity(SPECIMEN));
     let addresses = blocks.iter().map(|block| black_box(block.as_ptr()).addr());
@@ -106,7 +105,7 @@ pub fn learn_overhead() {
     }
 }
 
-/// Bytes the library holds: see the module's description for what is and is not in the figure.
+/// Bytes that the library holds: see the module's description for what the figure includes.
 #[rustler::nif]
 fn native_bytes() -> u64 {
     live_bytes()

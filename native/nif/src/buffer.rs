@@ -27,25 +27,25 @@ rustler::atoms! {
 /// The blocks of all message buffers.
 pub static BLOCKS: LazyLock<BlockPool> = LazyLock::new(BlockPool::new);
 
-/// Zero bytes that take no memory: never written, so the system maps its one page of zeros for
-/// whatever part is read, and the library file has only their number. Atomics, because a plain
-/// array of zeros would be written out into the file.
+/// Zero bytes that take no memory: never written, so the system maps its one page of zeros wherever
+/// they are read, and the library file stores only their number. Atomics, because a plain array of
+/// zeros would be written out into the file.
 static ZEROS: [AtomicU8; MESSAGE_LIMIT] = [const { AtomicU8::new(0) }; MESSAGE_LIMIT];
 
 /// What the binaries over [`ZEROS`] refer to: nothing that could be freed or reused, so such a
-/// binary does not keep the buffer alive that it came with.
+/// binary does not keep alive the buffer that it came with.
 struct ZeroBytes;
 
 resource!(ZeroBytes, c"erlmcp_memory_zero_bytes");
 
-// A binary of so many zero bytes, at most `MESSAGE_LIMIT`.
+// A binary of this many zero bytes, at most `MESSAGE_LIMIT`.
 nif!(buffer_zeros => short buffer_zeros(size));
 
 fn buffer_zeros<'a>(env: Env<'a>, size: Term<'a>) -> Term<'a> {
     let size = size.decode::<usize>().unwrap_or(0);
     let bytes = &ZEROS[..size.min(MESSAGE_LIMIT)];
     // SAFETY: `AtomicU8` has the size and the layout of `u8`; the array lives as long as the
-    // library, which stays loaded while the binary's owner lives, and nobody ever writes to it.
+    // library, which stays loaded while the binary's owner lives, and nothing ever writes to it.
     unsafe {
         let bytes = std::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), bytes.len());
         ResourceRef::new(ZeroBytes).binary(env, bytes)
@@ -82,7 +82,7 @@ fn too_large(env: Env<'_>, limit: usize) -> Term<'_> {
     env.error_tuple((message_too_large(), limit))
 }
 
-/// A message buffer in a value of this library. It leads to nothing else, so its object is kept.
+/// A message buffer in a value of this library. It refers to nothing else, so its object is kept.
 #[derive(Clone)]
 pub struct BufferLink(ResourceRef<BufferHandle>);
 
@@ -99,7 +99,7 @@ impl Drop for BufferLink {
 }
 
 impl BufferLink {
-    /// What tells this buffer from all others while it lives.
+    /// What distinguishes this buffer from all others while it lives.
     pub fn id(&self) -> u64 {
         self.0.address().addr() as u64
     }
@@ -115,8 +115,8 @@ pub fn link(term: Term<'_>) -> Option<BufferLink> {
     ResourceRef::from_term(term).map(BufferLink)
 }
 
-/// Runs `work` on the buffer behind `handle`; returns `badarg` where that is no buffer handle, and
-/// `{error, released}` where it was released.
+/// Runs `work` on the buffer behind `handle`; returns `badarg` if that is not a buffer handle, and
+/// `{error, released}` if it was released.
 fn with_buffer<'a>(
     env: Env<'a>,
     handle: Term<'a>,
@@ -179,7 +179,7 @@ fn append<'a>(
                 Err(MessageTooLarge) => too_large(env, buffer.limit()),
             });
         }
-        // Known whole, so that the limit is checked before a byte is appended.
+        // Measured first, so that the limit is checked before a byte is appended.
         let data = match IoData::of(data, MESSAGE_LIMIT, lane) {
             Ok(data) => data,
             Err(why) => return refusal(env, why, buffer.limit()),
@@ -208,11 +208,11 @@ fn refusal(env: Env<'_>, why: IoDataError, limit: usize) -> Result<Term<'_>, Bus
 // `{ok, Held}` or an error tuple.
 nif!(append => sized buffer_append(handle, data));
 
-/// Bytes of iodata in many parts that frames are taken from in one call: the parts may be the same
-/// ones again and again.
+/// The most bytes of iodata in many parts that frames are taken from in one call: the same part may
+/// occur again and again.
 const TAKEN_AT_ONCE: usize = 16 * MESSAGE_LIMIT;
 
-/// Frames of at most so many bytes are copied: they lie on the heap, and keep nothing else.
+/// Frames of at most this many bytes are copied: they are on the heap, and keep nothing else alive.
 const SMALL: usize = 64;
 
 fn take<'a>(env: Env<'a>, handle: Term<'a>, data: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
@@ -277,8 +277,7 @@ fn next<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy
         Found::More => Ok(more().encode(env)),
         Found::Unfinished => Err(Busy),
         Found::Frame(bytes) if bytes > budget => Err(Busy),
-        // A copy, so that it stays as it is whatever happens to the buffer, and keeps no block
-        // alive.
+        // A copy, so that it does not change with the buffer, and keeps no block alive.
         Found::Frame(_) => Ok(match buffer.take(|frame| reply::binary(env, frame)) {
             Some(frame) => (ok(), frame).encode(env),
             None => more().encode(env),

@@ -19,12 +19,12 @@ pub struct ConnectionState {
 const KEPT: usize = 256;
 
 impl ConnectionState {
-    /// Puts the entries of a packed map in; those of keys that were there are replaced.
+    /// Inserts the entries of a packed map; existing keys get the new values.
     pub fn merge(&mut self, entries: View<'_, Anchor>) {
         free(self.content.merge(entries));
     }
 
-    /// Whether the map has no entry.
+    /// Whether the map is empty.
     pub fn is_empty(&self) -> bool {
         self.content.view().is_none()
     }
@@ -59,7 +59,7 @@ impl Recycle for ConnectionState {
     }
 }
 
-/// Frees what a map linked to, here where that is one thing.
+/// Frees what a map linked to, at once if it is a single thing.
 fn free(links: Links<Anchor>) {
     let is_short = match &links {
         Links::None => true,

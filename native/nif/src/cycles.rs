@@ -1,23 +1,23 @@
-//! Pooled states that keep themselves.
+//! Pooled states that keep themselves alive.
 //!
-//! A pooled state is the one value that changes after others refer to it, so every cycle of owners
-//! leads through one. Counting owners does not free a cycle. So, what leads to a pooled state, loses
-//! an owner and may have others is a suspect. The reaper has a trial of many suspects at once: of
-//! all that they reach, the owners that are found on the way are counted (trial deletion, in the
-//! manner of Bacon and Rajan, "Concurrent Cycle Collection in Reference Counted Systems", 2001).
-//! What has no more owners than these, and is not reached by anything that has, is garbage; its
-//! pooled states give up what they hold, and the rest follows by itself.
+//! A pooled state is the only value that can change after others refer to it, so every cycle of
+//! owners leads through one. Counting owners does not free a cycle. So a value that leads to a
+//! pooled state, loses an owner and may have other owners is a suspect. The reaper tries many
+//! suspects at once: for everything that they reach, it counts the owners found on the way (trial
+//! deletion, after Bacon and Rajan, "Concurrent Cycle Collection in Reference Counted Systems",
+//! 2001). What has no other owners than these, and is not reached from anything that has, is
+//! garbage; its pooled states drop what they hold, and the rest is then freed by counting.
 //!
-//! A trial is bounded, so that what it costs to drop an owner does not depend on how much it leads
-//! to: what lies beyond the bound is taken for alive. A sweep, one at each of the pool's trimmings,
-//! has all pooled states tried, and then, in one trial without a bound, those that the bound left
-//! open.
+//! A trial is bounded, so that the cost of dropping an owner does not depend on how much it leads
+//! to: what is beyond the bound counts as alive. A sweep, at each trimming of the pool, tries all
+//! pooled states, and then, in one trial without a bound, those that the bound left undecided.
 //!
-//! While owners are counted, the pooled states on the way are locked, so that nobody comes by one
-//! of them by way of another. What lies between them never changes, and whoever has a part of it can
-//! come by what that part reaches and nothing else. So all is counted from above to below, and an
-//! owner that moves down meanwhile is met below. A pooled state that is in use, and what the bound
-//! leaves out, is alive; what it owns has an owner that is not found, and so is alive as well.
+//! While owners are counted, the pooled states on the way are locked, so that no thread can get
+//! from one of them to another. What is between them never changes, and a thread that has a part of
+//! it can reach only what that part reaches. So owners are counted from the top down, and an owner
+//! that moves down in the meantime is found further down. A pooled state that is in use, and what
+//! is beyond the bound, is alive; what it owns has an owner that is not found, and so is alive as
+//! well.
 
 use crate::connection::ConnectionState;
 use crate::park::Kept;
@@ -35,7 +35,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Whether an anchor keeps a pooled state alive.
-pub fn leads_to_pooled(anchor: &Anchor) -> bool {
+fn leads_to_pooled(anchor: &Anchor) -> bool {
     match anchor {
         Anchor::Pooled(_) => true,
         Anchor::Share(share) => share.shared().host.is_cyclic(),
@@ -45,7 +45,14 @@ pub fn leads_to_pooled(anchor: &Anchor) -> bool {
     }
 }
 
-/// Has an owner dropped, and what it leaves tried.
+/// Whether one of the anchors behind these links does.
+pub fn lead_to_pooled(links: &Links<Anchor>) -> bool {
+    let mut lead = false;
+    links.each_anchor(&mut |_, anchor| lead |= leads_to_pooled(anchor));
+    lead
+}
+
+/// Drops an owner, and tries what it leaves.
 pub fn suspect(suspect: Node) {
     reaper::examine(suspect);
 }
@@ -62,11 +69,11 @@ pub fn note(cell: &Arc<Cell>) {
     cells.push(Arc::downgrade(cell));
 }
 
-/// From the beginning of a sweep to its end: there is one at a time.
+/// Set from the beginning of a sweep to its end: there is one at a time.
 static SWEEPING: AtomicBool = AtomicBool::new(false);
 
-/// Has all of them tried: where many values have a part in common, an owner of it may go that
-/// nobody suspects.
+/// Tries all of them: if many values share a part, one of its owners may go without being
+/// suspected.
 pub fn sweep() {
     if !SWEEPING.swap(true, Ordering::Relaxed) {
         reaper::sweep();
@@ -76,15 +83,16 @@ pub fn sweep() {
 /// Suspects of one trial, and about as many that only the sweep has looked at.
 const ROOTS: usize = 512;
 
-/// What a trial looks at, about, in owners; and what it looks at more for one suspect.
+/// About how many owners a trial looks at, and how many more for one suspect.
 const WORK: usize = 32 << 10;
 const WORK_OF_ONE: usize = 8 << 10;
 
-/// The same for a suspect that goes: it is no cycle itself, and may be the head of a long chain.
+/// The same for a suspect with no other owner: it is not a cycle itself, and may be the head of a
+/// long chain.
 const WORK_OF_LAST: usize = 128;
 
-/// After a trial without a bound there is none for so many times as long as it took, but for a
-/// long one.
+/// After a trial without a bound there is none for this many times its duration, but a longer
+/// duration counts as `LONG`.
 const REST: u32 = 10;
 const LONG: Duration = Duration::from_secs(2);
 
@@ -92,11 +100,11 @@ const LONG: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub struct Trials {
     suspects: Vec<Node>,
-    /// Pooled states that the sweep has still to see.
+    /// Pooled states that the sweep has not seen yet.
     unseen: Vec<Weak<Cell>>,
     /// Those that it leaves to a trial without a bound.
     large: Vec<Weak<Cell>>,
-    /// When there may be the next such trial.
+    /// When the next such trial may begin.
     rested: Option<Instant>,
 }
 
@@ -153,14 +161,14 @@ impl Trials {
         }
         let (garbage, large) = graph.judge();
         drop(garbage);
-        // Of those that no sweep has, the next one takes care.
+        // Those that no sweep has are left to the next one.
         if SWEEPING.load(Ordering::Relaxed) {
             self.large.extend(large);
         }
     }
 
     /// A trial of all that the bound left open. Its pooled states are locked for long, and the
-    /// thread works without a rest, so this is done seldom where it takes long.
+    /// thread works without a rest, so if it takes long it is done seldom.
     fn large_trial(&mut self) {
         let began = Instant::now();
         let cells = std::mem::take(&mut self.large);
@@ -172,7 +180,7 @@ impl Trials {
             cell.leave(false);
             graph.entry(Node::Cell(cell));
         }
-        // What waits is an owner.
+        // The waiting suspects are owners.
         for suspect in self.suspects.drain(..) {
             graph.entry(suspect);
         }
@@ -200,19 +208,19 @@ pub enum Node {
 }
 
 struct Entry {
-    /// Keeps it alive meanwhile, and is one owner more.
+    /// Keeps it alive during the trial, and is one more owner.
     node: Node,
     /// Owners that were found.
     found: usize,
     /// What it owns.
     owns: Vec<usize>,
-    /// A pooled state that somebody uses.
+    /// A pooled state that is in use.
     in_use: bool,
-    /// It lies beyond the bound.
+    /// It is beyond the bound.
     left: bool,
 }
 
-/// What is reached from suspects. Locks are let go before anything is dropped.
+/// What is reached from suspects. Locks are released before anything is dropped.
 #[derive(Default)]
 struct Graph {
     locked: Vec<(usize, Held)>,
@@ -221,7 +229,7 @@ struct Graph {
     known: HashMap<usize, usize>,
     /// Suspects that are pooled states.
     roots: Vec<usize>,
-    /// The first entry of which the owned are not known.
+    /// The first entry whose owned nodes are not known yet.
     next: usize,
     /// Owners that were looked at.
     work: usize,
@@ -240,7 +248,7 @@ impl Node {
         }
     }
 
-    /// All owners but the graph.
+    /// All owners except the graph.
     fn owners(&self) -> usize {
         let all = match self {
             Node::Cell(cell) => Arc::strong_count(cell),
@@ -254,7 +262,7 @@ impl Node {
         all - 1
     }
 
-    /// How many it may own, where these may be many.
+    /// How many nodes it may own, if these may be many.
     fn width(&self) -> usize {
         match self {
             Node::Links(links) => links.len(),
@@ -295,7 +303,7 @@ impl Graph {
         self.walk(self.work + work);
     }
 
-    /// Finds what is reached, until so many owners were looked at.
+    /// Finds what is reached, until this many owners were looked at.
     fn walk(&mut self, end: usize) {
         while self.next < self.entries.len() {
             let index = self.next;
@@ -339,8 +347,8 @@ impl Graph {
         }
     }
 
-    /// What the pooled states hold that nothing outside of the graph owns: they are empty then. And
-    /// the suspects among them of which the bound does not let see whether they are alive.
+    /// The contents of the pooled states that nothing outside of the graph owns, which are empty
+    /// afterwards; and the suspects among the pooled states that the bound leaves undecided.
     fn judge(mut self) -> (Vec<ConnectionState>, Vec<Weak<Cell>>) {
         let mut alive = vec![false; self.entries.len()];
         let mut rest = Vec::new();
@@ -377,7 +385,7 @@ impl Graph {
         (garbage, large)
     }
 
-    /// What leads to something that lies beyond the bound.
+    /// What leads to something beyond the bound.
     fn above_the_left(&self) -> Vec<bool> {
         let mut open = vec![false; self.entries.len()];
         let left = self.entries.iter().enumerate();
@@ -397,12 +405,12 @@ impl Graph {
         open
     }
 
-    /// All entries, each after those that own it, but for what pooled states own.
+    /// All entries, each after its owners, except those owned by pooled states.
     fn top_down(&self) -> Vec<usize> {
         let mut order = Vec::with_capacity(self.entries.len());
         let mut visited = vec![false; self.entries.len()];
         for root in 0..self.entries.len() {
-            // What is owned comes on the stack a second time when all below it is in order.
+            // An entry is visited a second time once everything below it is in order.
             let mut stack = vec![(root, false)];
             while let Some((index, done)) = stack.pop() {
                 if done {

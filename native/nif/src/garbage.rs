@@ -1,23 +1,24 @@
 //! Native garbage that the VM does not see.
 //!
 //! A state takes a few words of its process's heap, whatever its size, so a process that makes one
-//! large state after the other would collect its garbage after hundreds of them. What each process
-//! has made lately is summed up here, about, and a call that makes it much tells its wrapper to
-//! collect the garbage.
+//! large state after another would collect its garbage only after hundreds of them. This module
+//! keeps an approximate sum of what each process has made lately, and the call that makes it large
+//! tells its wrapper to collect the garbage.
 
 use crate::reply;
 use crate::terms::word;
 use rustler::{Encoder, Env, Term};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// What is made of fewer bytes is left to the VM: some hundreds of these are not much.
+/// Values of fewer bytes are left to the VM: some hundreds of these are not much.
 const SMALL: usize = 16 << 10;
 
-/// Garbage is collected after so many bytes, and not before this many times what was made last.
+/// Garbage is collected after this many bytes, and after at least this many times the size of the
+/// last value.
 const MUCH: usize = 8 << 20;
 const TIMES: usize = 2;
 
-/// The sums, by process. Two processes may meet in one; then the sum is that of the later one.
+/// The sums, by process. Two processes may share one; then the sum is that of the later one.
 static MADE: [Made; 64] = [const {
     Made {
         process: AtomicU64::new(0),
@@ -30,8 +31,8 @@ struct Made {
     bytes: AtomicUsize,
 }
 
-/// The result of a call that made something of so many bytes: `{collect, Result}` where garbage
-/// should be collected.
+/// The result of a call that made a value of this many bytes: `{collect, Result}` if garbage should
+/// be collected.
 pub fn made<'a>(env: Env<'a>, result: Term<'a>, bytes: usize) -> Term<'a> {
     if bytes >= SMALL && is_much(env, bytes) {
         return reply::collect(env, result);

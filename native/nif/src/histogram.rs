@@ -19,7 +19,7 @@ pub fn register(env: Env<'_>) -> bool {
     resource::register::<HistogramResource>(env)
 }
 
-/// A panic in between would leave counts that are off by one, nothing worse.
+/// A panic while it is locked would leave counts that are off by one, nothing worse.
 impl std::panic::RefUnwindSafe for HistogramResource {}
 
 /// A distribution of durations in milliseconds.

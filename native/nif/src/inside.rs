@@ -1,4 +1,4 @@
-//! Looking into a map of a state or of shared content without building all of it.
+//! Reads a map of a state or of shared content without building all of it.
 
 use crate::lane::{Busy, Lane};
 use crate::terms::{Anchor, Path, Source, unpack};
@@ -21,7 +21,7 @@ nif!(len => inside_len(root, path, opened));
 nif!(entries => inside_entries(root, path, from, opened));
 nif!(outline => state_outline(state, bytes));
 
-/// Calls `with` with what a path leads to in a state, or a list of keys in shared content. A share
+/// Calls `with` with what a path in a state, or a list of keys in shared content, leads to. A share
 /// at its end is followed, too.
 fn with_found<'a>(
     env: Env<'a>,
@@ -31,27 +31,27 @@ fn with_found<'a>(
     lane: Lane,
     with: impl Fn(Option<View<'_, Anchor>>, Source<'_>) -> Result<Term<'a>, Busy>,
 ) -> Result<Term<'a>, Busy> {
-    let found = |path: &Path, root: View<'_, Anchor>, source: Source<'_>| {
-        path.with(|path| with(root.find(path).map(View::content), source))
+    let found = |path: &[View<'_, Anchor>], root: View<'_, Anchor>, source: Source<'_>| {
+        with(root.find(path).map(View::content), source)
     };
     if share::is(root) {
         let path = match Path::keys(path, opened, lane) {
             Ok(path) => path,
             Err(error) => return share::no_path(env, error),
         };
-        let found = share::with_content(root, |root, source| found(&path, root, source));
+        let found = share::with_content(root, |root, source| {
+            path.with(|path| found(path, root, source))
+        });
         return found.unwrap_or_else(|| Ok(reply::badarg(env, 1, share::NO_SHARE)));
     }
-    let path = match Path::of_state(path, opened, lane) {
-        Ok(path) => path,
-        Err(error) => return reply::not_packed(env, 2, error),
-    };
-    state::with_state(env, root, lane, |state| {
-        found(&path, state.fields().view(), Source::Owned)
+    state::at_field(env, path, opened, lane, |path| {
+        state::with_state(env, root, lane, |state| {
+            found(path, state.fields().view(), Source::Owned)
+        })
     })
 }
 
-// `{ok, Entries}`, `none` where there is no map.
+// `{ok, Entries}`; `none` if it is not a map.
 fn len<'a>(
     env: Env<'a>,
     root: Term<'a>,
@@ -67,13 +67,13 @@ fn len<'a>(
     })
 }
 
-/// Entries that are built in one call, and their packed bytes, of which a value out of line is not
-/// a part: it ends the call.
+/// Entries that are built in one call, and their packed bytes. These do not include a value out of
+/// line, which ends the call.
 const BUILT: usize = 64;
 const BUILT_BYTES: usize = 8 << 10;
 
-// `{[{Key, Value}], Next | done}` of the entries from the one of this number on, `none` where
-// there is no map.
+// `{[{Key, Value}], Next | done}` of the entries beginning with this number; `none` if it is not a
+// map.
 fn entries<'a>(
     env: Env<'a>,
     root: Term<'a>,
@@ -95,7 +95,7 @@ fn entries<'a>(
                 .and_then(|key| Ok((key, unpack(env, value, source, lane)?)));
             match entry {
                 Ok(entry) => built.push(entry),
-                // Those before it are a result. It comes first in the next call.
+                // The entries before it are a result. It comes first in the next call.
                 Err(Busy) if built.is_empty() => busy = Err(Busy),
                 Err(Busy) => return false,
             }
@@ -115,12 +115,12 @@ fn is_out_of_line(value: View<'_, Anchor>) -> bool {
     matches!(value.target(), Some(Target::Blob(_) | Target::Trie(_)))
 }
 
-/// Fields that an outline has at most.
+/// The most fields that an outline has.
 const OUTLINED: usize = 1_000;
 
-// `{Fields, Others}`: `{Field, Bytes, What}` of the first fields, where `What` is `{value, Term}`
-// of a value of at most so many bytes, `{map, Entries}` of a larger one, `{share, Bytes}` or
-// `large`; and how many other fields there are. All values together have at most so many bytes.
+// `{Fields, Others}`: `{Field, Bytes, What}` of the first fields, and how many other fields there
+// are. `What` is `{value, Term}` for a value of at most this many bytes, `{map, Entries}` for a
+// larger map, `{share, Bytes}` or `large`. All values together have at most this many bytes.
 fn outline<'a>(
     env: Env<'a>,
     state: Term<'a>,

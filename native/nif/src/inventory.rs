@@ -1,4 +1,4 @@
-//! What the library holds, by kind: counted while it comes and goes, so that nothing is walked.
+//! What the library holds, by kind. It is counted as it comes and goes, so that nothing is walked.
 
 use crate::terms::{atom_name, copied, environment_bytes, from_word};
 use crate::{alloc, buffer, park, pool, profiler, share, state};
@@ -16,8 +16,8 @@ pub struct Stock {
     /// Bytes on the library's own heap. What two versions of a value have in common may be counted
     /// for both.
     pub heap: usize,
-    /// Bytes of the VM's objects that stand for them, headers included: these lie among the
-    /// VM's binaries.
+    /// Bytes of the VM's objects that stand for them, headers included: these count among the VM's
+    /// binaries.
     pub objects: usize,
 }
 
@@ -44,7 +44,7 @@ struct Pooled {
     idle_bytes: usize,
 }
 
-/// All that there is; each byte once.
+/// Everything that the library holds; each byte counted once.
 #[derive(NifMap)]
 #[rustler(encode)]
 struct Inventory {
@@ -56,13 +56,14 @@ struct Inventory {
     samples: Kind,
     /// Bytes that belong to no kind.
     rest: usize,
-    /// Of all these, what lies among the VM's binaries, and among the heaps of its processes.
+    /// The part of all these that counts among the VM's binaries, and among the heaps of its
+    /// processes.
     binaries: usize,
     heaps: usize,
 }
 
-/// Takes the parts of the library's own heap out of it, one after the other. No part is more than
-/// what is left: so what two versions have in common is counted once in the end.
+/// Divides the library's own heap into parts, one after another. No part is more than what is left,
+/// so in the end what two versions have in common is counted once.
 struct Heap(usize);
 
 impl Heap {
@@ -110,7 +111,7 @@ fn inventory() -> Inventory {
     ];
     let terms = copied().bytes;
     let mut heap = Heap(alloc::held_bytes() + environment_bytes());
-    // First those that have nothing in common with others.
+    // First the kinds that share nothing with others.
     let pooled_states = heap.pooled(pooled_states);
     let buffers = heap.pooled(buffers);
     let samples = heap.kind(samples);
@@ -144,7 +145,7 @@ fn largest_shares(env: Env<'_>, limit: usize) -> Vec<LargeShare> {
     let found = share::largest(limit).into_iter();
     let large = found.map(|shared| LargeShare {
         bytes: shared.heap_bytes(),
-        // One that no value holds is held by a reference.
+        // A share that no value holds is held by a reference.
         holders: shared.holders().max(1),
         summary: outline(shared.packed().view(), |word| {
             // SAFETY: the word is an atom's, and atoms stay.
@@ -154,8 +155,8 @@ fn largest_shares(env: Env<'_>, limit: usize) -> Vec<LargeShare> {
     large.collect()
 }
 
-/// `{Total, Mapped}`: resident bytes, and those of them that belong to files and to machine code;
-/// `{0, 0}` where the system does not tell.
+/// `{Total, Mapped}`: resident bytes, and the part of them that belongs to files and to machine
+/// code; `{0, 0}` if the system does not tell.
 #[rustler::nif]
 fn resident() -> (usize, usize) {
     let statm = std::fs::read_to_string("/proc/self/statm");
@@ -171,8 +172,8 @@ fn resident() -> (usize, usize) {
     }
 }
 
-/// `{Used, Free}`: what the C library's allocator gave out, carriers of the VM's allocators among
-/// it, and what it keeps; `{0, 0}` where it does not tell.
+/// `{Used, Free}`: what the C library's allocator handed out, including carriers of the VM's
+/// allocators, and what it keeps; `{0, 0}` if it does not tell.
 #[rustler::nif]
 fn c_heap() -> (usize, usize) {
     c_library::heap()
@@ -185,7 +186,7 @@ mod c_library {
 
     type MallInfo = unsafe extern "C" fn() -> libc::mallinfo2;
 
-    /// The function is younger than some libraries that are in use.
+    /// Some C libraries in use do not have the function yet.
     static MALLINFO: LazyLock<Option<MallInfo>> = LazyLock::new(|| {
         // SAFETY: the name ends with a zero byte; a function of this name has this type.
         unsafe {

@@ -1,9 +1,9 @@
 //! Walks iodata with a bound.
 //!
 //! `enif_inspect_iolist_as_binary` is no help against hostile input: it builds the binary before
-//! anybody can look at its size, and a list whose parts are shared (`L2 = [L1 | L1]`, and so on)
-//! can name terabytes in a kilobyte. This walk goes cell by cell with a stack of its own and stops
-//! as soon as it has seen more than it may.
+//! its size can be checked, and a list whose parts are shared (`L2 = [L1 | L1]`, and so on) can
+//! name terabytes in a kilobyte. This walk goes cell by cell with a stack of its own and stops as
+//! soon as it has seen more than the limit.
 
 use crate::lane::{FAST_BYTES, FAST_TERMS, Lane};
 use erlmcp_memory_core::buffer::MESSAGE_LIMIT;
@@ -15,13 +15,13 @@ use smallvec::SmallVec;
 pub enum IoDataError {
     /// Something in it is neither a byte, a binary nor a list.
     NotIoData,
-    /// More than the fast lane does.
+    /// More than the fast lane handles.
     Busy,
     /// More than any message may have.
     TooLarge,
 }
 
-/// Binaries of at most so many bytes are copied together with what lies beside them.
+/// Binaries of at most this many bytes are copied together with their neighbours.
 const SMALL: usize = 256;
 
 /// The bytes of iodata, found in one walk.
@@ -34,18 +34,18 @@ pub struct IoData<'a> {
 }
 
 enum Part<'a> {
-    /// As many of the gathered bytes.
+    /// This many of the gathered bytes.
     Gathered(usize),
     Binary(Term<'a>, &'a [u8]),
 }
 
 impl<'a> IoData<'a> {
-    /// Walks iodata of at most so many bytes.
+    /// Walks iodata of at most this many bytes.
     pub fn of(data: Term<'a>, limit: usize, lane: Lane) -> Result<Self, IoDataError> {
         let mut found = IoData::default();
         let mut terms = 0;
-        // Rests of lists whose first part is being walked. Each is a cell of its own of the
-        // caller's list, so this is never larger than the caller's own memory.
+        // Tails of lists whose first part is being walked. Each is a different cell of the caller's
+        // list, so this is never larger than the caller's own memory.
         let mut rests = Vec::new();
         let mut current = data;
         loop {
@@ -57,7 +57,7 @@ impl<'a> IoData<'a> {
                 _ => {}
             }
             if let Ok((head, tail)) = current.list_get_cell() {
-                // Not decoded as u8: rustler cuts what is too large for it.
+                // Not decoded as u8: rustler truncates larger integers.
                 if let Ok(integer) = head.decode::<u32>() {
                     let byte = u8::try_from(integer).map_err(|_| IoDataError::NotIoData)?;
                     found.count(1, limit, lane)?;
@@ -109,7 +109,7 @@ impl<'a> IoData<'a> {
         self.bytes
     }
 
-    /// All of them, in order, in pieces, each with the binary that it is.
+    /// All of them, in order, in pieces, each with its binary if it is one.
     pub fn pieces(&self) -> impl Iterator<Item = (Option<Term<'a>>, &[u8])> {
         let mut gathered = self.gathered.as_slice();
         self.parts.iter().map(move |part| match part {

@@ -1,26 +1,27 @@
-//! The two lanes of a call: on a normal scheduler while the work is small, on a dirty one else.
+//! The two lanes of a call: on a normal scheduler if the work is small, else on a dirty one.
 
 use parking_lot::{Mutex, MutexGuard};
 use rustler::sys::{ErlNifTerm, enif_make_badarg, enif_raise_exception};
 use rustler::{Env, Term};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Bytes that a call on a normal scheduler copies, packs or searches at most.
-pub const FAST_BYTES: usize = 64 * 1024;
+/// The most bytes that a call on a normal scheduler copies, packs or searches.
+pub const FAST_BYTES: usize = 256 * 1024;
 
-/// Bytes that a call on a normal scheduler does nothing else with but copy or search them: some 30
+/// The most bytes in a call on a normal scheduler that only copies or searches them: some 30
 /// microseconds of work.
 pub const FAST_COPY: usize = 256 * 1024;
 
-/// Terms that a call on a normal scheduler visits at most: some 50 microseconds of work.
-pub const FAST_TERMS: usize = 2_000;
+/// The most terms that a call on a normal scheduler visits: some 200 microseconds of work.
+/// Waking a dirty scheduler takes 10 to 30, and the work is done anew there.
+pub const FAST_TERMS: usize = 8_000;
 
-/// Entries that a call on a normal scheduler puts into a map that has others: each may have to
-/// write a page of its own.
+/// The most entries that a call on a normal scheduler adds to a map with other entries: each may
+/// have to write a separate page.
 pub const FAST_ENTRIES: usize = 128;
 
-/// Which kind of scheduler a call runs on. On the fast lane it does a bounded piece of work or
-/// none: where there is more to do, the VM makes the call again on the other.
+/// Which kind of scheduler a call runs on. On the fast lane it does a bounded amount of work or
+/// none: if there is more to do, the VM repeats the call on the other lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     /// A normal scheduler: bounded work, and no waiting for a lock.
@@ -30,9 +31,9 @@ pub enum Lane {
 }
 
 impl Lane {
-    /// Refuses on the fast lane to look at a binary of this size, if it is large: the VM copies one
-    /// that does not begin at a byte before it shows it, and the interface cannot be asked for its
-    /// size.
+    /// On the fast lane, refuses to look at a binary of this size if it is large: the VM copies a
+    /// binary that does not begin at a byte boundary before it gives access to it, and the NIF
+    /// interface cannot tell its size.
     pub fn admit(self, bytes: Term<'_>) -> Result<(), Busy> {
         match (self, bytes.decode::<usize>()) {
             (Lane::Dirty, _) | (Lane::Fast, Ok(..=FAST_COPY)) => Ok(()),
@@ -40,8 +41,8 @@ impl Lane {
         }
     }
 
-    /// Locks a handle. [`Busy`] where the fast lane would have to wait, because the handle's lock
-    /// may be held through a large job on the dirty one.
+    /// Locks a handle. [`Busy`] if the fast lane would have to wait, because the lock may be held
+    /// for a long call on the dirty lane.
     pub fn lock<T>(self, mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>, Busy> {
         match self {
             Lane::Fast => mutex.try_lock().ok_or(Busy),
@@ -61,7 +62,7 @@ pub struct Budget {
 pub struct Busy;
 
 impl Budget {
-    /// Bytes copied for one unit.
+    /// Bytes copied for one unit of the budget.
     const BYTES: usize = FAST_BYTES / FAST_TERMS;
 
     /// What a call in this lane may do.
@@ -74,7 +75,7 @@ impl Budget {
         }
     }
 
-    /// As [`new`](Self::new), for a call that may do so many times as much on a normal scheduler.
+    /// As [`new`](Self::new), for a call that may do this many times as much on a normal scheduler.
     pub fn times(lane: Lane, times: usize) -> Self {
         let Budget { left } = Self::new(lane);
         Budget {
@@ -120,10 +121,10 @@ impl From<rustler::Error> for NoResult {
 }
 
 /// Defines a NIF around a function of the environment, its arguments as terms, and the lane; on
-/// `Busy` the VM calls it again on a dirty scheduler. With `short`, around a function that is
-/// not told the lane, does little whatever it is given, and always returns a term. With `sized`, it
-/// has a last argument more, the bytes of what it is given (`Lane::admit`). As rustler's
-/// attribute, without the vector that it makes of the arguments.
+/// `Busy` the VM calls it again on a dirty scheduler. With `short`, around a function that does not
+/// get the lane, does little for any arguments, and always returns a term. With `sized`, it has one
+/// more argument at the end, the size of its argument (`Lane::admit`). Like rustler's attribute,
+/// without the vector that it makes of the arguments.
 #[macro_export]
 macro_rules! nif {
     ($body:ident => short $name:ident($($argument:ident),+)) => {
@@ -166,7 +167,7 @@ macro_rules! nif {
                     } else {
                         $crate::lane::Lane::Fast
                     };
-                    // SAFETY: the call is made again with what it was given, and `answer` returns
+                    // SAFETY: the call is repeated with the same arguments, and `answer` returns
                     // the result to the VM at once.
                     let again = || unsafe {
                         rustler::sys::enif_schedule_nif(
@@ -186,8 +187,8 @@ macro_rules! nif {
     };
 }
 
-/// What a NIF returns to the VM: the result of its body, or that of `again` where it belongs on
-/// the other lane. A panic becomes an error of the caller.
+/// What a NIF returns to the VM: the result of its body, or that of `again` if it belongs on the
+/// other lane. A panic becomes an error of the caller.
 pub fn answer<'a, E: Into<NoResult>>(
     env: Env<'a>,
     lane: Lane,
@@ -200,7 +201,7 @@ pub fn answer<'a, E: Into<NoResult>>(
         Ok(Err(NoResult::Busy)) if lane == Lane::Fast => again(),
         // SAFETY: the environment is that of this call, which ends here.
         Ok(Err(NoResult::BadArg)) => unsafe { enif_make_badarg(env.as_c_arg()) },
-        // There is no third lane: a body that is busy on the dirty one is as wrong as a panic.
+        // There is no third lane: a body that is busy on the dirty lane is a fault, like a panic.
         Ok(Err(NoResult::Busy)) | Err(_) => {
             let reason = rustler::types::atom::nif_panicked();
             // SAFETY: an atom belongs to every environment.

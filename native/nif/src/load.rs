@@ -1,8 +1,8 @@
-//! How the VM gets to know the library, once or again.
+//! How the VM loads the library, once or again.
 //!
-//! Tools delete, purge and load Erlang modules again. The states of the node lie in the statics of
-//! this library and in objects whose types it registered; so a module that is loaded again takes
-//! both over where it comes with this very library, and is refused where it comes with another.
+//! Tools delete, purge and load Erlang modules again. The states of the node are in the statics of
+//! this library and in objects whose types it registered. So a module that is loaded again takes
+//! over both if it comes with this very library, and is refused if it comes with another one.
 
 use crate::{alloc, buffer, histogram, park, pool, profiler, resource, share, state, terms};
 use rustler::codegen_runtime::{
@@ -24,8 +24,8 @@ static ENTRY: OnceLock<Entry> = OnceLock::new();
 
 /// The first function of the library that the VM calls, each time it loads the module.
 ///
-/// In the place of `rustler::init!`, whose entry knows no `upgrade`: without it the VM refuses to
-/// load the module while an old version of it is there.
+/// In place of `rustler::init!`, whose entry has no `upgrade`: without it the VM refuses to load
+/// the module while an old version of it exists.
 #[unsafe(no_mangle)]
 extern "C" fn nif_init() -> *const ErlNifEntry {
     let entry = ENTRY.get_or_init(|| {
@@ -39,13 +39,13 @@ extern "C" fn nif_init() -> *const ErlNifEntry {
     &entry.0
 }
 
-/// What tells this library from others that this process has loaded: it is never unloaded, see
-/// `resource::register`.
+/// What distinguishes this library from others that this process has loaded: it is never unloaded,
+/// see `resource::register`.
 fn identity() -> usize {
     (&raw const ENTRY).addr()
 }
 
-/// Loads the module where no old version of it is there.
+/// Loads the module if no old version of it exists.
 extern "C" fn load(env: *mut ErlNifEnv, _: *mut *mut c_void, known: ErlNifTerm) -> c_int {
     let lifetime = ();
     // SAFETY: the VM passes the environment of this call, and a term of it.
@@ -56,7 +56,7 @@ extern "C" fn load(env: *mut ErlNifEnv, _: *mut *mut c_void, known: ErlNifTerm) 
     c_int::from(!catch_unwind(|| is_loaded(env, known)).unwrap_or(false))
 }
 
-/// Loads the module where an old version of it is there.
+/// Loads the module if an old version of it exists.
 extern "C" fn upgrade(
     env: *mut ErlNifEnv,
     private: *mut *mut c_void,
@@ -66,7 +66,7 @@ extern "C" fn upgrade(
     load(env, private, known)
 }
 
-/// Makes the library ready. `known` is the identity of the library that the node has, 0 for none.
+/// Prepares the library. `known` is the identity of the library that the node has, 0 for none.
 fn is_loaded(env: Env<'_>, known: Term<'_>) -> bool {
     if !known
         .decode()

@@ -1,4 +1,4 @@
-//! What the Erlang module that opens terms asks: see [`crate::terms`].
+//! The functions for the Erlang module that opens terms: see [`crate::terms`].
 
 use crate::lane::{Busy, Lane, NoResult};
 use crate::share::{self, SharedBytes};
@@ -12,8 +12,9 @@ nif!(closed => terms_closed(opened, bytes));
 nif!(new => terms_unopened(terms, opened));
 nif!(size => term_size(term, opened));
 
-/// `{Terms, Bytes}`: what must be opened still of what was just opened, and the bytes that all has
-/// in the packed form at least; `bytes` are those of what was opened before.
+/// `{Terms, Bytes}`: the terms in what was just opened that must be opened as well, and the least
+/// size of everything in the packed form, in bytes; `bytes` is that size for what was opened
+/// before.
 fn closed<'a>(
     env: Env<'a>,
     opened: Term<'a>,
@@ -33,7 +34,7 @@ fn closed<'a>(
     Ok((seen.closed, bytes).encode(env))
 }
 
-/// `{Terms, Opened}`: those of the terms that were not opened yet, and what was opened, each once.
+/// `{Terms, Opened}`: the terms that were not opened yet, and what was opened, each once.
 fn new<'a>(
     env: Env<'a>,
     terms: Term<'a>,
@@ -45,7 +46,8 @@ fn new<'a>(
     Ok(lists.encode(env))
 }
 
-/// Percent of a time slice that a call on a normal scheduler takes: the next follows at once.
+/// Percent of a time slice that a call on a normal scheduler consumes: the next call follows at
+/// once.
 const SLICE: i32 = 5;
 
 /// Lets the caller's time slice end after a few calls.
@@ -55,8 +57,8 @@ fn pause(env: Env<'_>, lane: Lane) {
     }
 }
 
-/// `{Bytes, SharedBytes}` that a term takes: on a heap, written out in full, and in binaries that
-/// lie elsewhere; and in what it shares.
+/// `{Bytes, SharedBytes}` that a term takes: on a heap with nothing shared, and in binaries off the
+/// heap; and in the shared content that it refers to.
 fn size<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     match walk([term], lane, &mut Opened::new(opened, lane)) {
         Ok(seen) if seen.closed.is_empty() => {

@@ -1,7 +1,7 @@
-//! Parked terms: packed off the heap of their process, and built again when they are asked for.
+//! Parked terms: packed off the heap of their process, and built again on demand.
 //!
-//! A *parked term* is a reference of its own, for users. A *slot* belongs to one server: it holds
-//! the packed form of the server's state and counts what the server has unparked.
+//! A *parked term* is a reference for users. A *slot* belongs to one server: it holds the packed
+//! form of the server's state and counts what the server has unparked.
 
 use crate::cycles::{self, Node};
 use crate::inventory::Stock;
@@ -21,9 +21,9 @@ use std::sync::Arc;
 /// A term off the heap.
 struct Parked {
     packed: Packed<Anchor>,
-    /// Bytes that the term takes on a heap, about.
+    /// About the bytes that the term takes on a heap.
     built: usize,
-    /// Bytes of memory, those of parked terms inside included. Kept, because these may be a chain.
+    /// Bytes of memory, including parked terms inside. Stored, because these may be a chain.
     heap: usize,
 }
 
@@ -68,10 +68,10 @@ impl Drop for Parked {
     }
 }
 
-/// Bytes that are freed where they are.
+/// The most bytes that are freed at once.
 const FREED_AT_ONCE: usize = 64 << 10;
 
-/// Links that are dropped where they are: what is behind them is freed elsewhere.
+/// The most links that are dropped at once: what is behind them is freed elsewhere.
 const LINKS_AT_ONCE: usize = 32;
 
 /// The resource behind a parked term.
@@ -137,7 +137,7 @@ impl Drop for ParkedLink {
 }
 
 impl ParkedLink {
-    /// What tells this parked term from all others while it lives.
+    /// What distinguishes this parked term from all others while it lives.
     pub fn id(&self) -> u64 {
         Arc::as_ptr(&self.0).addr() as u64
     }
@@ -153,7 +153,7 @@ impl ParkedLink {
         self.0.known.find_or(env, new).to_term(env)
     }
 
-    /// What it takes, in bytes, without what it shares.
+    /// What it takes, in bytes, without shared content.
     pub fn heap_bytes(&self) -> usize {
         heap::arc::<Kept>() + self.0.parked.heap
     }
@@ -166,7 +166,7 @@ pub fn link(env: Env<'_>, term: Term<'_>) -> Option<ParkedLink> {
     Some(ParkedLink(kept.clone()))
 }
 
-/// What a server has of its state outside of its heap.
+/// What a server keeps of its state off its heap.
 #[derive(Default)]
 pub struct Slot {
     parked: Mutex<Option<Parked>>,
@@ -181,7 +181,7 @@ impl Drop for Slot {
     }
 }
 
-/// The sums of the node.
+/// The totals of the node.
 static LEDGER: Ledger = Ledger::new();
 
 /// Tells the VM of the types; called once, when the library is loaded.
@@ -189,8 +189,8 @@ pub fn register(env: Env<'_>) -> bool {
     resource::register::<Handle>(env) && resource::register::<Slot>(env)
 }
 
-/// Bytes that a normal scheduler builds: a millisecond of work where it has to be built item by
-/// item.
+/// The most bytes that a normal scheduler builds: a millisecond of work if they must be built item
+/// by item.
 const BUILT_AT_ONCE: usize = 1 << 20;
 
 /// Packs a term.
@@ -223,12 +223,12 @@ fn parked_as<'a>(
     })
 }
 
-/// Bytes of a term for which a percent of a time slice is taken when it is parked: it is built and
-/// packed in about ten microseconds.
+/// A parked term costs its caller one percent of a time slice for this many bytes, which are built
+/// and packed in about ten microseconds.
 const PERCENT: usize = 16 << 10;
 
-/// Has the caller pay for the building and packing of a term on a normal scheduler. Not before it
-/// is parked, so that it is not suspended with its state on the heap.
+/// Charges the caller for building and packing a term on a normal scheduler. Only after it is
+/// parked, so that the caller is not suspended with its state on the heap.
 fn pay(env: Env<'_>, built: usize, lane: Lane) {
     let percent = (built / PERCENT).min(100);
     if lane == Lane::Fast && percent > 0 {
@@ -264,13 +264,10 @@ fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resul
         Ok(parked) => {
             let bytes = parked.packed.bytes().len();
             pay(env, parked.built, lane);
-            let mut cyclic = false;
-            let links = parked.packed.links();
-            links.each_anchor(&mut |_, anchor| cyclic |= cycles::leads_to_pooled(anchor));
             let kept = Kept {
+                cyclic: cycles::lead_to_pooled(parked.packed.links()),
                 parked,
                 known: Known::default(),
-                cyclic,
             };
             let handle = Handle(ManuallyDrop::new(Arc::new(kept)));
             Ok(garbage::made(env, resource::make(env, handle), bytes))
@@ -321,7 +318,7 @@ fn slot_park<'a>(
 fn slot_rest<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
     slot.entry.set_awake(&LEDGER, 0);
-    // It was built since, as a rule.
+    // Usually it was built since.
     let held = lane.lock(&slot.parked)?;
     pay(env, held.as_ref().map_or(0, |parked| parked.built), lane);
     Ok(reply::ok(env))
@@ -361,7 +358,7 @@ fn slot_reserve<'a>(
     let slot = slot(reference)?;
     let held = lane.lock(&slot.parked)?;
     let estimate = held.as_ref().map_or(0, |parked| parked.built);
-    // A limit that is no integer of 64 bits is none.
+    // A limit that is not an integer of 64 bits means no limit.
     let limit = limit.decode().unwrap_or(usize::MAX);
     Ok(slot.entry.reserve(&LEDGER, estimate, limit).encode(env))
 }

@@ -26,7 +26,7 @@ rustler::atoms! {
     released,
 }
 
-/// Bytes of a state that is freed on a normal scheduler.
+/// The most bytes of a state that is freed on a normal scheduler.
 const FAST_RELEASE: usize = 16 * FAST_BYTES;
 
 /// All connection states of the node, and their counters since the library was loaded.
@@ -36,7 +36,7 @@ static STATES: LazyLock<Pool<ConnectionState>> = LazyLock::new(Pool::new);
 /// and the acquisitions of others do not depend on the process.
 static STARTED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the pool gives out states and buffers.
+/// Whether the pool hands out states and buffers.
 pub fn started() -> bool {
     STARTED.load(Ordering::Relaxed)
 }
@@ -76,7 +76,7 @@ pub struct Cell {
     leased: Arc<Mutex<Leased>>,
     /// The one reference that stands for it.
     known: Known,
-    /// It leads to so much that only a sweep sees whether it is alive.
+    /// It leads to so much that only a sweep can decide whether it is alive.
     left: AtomicBool,
 }
 
@@ -87,7 +87,7 @@ impl std::fmt::Debug for Cell {
 }
 
 impl Cell {
-    /// Whether the state may refer to anything. Does not wait for who uses it: that may be the
+    /// Whether the state may refer to anything. Does not wait for a user of it: that may be the
     /// caller, an update of the state that drops a link to it.
     pub fn may_have_links(&self) -> bool {
         self.leased.try_lock().is_none_or(|leased| {
@@ -97,23 +97,23 @@ impl Cell {
         })
     }
 
-    /// Whether a sweep looks at it, and nobody before.
+    /// Whether it is left to a sweep.
     pub fn is_left(&self) -> bool {
         self.left.load(Ordering::Relaxed)
     }
 
-    /// Leaves it to a sweep, or to who drops an owner.
+    /// Leaves it to a sweep, or to the next drop of an owner.
     pub fn leave(&self, left: bool) {
         self.left.store(left, Ordering::Relaxed);
     }
 
-    /// Keeps others from using the state, unless one uses it now.
+    /// Keeps others from using the state, unless it is in use now.
     pub fn try_lock(&self) -> Option<Held> {
         self.leased.try_lock_arc().map(Held)
     }
 }
 
-/// A state that nobody else can use meanwhile.
+/// A state that nothing else can use in the meantime.
 pub struct Held(ArcMutexGuard<RawMutex, Leased>);
 
 impl Held {
@@ -146,7 +146,7 @@ impl Drop for PooledLink {
     }
 }
 
-/// Drops an owner. Where others stay, they may be a cycle.
+/// Drops an owner. If others remain, they may be a cycle.
 fn unlink(cell: Arc<Cell>) {
     if Arc::strong_count(&cell) > 1 && !cell.is_left() && cell.may_have_links() {
         cycles::suspect(Node::Cell(cell));
@@ -163,7 +163,7 @@ impl Drop for StateHandle {
 }
 
 impl PooledLink {
-    /// What tells this state from all others while it lives.
+    /// What distinguishes this state from all others while it lives.
     pub fn id(&self) -> u64 {
         Arc::as_ptr(&self.0).addr() as u64
     }
@@ -173,8 +173,8 @@ impl PooledLink {
         &self.0
     }
 
-    /// A reference to the state. Does not wait for who uses it: that may be the caller, who reads
-    /// a state that holds its own handle. What the caller reads from keeps the state alive.
+    /// A reference to the state. Does not wait for a user of it: that may be the caller, reading a
+    /// state that holds its own handle. What the caller reads from keeps the state alive.
     pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
         let new = || StateHandle(Mutex::new(Holding::Linked(Arc::clone(&self.0))));
         self.0.known.find_or(env, new).to_term(env)
@@ -210,7 +210,7 @@ pub fn register(env: Env<'_>) -> bool {
     resource::register::<StateHandle>(env)
 }
 
-/// Calls `work` with the state behind a handle; `None` where the term is no handle.
+/// Calls `work` with the state behind a handle; `None` if the term is not a handle.
 fn with_leased<R>(
     handle: Term<'_>,
     lane: Lane,
@@ -230,8 +230,8 @@ fn with_leased<R>(
     }
 }
 
-/// Runs `work` on the state behind `handle`; returns `badarg` where that is no state handle, and
-/// `{error, released}` where it was released.
+/// Runs `work` on the state behind `handle`; returns `badarg` if that is not a state handle, and
+/// `{error, released}` if it was released.
 fn with_state<'a>(
     env: Env<'a>,
     handle: Term<'a>,
@@ -245,7 +245,7 @@ fn with_state<'a>(
     Ok(result?.unwrap_or_else(|| badarg().encode(env)))
 }
 
-/// States that were created for acquisitions which say nothing of the host's load.
+/// States that were created for acquisitions that say nothing about the host's load.
 static CREATED_ASIDE: AtomicU64 = AtomicU64::new(0);
 
 fn acquire<'a>(
@@ -283,7 +283,7 @@ fn acquire<'a>(
     Ok(garbage::made(env, result, bytes))
 }
 
-// `{ok, Ref}`, `{error, not_started}`, `not_a_map`, or what could not be packed.
+// `{ok, Ref}`, `{error, not_started}`, `not_a_map`, or why it could not be packed.
 nif!(acquire => pool_acquire(map, opened, aside));
 
 fn release<'a>(env: Env<'a>, handle: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
@@ -345,10 +345,10 @@ fn update<'a>(
     }
 }
 
-// `ok`, `{error, released}`, `not_a_map`, or what could not be packed.
+// `ok`, `{error, released}`, `not_a_map`, or why it could not be packed.
 nif!(update => pool_update(handle, map, opened));
 
-/// Sets both sizes and lets acquisitions in. States and counters from before go on.
+/// Sets both sizes and allows acquisitions. Earlier states and counters stay.
 #[rustler::nif]
 fn pool_start(pool_size: usize, max_pool_size: usize) -> rustler::Atom {
     STATES.set_pool_size(pool_size);
@@ -403,7 +403,7 @@ fn pool_stats() -> (u64, u64, u64, u64, f64, u64, u64) {
     )
 }
 
-/// How many states were created for acquisitions that say nothing of the host's load.
+/// How many states were created for acquisitions that say nothing about the host's load.
 #[rustler::nif]
 fn pool_created_aside() -> u64 {
     CREATED_ASIDE.load(Ordering::Relaxed)

@@ -31,16 +31,17 @@ mod atoms {
     }
 }
 
-/// Samples that a NIF on a normal scheduler encodes at most.
+/// The most samples that a NIF on a normal scheduler encodes.
 const FEW_SAMPLES: usize = 500;
 
-/// Points whose trend a NIF on a normal scheduler takes at most: it grows with their square.
+/// The most points whose trend a NIF on a normal scheduler computes: the work grows with their
+/// square.
 const FEW_POINTS: usize = 100;
 
-/// Samples copied out of the ring at a time, so that a long reading holds the lock only briefly.
+/// Samples copied out of the ring at a time, so that a long read holds the lock only briefly.
 const STEP: usize = 1_024;
 
-/// The last session; its data stay readable until the next one begins.
+/// The last session; its data can be read until the next one begins.
 static LAST: Mutex<Option<ResourceRef<Session>>> = Mutex::new(None);
 
 /// A profiling session. It watches the sampler and ends with it, however it ends.
@@ -48,7 +49,7 @@ struct Session {
     recording: Mutex<Recording>,
     /// The number of its session in [`GC`]; `None` when collections are not measured.
     gc: Option<u64>,
-    /// After how many milliseconds of the session its trace flags were found taken away.
+    /// After how many milliseconds of the session its trace flags were found cleared.
     gc_lost: OnceLock<u64>,
 }
 
@@ -71,7 +72,7 @@ pub fn stock() -> Stock {
     }
 }
 
-/// A panic in between would at worst lose a sample.
+/// A panic while it is locked would at worst lose a sample.
 impl std::panic::RefUnwindSafe for Session {}
 
 impl Session {
@@ -89,7 +90,7 @@ impl Session {
 
     fn samples(&self) -> Vec<Sample> {
         let (mut samples, mut from) = (Vec::new(), 0);
-        // A session that is sampled meanwhile is read as far as it had come at the beginning.
+        // A session that is being sampled is read as it was at the beginning.
         let upto = self.recording.lock().ring().pushed();
         while from < upto {
             let limit = STEP.min((upto - from) as usize);
@@ -98,7 +99,7 @@ impl Session {
         samples
     }
 
-    /// [`Busy`] on the fast lane where there are more samples than that.
+    /// [`Busy`] on the fast lane if there are more samples than that.
     fn at_most(&self, limit: usize, lane: Lane) -> Result<(), Busy> {
         if lane == Lane::Fast && self.recording.lock().ring().len() > limit {
             return Err(Busy);
@@ -110,7 +111,7 @@ impl Session {
 /// `#memory_snapshot{}` of `include/erlmcp_memory.hrl`.
 struct Snapshot(Sample);
 
-/// The record's fields in order. A record of an older header ends earlier; what it lacks is 0.
+/// The record's fields in order. A record of an older header ends earlier; missing fields are 0.
 macro_rules! record {
     ($($field:ident),*) => {
         impl Encoder for Snapshot {
@@ -179,7 +180,7 @@ fn profiler_start(
         session.end();
         return Err(Error::BadArg);
     }
-    // The lock is let go before the last session's memory is.
+    // The lock is released before the memory of the last session is freed.
     let last = LAST.lock().replace(session.clone());
     drop(last);
     Ok(session)
@@ -192,8 +193,8 @@ fn profiler_stop(session: ResourceRef<Session>) -> Atom {
     atoms::ok()
 }
 
-/// Somebody took trace flags of the session away: from now on it counts no collections, and the
-/// flags that are left dissolve.
+/// Trace flags of the session were cleared by somebody else: from now on it counts no collections,
+/// and the flags that are left go away by themselves.
 #[rustler::nif]
 fn profiler_gc_lost(session: ResourceRef<Session>) -> Atom {
     if let Some(number) = session.gc {
@@ -234,7 +235,7 @@ struct Status {
     duration_ms: u64,
 }
 
-/// How a session stands. `baseline` and `last` are `nil` before the first snapshot, `gc_lost_ms`
+/// The status of a session. `baseline` and `last` are `nil` before the first snapshot, `gc_lost_ms`
 /// unless [`profiler_gc_lost`] was called.
 #[rustler::nif]
 fn profiler_status(session: ResourceRef<Session>) -> Status {
@@ -315,8 +316,8 @@ fn session_trend<'a>(env: Env<'a>, session: Term<'a>, lane: Lane) -> Result<Term
 
 nif!(session_trend => profiler_trend(session));
 
-/// `{Timestamp, Bytes}`: the timestamp an integer of 64 bits or a float, the bytes an integer of
-/// 0 and up.
+/// `{Timestamp, Bytes}`: the timestamp an integer of 64 bits or a float, the bytes an integer not
+/// below 0.
 fn point(item: Term) -> NifResult<Point> {
     let (timestamp, bytes): (Term, i64) = item.decode()?;
     Ok(Point {
@@ -330,7 +331,7 @@ fn point(item: Term) -> NifResult<Point> {
 
 /// The trend of a list of `{Timestamp, Bytes}`, or `invalid_input`.
 fn list_trend<'a>(env: Env<'a>, items: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
-    // The length is asked also because the iterator trusts a list to be proper.
+    // The length is checked also because the iterator expects a proper list.
     if items.list_length()? > FEW_POINTS && lane == Lane::Fast {
         return Err(NoResult::Busy);
     }
@@ -372,8 +373,8 @@ fn profiler_gc() -> GcMap {
     }
 }
 
-/// `{NativeBytes, ResidentBytes, LongestPauseMs, Connections}`: the pause since this consumer,
-/// `sampler` or `caller`, asked last.
+/// `{NativeBytes, ResidentBytes, LongestPauseMs, Connections}`: the longest pause since the last
+/// call of this consumer, `sampler` or `caller`.
 #[rustler::nif]
 fn profiler_probe(consumer: Atom) -> NifResult<(u64, u64, f64, u64)> {
     let consumer = if consumer == atoms::sampler() {
@@ -402,7 +403,7 @@ const NARROW: Size = Size {
     height: 270,
 };
 
-/// A chart for wide screens and one for narrow ones, as SVG; `nil` where there is nothing to draw.
+/// A chart for wide screens and one for narrow ones, as SVG; `nil` if there is nothing to draw.
 #[derive(NifMap)]
 #[rustler(encode)]
 struct Chart {
@@ -442,7 +443,7 @@ fn profiler_charts(session: ResourceRef<Session>) -> Charts {
     }
 }
 
-/// The kinds of memory in the chart of memory, from its bottom up.
+/// The kinds of memory in the memory chart, from the bottom up.
 #[rustler::nif]
 fn chart_kinds() -> Vec<&'static str> {
     charts::KINDS.into()

@@ -1,10 +1,10 @@
-//! Frees what takes long to free, and looks for cycles, on a thread of its own: destructors run on
+//! Frees what takes long to free, and looks for cycles, on a separate thread: destructors run on
 //! normal schedulers, all at once, and must be short.
 //!
-//! The thread works and rests in turn, for about as long as each other, in pieces of a millisecond
-//! or two, so that no scheduler is held up where there are no more processors than schedulers. On a
-//! busy machine a rest takes much longer than was asked for; the next piece is longer then. Where
-//! much waits, pieces are the longest and rests the shortest, so that it does not grow for ever.
+//! The thread works and rests in turn, about equally long, in slices of a millisecond or two, so
+//! that no scheduler is delayed when there are no more processors than schedulers. On a busy
+//! machine a rest takes much longer than requested; then the next slice is longer. When much is
+//! waiting, slices are longest and rests shortest, so that the backlog does not grow for ever.
 
 use crate::cycles::{Node, Trials};
 use crate::terms::Anchor;
@@ -36,12 +36,12 @@ pub fn free(value: impl Send + 'static) {
     hand_over(Work::Any(Box::new(value)));
 }
 
-/// Has a suspect tried.
+/// Tries a suspect.
 pub fn examine(suspect: Node) {
     hand_over(Work::Suspect(suspect));
 }
 
-/// Has a sweep done; see [`crate::cycles::sweep`].
+/// Starts a sweep; see [`crate::cycles::sweep`].
 pub fn sweep() {
     hand_over(Work::Sweep);
 }
@@ -57,7 +57,7 @@ fn hand_over(work: Work) {
         }
         None => Err(work),
     };
-    // Where the system has no thread to give, everything is done where it is.
+    // If the system cannot start a thread, everything is done by the caller.
     if let Err(work) = sent {
         let mut trials = Trials::default();
         do_now(work, &mut trials, &mut || ());
@@ -80,20 +80,20 @@ fn start() -> Option<Sender<Work>> {
 /// How long the thread works and rests in turn.
 const SLICE: Duration = Duration::from_micros(400);
 
-/// How long it works after a long rest, or where much waits.
+/// How long it works after a long rest, or when much is waiting.
 const LONG_SLICE: Duration = Duration::from_millis(2);
 
-/// That is much.
+/// How much counts as much.
 const MUCH: usize = 1 << 12;
 
-/// How long it rests at most.
+/// The longest rest.
 const LONG_REST: Duration = Duration::from_millis(20);
 
 /// Steps between two looks at the clock: some microseconds.
 const STEPS: u32 = 32;
 
-/// Objects of the VM that are let go before the thread rests or waits, however long a slice is: the
-/// VM has a scheduler destroy them, all that there are in one piece.
+/// Objects of the VM that are released before the thread rests or waits, however long a slice is: a
+/// scheduler of the VM destroys all of them in one go.
 const OBJECTS: u32 = 128;
 
 /// Work that is done between two trials.
@@ -103,7 +103,7 @@ thread_local! {
     static LET_GO: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Says that the thread, if it is this one, let an object of the VM go.
+/// Notes that this thread, if it is the reaper's, released an object of the VM.
 pub fn count_object() {
     LET_GO.set(LET_GO.get().wrapping_add(1));
 }
@@ -153,7 +153,7 @@ impl Pace {
         LET_GO.set(0);
     }
 
-    /// Waits for work: that is a rest, and others did what they had to do.
+    /// Waits for work: that is a rest too, in which others could run.
     fn wait(&mut self, work: &Receiver<Work>) -> Option<Work> {
         let began = Instant::now();
         let next = work.recv().ok();

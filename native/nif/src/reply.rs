@@ -45,7 +45,7 @@ pub fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Term<'a> {
     binary.into()
 }
 
-/// A part of a binary, which keeps all of it.
+/// A part of a binary, which keeps all of it alive.
 pub fn part<'a>(env: Env<'a>, binary: Term<'a>, start: usize, len: usize) -> Term<'a> {
     // SAFETY: the term is a binary of this environment, and the caller looked at these bytes.
     unsafe {
@@ -63,12 +63,12 @@ pub fn list<'a>(env: Env<'a>, terms: &[ErlNifTerm]) -> Term<'a> {
     }
 }
 
-/// `{closed, Terms}`: the call is to be made again when what is in these terms is known.
+/// `{closed, Terms}`: the call must be repeated with what is in these terms.
 pub fn closed<'a>(env: Env<'a>, terms: Vec<Term<'a>>) -> Term<'a> {
     (atoms::closed(), terms).encode(env)
 }
 
-/// `{shared, N, Share}`: after so many keys, the path of a change leads into shared content.
+/// `{shared, N, Share}`: after this many keys, the path of a change leads into shared content.
 pub fn shared<'a>(env: Env<'a>, keys: usize, share: Term<'a>) -> Term<'a> {
     (atoms::shared(), keys, share).encode(env)
 }
@@ -78,11 +78,11 @@ pub fn collect<'a>(env: Env<'a>, result: Term<'a>) -> Term<'a> {
     (atoms::collect(), result).encode(env)
 }
 
-/// What is said of a term that should name a field.
+/// The text for a term that should name a field.
 pub const NO_PATH: &str =
     "neither a field (an atom) nor a path (a list of 1 to 64 keys that begins with a field)";
 
-/// What is returned for a term that could not be packed, given as this argument.
+/// What is returned for a term, the argument at this position, that could not be packed.
 pub fn not_packed<'a>(env: Env<'a>, position: u32, error: PackError<'a>) -> Result<Term<'a>, Busy> {
     Ok(match error {
         PackError::Closed(terms) => closed(env, terms),

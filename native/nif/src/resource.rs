@@ -1,7 +1,7 @@
 //! Resource objects: native values behind references.
 //!
-//! The same as rustler's `ResourceArc`, but that a type is taken over by a module that is loaded
-//! again; and rustler looks a type up in a hash map on each use and aligns each object by hand,
+//! The same as rustler's `ResourceArc`, except that a module that is loaded again takes over the
+//! types. Also, rustler looks up a type in a hash map on each use and aligns each object by hand;
 //! here a type knows its class, and an object is as large as its value.
 
 use crate::alloc::{SPECIMEN, SPECIMENS};
@@ -25,25 +25,25 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 ///
 /// # Safety
 ///
-/// No two types may return the same class: the VM's objects of a class are taken for values of its
+/// No two types may return the same class: the VM's objects of a class are read as values of its
 /// type. [`resource!`](crate::resource!) makes one for each.
 pub unsafe trait Resource: Send + Sync + Sized + 'static {
-    /// What the VM calls the type.
+    /// The VM's name of the type.
     const NAME: &'static CStr;
 
-    /// What is done when a process ends that an object monitors.
+    /// What is called when a process that an object monitors ends.
     const DOWN: Option<fn(&Self)>;
 
-    /// Where the type keeps what the VM knows it by.
+    /// Where the type keeps the VM's handle for it.
     fn class() -> &'static Class;
 }
 
-/// What the VM knows a type by; null before it is registered.
+/// The VM's handle for a type; null before it is registered.
 pub struct Class {
     current: AtomicPtr<ErlNifResourceType>,
-    /// What it knew the type by before the module was purged: what objects of then still have.
+    /// The VM's handle before the module was purged, which objects from then still have.
     former: AtomicPtr<Class>,
-    /// Its objects. Their bytes follow from their number.
+    /// The number of its objects. Their bytes follow from it.
     objects: Tally,
 }
 
@@ -73,7 +73,7 @@ impl Class {
         unsafe { self.former.load(Ordering::Acquire).as_ref() }
     }
 
-    /// To be called while the module is loaded, which is done by one process at a time.
+    /// To be called while the module is loaded, which one process does at a time.
     fn replace(&self, class: *const ErlNifResourceType) {
         let current = self.registered();
         if !current.is_null() {
@@ -89,7 +89,7 @@ impl Class {
     }
 }
 
-/// Makes `impl Resource` for a type, if need be with what is done when a monitored process ends.
+/// Makes `impl Resource` for a type, optionally with what is called when a monitored process ends.
 #[macro_export]
 macro_rules! resource {
     ($type:ty, $name:literal) => {
@@ -112,11 +112,12 @@ macro_rules! resource {
     };
 }
 
-/// Tells the VM of a type. To be called while the module is loaded; `false` where the VM refuses.
+/// Registers a type with the VM. To be called while the module is loaded; `false` if the VM
+/// refuses.
 ///
-/// The type of an old version of the module is taken over, with its objects. Once that version was
-/// purged there is none to be taken over, and a new one is made; objects of the former are found
-/// under that.
+/// The type of an old version of the module is taken over, with its objects. After that version was
+/// purged there is none to take over, and a new one is made; objects of the former type are found
+/// under its handle.
 pub fn register<T: Resource>(env: Env<'_>) -> bool {
     // The VM's objects are aligned for a word.
     const { assert!(align_of::<T>() <= align_of::<usize>()) };
@@ -143,9 +144,9 @@ pub fn register<T: Resource>(env: Env<'_>) -> bool {
     }
     if !class.is_null() && !ptr::eq(class, T::class().registered()) {
         T::class().replace(class);
-        // An object that is never freed: the VM keeps the type, so that no other one is taken for
-        // it, and the library, whose threads and statics nothing may take away.
-        // SAFETY: the class is registered; nobody gets to know the object.
+        // An object that is never freed: the VM keeps the type, so that no other type is mistaken
+        // for it, and the library, whose threads and statics must stay. SAFETY: the class is
+        // registered; no reference to the object is handed out.
         unsafe { enif_alloc_resource(class, 0) };
     }
     !class.is_null()
@@ -160,15 +161,14 @@ unsafe extern "C" fn down<T: Resource>(
     // SAFETY: the VM calls this for an object that lives; `ResourceRef::new` put a value into it.
     let value = unsafe { object.cast::<T>().as_ref() };
     if let (Some(value), Some(down)) = (value, T::DOWN) {
-        // A panic must not go on into the VM; there is nobody to be told.
+        // A panic must not reach the VM; there is no caller to report it to.
         let _ = catch_unwind(AssertUnwindSafe(|| down(value)));
     }
 }
 
 unsafe extern "C" fn destructor<T: Resource>(_env: *mut ErlNifEnv, object: *mut c_void) {
     // SAFETY: the VM calls this once for an object, after its last use; `ResourceRef::new` put a
-    // value into it.
-    // A panic must not go on into the VM; there is nobody to be told.
+    // value into it. A panic must not reach the VM; there is no caller to report it to.
     let _ = catch_unwind(|| unsafe { object.cast::<T>().drop_in_place() });
     T::class().objects.add(-1, 0);
 }
@@ -219,11 +219,11 @@ impl<T: Resource> ResourceRef<T> {
         Self::with_room(value, size_of::<T>())
     }
 
-    /// A new object of so many bytes, of which the value takes the first.
+    /// A new object of this many bytes; the value is at its beginning.
     fn with_room(value: T, bytes: usize) -> Self {
         assert!(bytes >= size_of::<T>());
-        // SAFETY: the class is registered; the VM gives out memory of this size, aligned for a
-        // word, or takes the node down.
+        // SAFETY: the class is registered; the VM returns memory of this size, aligned for a word,
+        // or ends the node.
         unsafe {
             let object = enif_alloc_resource(T::class().get(), bytes);
             let object = NonNull::new_unchecked(object.cast::<T>());
@@ -242,10 +242,10 @@ impl<T: Resource> ResourceRef<T> {
         })
     }
 
-    /// Lets the object know when a process ends; `false` where it has ended. For types with
+    /// Has the object monitor a process; `false` if that has ended. For types with
     /// [`Resource::DOWN`].
     pub fn monitor(&self, env: Env<'_>, process: &LocalPid) -> bool {
-        // SAFETY: `self` keeps the object alive meanwhile; nobody wants to know the monitor.
+        // SAFETY: `self` keeps the object alive meanwhile; the monitor itself is not needed.
         unsafe {
             let (env, object) = (env.as_c_arg(), self.address());
             enif_monitor_process(env, object, process.as_c_arg(), ptr::null_mut()) == 0
@@ -273,7 +273,7 @@ impl<T: Resource> ResourceRef<T> {
         }
     }
 
-    /// What tells this object from all others while it lives.
+    /// What distinguishes this object from all others while it lives.
     pub fn address(&self) -> *const c_void {
         self.0.as_ptr().cast_const().cast()
     }
@@ -298,7 +298,7 @@ impl<T: Resource> Clone for ResourceRef<T> {
 
 impl<T: Resource> Drop for ResourceRef<T> {
     fn drop(&mut self) {
-        // SAFETY: `self` was an owner, and is none from here on.
+        // SAFETY: `self` was an owner, and is not one from here on.
         unsafe { enif_release_resource(self.address()) };
     }
 }
@@ -321,7 +321,7 @@ pub fn make<T: Resource>(env: Env<'_>, value: T) -> Term<'_> {
 }
 
 /// What the VM takes for an object besides its value: the headers of a block, of a magic binary and
-/// of a resource, and what some releases of the VM note of who asked for it.
+/// of a resource, and what some releases of the VM note about the allocating process.
 static OVERHEAD: AtomicUsize = AtomicUsize::new(80);
 
 /// What the VM takes for an object besides its value.
@@ -329,7 +329,7 @@ pub fn overhead() -> usize {
     OVERHEAD.load(Ordering::Relaxed)
 }
 
-/// Finds out what that is; called once, when the library is loaded.
+/// Measures that; called once, when the library is loaded.
 pub fn learn_overhead<T: Resource>(example: impl Fn() -> T) {
     let objects: [ResourceRef<T>; SPECIMENS] =
         std::array::from_fn(|_| ResourceRef::with_room(example(), SPECIMEN));

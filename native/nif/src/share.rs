@@ -1,11 +1,11 @@
 //! Shared content as resources.
 //!
-//! What is shared is kept in the packed form, by which equal content is found. A content that is
-//! read much is kept as a term as well, because the VM copies a term faster than anybody can build
-//! one through the NIF interface; its large binaries are those of the packed form.
+//! Shared content is kept in the packed form, which is how equal content is found. A content that
+//! is read often is kept as a term as well, because the VM copies a term faster than one can be
+//! built through the NIF interface; its large binaries are those of the packed form.
 //!
-//! Whoever reads moves the count of what large binaries refer to. Each scheduler has a [`Reader`]
-//! of a content for itself, so that readers on different schedulers have nothing in common.
+//! Every read changes the reference count of what large binaries refer to. Each scheduler has its
+//! own [`Reader`] of a content, so that readers on different schedulers share nothing.
 
 use crate::cycles::{self, Node};
 use crate::inventory::Stock;
@@ -34,7 +34,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 /// A content with what this crate keeps beside it.
 pub type Shared = shared::Shared<Anchor, Slot>;
 
-/// An owner of a content among many.
+/// One of many owners of a content.
 pub type Holder = shared::Holder<Anchor, Slot>;
 
 static STORE: LazyLock<Store<Anchor, Slot>> = LazyLock::new(Store::default);
@@ -47,7 +47,7 @@ pub struct Slot {
     /// The object it refers to, kept while states and contents hold the content, so that reading
     /// the reference out of one of these makes no new object.
     kept: Mutex<Option<ResourceRef<Share>>>,
-    /// Whether there is one, for a look without the lock.
+    /// Whether there is one, to be read without the lock.
     is_kept: AtomicBool,
     /// Whether the content leads to a pooled state.
     cyclic: OnceLock<bool>,
@@ -89,7 +89,7 @@ impl Host for Slot {
             _ => None,
         };
         self.is_kept.store(kept.is_some(), Ordering::Relaxed);
-        // Let go after the lock: it may be the last owner of the content, and of this slot.
+        // Dropped after the lock: it may be the last owner of the content, and of this slot.
         drop(kept);
         if object.is_some() {
             reaper::count_object();
@@ -121,9 +121,9 @@ impl Slot {
 /// What is kept of a content that is part of parked terms.
 #[derive(Default)]
 struct Part {
-    /// Bytes that the term takes on a heap, about; 0 before that was counted.
+    /// About the bytes that the term takes on a heap; 0 before they were counted.
     built: AtomicUsize,
-    /// Packed bytes that it has when all is in its place.
+    /// Packed bytes that it has with all its parts in place.
     flat: AtomicUsize,
     /// How often it was read in the packed form.
     reads: AtomicU32,
@@ -135,10 +135,10 @@ struct Part {
     few: AtomicUsize,
 }
 
-/// Building the term of a part pays when it was read so often.
+/// Building the term of a part pays after this many reads.
 const PART_READS: u32 = 4;
 
-/// Bytes of a part's term that is made on a normal scheduler.
+/// The most bytes of a part's term that is made on a normal scheduler.
 const MADE_AT_ONCE: usize = 256 << 10;
 
 /// Bytes of the terms that are kept of parts with few owners: such a term takes three times what
@@ -162,7 +162,7 @@ impl Part {
         table + self.terms().map(Copied::bytes).sum::<usize>()
     }
 
-    /// Whether a term may be kept for a part, which many have or which is one of a few.
+    /// Whether a term may be kept for a part: one that many have, or one of a few others.
     fn is_worth(&self, shared: &Shared, bytes: usize) -> bool {
         if shared.has_many_owners() {
             return true;
@@ -192,8 +192,8 @@ impl Drop for Part {
 }
 
 impl Slot {
-    /// The term of a content that is part of parked terms, if there is one for this thread. Where
-    /// a parked term is read in a lane, it may be made.
+    /// The term of a content that is part of parked terms, if there is one for this thread. If a
+    /// parked term is read in a lane, it may be made.
     pub fn part_term(&self, shared: &Shared, lane: Option<Lane>) -> Result<Option<&Copied>, Busy> {
         let part = &self.part;
         let shard = thread_shard();
@@ -233,10 +233,10 @@ impl Slot {
     }
 }
 
-/// Bytes of the largest term that is kept.
+/// The most bytes of a term that is kept.
 const MOST_KEPT: usize = 16 << 20;
 
-/// Bytes that the term of a part takes on a heap, about.
+/// About the bytes that the term of a part takes on a heap.
 pub fn part_bytes(shared: &Shared) -> usize {
     match shared.host.part.built.load(Ordering::Relaxed) {
         0 => {
@@ -258,7 +258,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Those that the calling process makes, or meets.
+    /// The store for the calling process.
     pub fn of(env: Env<'_>) -> Self {
         Parts {
             process: word(env.pid().encode(env)),
@@ -271,12 +271,12 @@ impl Parts {
     }
 }
 
-/// Hashes of terms that were parked lately: one that comes a second time is worth a content of its
-/// own.
+/// Hashes of terms that were parked lately: one that comes a second time is worth storing as a
+/// content.
 static WHOLES: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
 
-/// The hashes of small values that were parked lately, each with the first process that had it; 0
-/// when another one had it too.
+/// The hashes of small values that were parked lately, each with the first process that had it, or
+/// 0 if another one had it too.
 static COMMON: [Seen; 4096] = [const {
     Seen {
         hash: AtomicU64::new(0),
@@ -289,7 +289,7 @@ struct Seen {
     process: AtomicU64,
 }
 
-/// The hashes of the contents that were parts of parked terms last, by their places there.
+/// The hashes of the contents that were the last parts of parked terms, by their places there.
 static HINTS: [Hint; 1024] = [const {
     Hint {
         path: AtomicU64::new(0),
@@ -312,7 +312,7 @@ impl Hint {
 pub fn note_parts(packed: &Packed<Anchor>, contents: &Parts) {
     parts::each_outer(packed, contents, |path, anchor| {
         if let Anchor::Share(share) = anchor
-            // One that is smaller is a part in some values only.
+            // A smaller one is a part only in some values.
             && share.shared().host.part.flat.load(Ordering::Relaxed) >= parts::SMALLEST
         {
             let hint = Hint::of(path);
@@ -327,9 +327,9 @@ pub fn note_parts(packed: &Packed<Anchor>, contents: &Parts) {
     });
 }
 
-/// The content that a term is, if it is the one that was in this place last and that is kept as a
-/// term: the VM compares two terms faster than anybody takes one apart. `admit` is asked before
-/// with the bytes of that.
+/// The content that equals a term, if it was the last one in this place and is kept as a term: the
+/// VM compares two terms faster than one can be taken apart. `admit` is called first, with the size
+/// of that term.
 pub fn part_at(
     path: Place,
     term: Term<'_>,
@@ -373,7 +373,7 @@ impl Contents<Anchor> for Parts {
     fn add(&self, hash: u64, flat: usize, packed: Packed<Anchor>) -> (u64, Anchor) {
         let shared = known(STORE.intern_hashed(hash, packed));
         shared.host.part.flat.store(flat, Ordering::Relaxed);
-        // From below to above, so that what is inside has been counted.
+        // Bottom up, so that the parts inside have been counted.
         part_bytes(&shared);
         let link = ShareLink::new(&shared);
         (link.id(), Anchor::Share(link))
@@ -403,7 +403,7 @@ impl Contents<Anchor> for Parts {
             return None;
         };
         let flat = match share.shared().host.part.flat.load(Ordering::Relaxed) {
-            // Shared by somebody who takes nothing apart.
+            // Shared by a call that takes nothing apart.
             0 => share.shared().packed().bytes().len(),
             flat => flat,
         };
@@ -428,11 +428,11 @@ struct Reader {
     term: OnceLock<Copied>,
 }
 
-/// The packed bytes of a content that may be kept as a term. A smaller one is built in no time; of
+/// The packed bytes of a content that may be kept as a term. A smaller one is built in no time; for
 /// a larger one, which is seldom read as a whole, the second form would take too much memory.
 const KEPT_AS_TERM: RangeInclusive<usize> = 97..=4 << 20;
 
-/// Building the term pays when so many bytes were read, and these times the content's.
+/// Building the term pays after this many bytes were read, and this many times the content's bytes.
 const READ_BYTES: usize = 16 << 10;
 const READ_TIMES: usize = 4;
 
@@ -446,21 +446,21 @@ impl Reader {
         })
     }
 
-    /// Whether the term would pay and is not there.
+    /// Whether the term would pay and does not exist.
     fn is_due(&self, shared: &Shared) -> bool {
         let len = len_of(shared.packed().view());
         self.read.load(Ordering::Relaxed) >= READ_BYTES.max(READ_TIMES * len)
             && KEPT_AS_TERM.contains(&len)
             && self.term.get().is_none()
-            // A reference in the term would keep a pooled state without anybody seeing.
+            // A reference in the term would keep a pooled state alive unnoticed.
             && !shared.host.is_cyclic()
     }
 
     fn make_term(&self, packed: &Packed<Anchor>) {
-        // Should it not pay after all, it is not looked at again for as long.
+        // If it is not made after all, it is not tried again for as long.
         self.read.store(0, Ordering::Relaxed);
         if let Some(term) = Copied::of(packed.view(), Source::Shared(&self.content)) {
-            // Another may have been faster.
+            // Another thread may have been faster.
             let _ = self.term.set(term);
         }
     }
@@ -533,7 +533,7 @@ impl Drop for ShareLink {
         // SAFETY: this is the end of the link, so nothing takes its content a second time.
         let holder = unsafe { ManuallyDrop::take(&mut self.0) };
         if holder.shared().host.is_cyclic() {
-            // Dropped before it is looked at what it leaves.
+            // Dropped before what it leaves is looked at.
             let shared = Arc::clone(holder.shared());
             drop(holder);
             cycles::suspect(Node::Shared(shared));
@@ -547,7 +547,7 @@ impl ShareLink {
         ShareLink(ManuallyDrop::new(shared.holder()))
     }
 
-    /// What tells this content from all others while it lives.
+    /// What distinguishes this content from all others while it lives.
     pub fn id(&self) -> u64 {
         Arc::as_ptr(self.shared()).addr() as u64
     }
@@ -560,21 +560,19 @@ impl ShareLink {
     /// A reference to the content.
     pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
         let shared = self.shared();
-        let new = || Share(Some(Arc::clone(shared)));
         if shared.host.is_cyclic() {
-            // Not kept: that the last reference goes must be seen.
-            return shared.host.known.find_or(env, new).to_term(env);
+            // Not kept: the loss of the last reference must be noticed.
+            return reference(env, shared);
         }
         let mut kept = shared.host.kept.lock();
         shared.host.is_kept.store(true, Ordering::Relaxed);
-        kept.get_or_insert_with(|| shared.host.known.find_or(env, new))
-            .to_term(env)
+        kept.get_or_insert_with(|| object(env, shared)).to_term(env)
     }
 }
 
 /// The link to the content of a share, if the term is one.
 pub fn link(term: Term<'_>) -> Option<ShareLink> {
-    let shared = resource::get::<Share>(term)?.0.as_ref()?;
+    let shared = shared_of(term)?;
     let link = ShareLink::new(shared);
     if !shared.host.is_cyclic() && !shared.host.is_kept.load(Ordering::Relaxed) {
         let mut kept = shared.host.kept.lock();
@@ -649,30 +647,29 @@ pub fn intern(packed: Packed<Anchor>) -> Arc<Shared> {
     known(STORE.intern(packed))
 }
 
-/// A content of the store, of which it is known whether it leads to a pooled state.
+/// A content of the store, with a note whether it leads to a pooled state.
 fn known(shared: Arc<Shared>) -> Arc<Shared> {
     shared
         .host
         .cyclic
-        .get_or_init(|| lead_to_pooled(shared.packed().links()));
+        .get_or_init(|| cycles::lead_to_pooled(shared.packed().links()));
     shared
 }
 
-/// The content that equals a changed one; nothing is looked at but the change.
-fn intern_changed(packed: Packed<Anchor>, before: &Shared, change: &Links<Anchor>) -> Arc<Shared> {
+/// The reference to the content that equals a changed one; only the change is looked at.
+fn changed_reference<'a>(
+    env: Env<'a>,
+    packed: Packed<Anchor>,
+    before: &Shared,
+    change: &Links<Anchor>,
+) -> Term<'a> {
     let shared = STORE.intern(packed);
-    let cyclic = || before.host.is_cyclic() || lead_to_pooled(change);
+    let cyclic = || before.host.is_cyclic() || cycles::lead_to_pooled(change);
     shared.host.cyclic.get_or_init(cyclic);
-    shared
+    reference(env, &shared)
 }
 
-fn lead_to_pooled(links: &Links<Anchor>) -> bool {
-    let mut lead = false;
-    links.each_anchor(&mut |_, anchor| lead |= cycles::leads_to_pooled(anchor));
-    lead
-}
-
-/// About the packed bytes of a value, also where it is a map out of line.
+/// About the packed bytes of a value, also if it is a map out of line.
 fn len_of(value: View<'_, Anchor>) -> usize {
     match value.target() {
         Some(Target::Trie(node)) => node.heap_bytes(),
@@ -685,15 +682,25 @@ pub fn with_content<R>(
     term: Term<'_>,
     with: impl FnOnce(View<'_, Anchor>, Source<'_>) -> R,
 ) -> Option<R> {
-    let shared = resource::get::<Share>(term)?.0.as_ref()?;
+    let shared = shared_of(term)?;
     let source = Source::Shared(&reader(shared).content);
     Some(with(shared.packed().view(), source))
 }
 
 /// The reference to a content.
 fn reference<'a>(env: Env<'a>, shared: &Arc<Shared>) -> Term<'a> {
+    object(env, shared).to_term(env)
+}
+
+/// The object that stands for a content.
+fn object(env: Env<'_>, shared: &Arc<Shared>) -> ResourceRef<Share> {
     let new = || Share(Some(Arc::clone(shared)));
-    shared.host.known.find_or(env, new).to_term(env)
+    shared.host.known.find_or(env, new)
+}
+
+/// The content behind a reference.
+fn shared_of(term: Term<'_>) -> Option<&Arc<Shared>> {
+    resource::get::<Share>(term)?.0.as_ref()
 }
 
 fn reader(shared: &Shared) -> &Reader {
@@ -701,7 +708,7 @@ fn reader(shared: &Shared) -> &Reader {
     readers.0[thread_shard()].get_or_init(|| Reader::new(shared))
 }
 
-/// Packed bytes of which the term is built on a normal scheduler.
+/// The most packed bytes whose term is built on a normal scheduler.
 const BUILT_AT_ONCE: usize = 4 << 10;
 
 /// What a list of keys leads to, as a term.
@@ -720,7 +727,7 @@ fn find_in<'a>(
         own.make_term(packed);
     }
     if lane == Lane::Dirty {
-        // Those that could not build it themselves sent their caller here.
+        // Fast-lane calls that could not build it came here.
         let due = shared.host.readers().filter(|other| other.is_due(shared));
         due.for_each(|other| other.make_term(packed));
     }
@@ -747,8 +754,8 @@ nif!(change => sized share_update(reference, path, value, opened));
 nif!(remove => share_remove(reference, path, opened));
 nif!(is_share => short share_is(term));
 
-/// Packed bytes of a content that is shared on a normal scheduler.
-const SHARED_AT_ONCE: usize = 8 << 10;
+/// The most packed bytes of a content that is shared on a normal scheduler.
+const SHARED_AT_ONCE: usize = 32 << 10;
 
 fn share<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     match pack_content(term, opened, lane) {
@@ -775,8 +782,7 @@ fn with_shared<'a>(
     reference: Term<'a>,
     with: impl FnOnce(&Arc<Shared>) -> Result<Term<'a>, Busy>,
 ) -> Result<Term<'a>, Busy> {
-    let share = resource::get::<Share>(reference).and_then(|share| share.0.as_ref());
-    match share {
+    match shared_of(reference) {
         Some(shared) => with(shared),
         None => Ok(reply::badarg(env, 1, NO_SHARE)),
     }
@@ -806,16 +812,30 @@ fn find<'a>(
     })
 }
 
-/// Bytes of a content that is changed on a normal scheduler: an equal one may have to be compared.
+/// The most bytes of a content that is changed on a normal scheduler: it may have to be compared
+/// with an equal one.
 const CHANGED_AT_ONCE: usize = 256 << 10;
 
-fn admit_change(shared: &Shared, lane: Lane) -> Result<(), Busy> {
-    let packed = shared.packed();
-    let in_one_piece = packed.bytes().len() > SHARED_AT_ONCE;
-    match lane {
-        Lane::Fast if in_one_piece || len_of(packed.view()) > CHANGED_AT_ONCE => Err(Busy),
-        _ => Ok(()),
-    }
+/// Calls `with` with the content behind a reference that is to be changed, and the keys of a path.
+fn at_path<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    path: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+    with: impl FnOnce(&Shared, &[View<'_, Anchor>]) -> Result<Term<'a>, Busy>,
+) -> Result<Term<'a>, Busy> {
+    with_shared(env, reference, |shared| {
+        let packed = shared.packed();
+        let in_one_piece = packed.bytes().len() > SHARED_AT_ONCE;
+        if lane == Lane::Fast && (in_one_piece || len_of(packed.view()) > CHANGED_AT_ONCE) {
+            return Err(Busy);
+        }
+        match Path::keys(path, opened, lane) {
+            Ok(path) => path.with(|path| with(shared, path)),
+            Err(error) => no_path(env, error),
+        }
+    })
 }
 
 fn change<'a>(
@@ -826,12 +846,7 @@ fn change<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    with_shared(env, reference, |shared| {
-        admit_change(shared, lane)?;
-        let path = match Path::keys(path, opened, lane) {
-            Ok(path) => path,
-            Err(error) => return no_path(env, error),
-        };
+    at_path(env, reference, path, opened, lane, |shared, path| {
         let value = match pack_content(value, opened, lane) {
             Ok(value) => value,
             Err(error) => return reply::not_packed(env, 3, error),
@@ -841,25 +856,20 @@ fn change<'a>(
             return Err(Busy);
         }
         let links = value.links().clone();
-        let root = shared.packed().view();
-        let changed = path.with(|path| match path {
+        let changed = match path {
             [] => Ok(value),
             // No value counts as missing.
-            _ => map::put(shared.packed(), path, value.view(), &[])
-                .map_err(|_| into_share(env, root, path)),
-        });
-        match changed {
+            _ => map::put(shared.packed(), path, value.view(), &[]),
+        };
+        Ok(match changed {
             Ok(changed) => {
-                let changed = intern_changed(changed, shared, &links);
-                Ok(garbage::made(env, self::reference(env, &changed), bytes))
+                let changed = changed_reference(env, changed, shared, &links);
+                garbage::made(env, changed, bytes)
             }
-            Err(Some(shared)) => Ok(shared),
-            Err(None) => Ok(reply::badarg(
-                env,
-                2,
-                "the path leads through a value that is not a map",
-            )),
-        }
+            Err(_) => into_share(env, shared.packed().view(), path).unwrap_or_else(|| {
+                reply::badarg(env, 2, "the path leads through a value that is not a map")
+            }),
+        })
     })
 }
 
@@ -870,20 +880,12 @@ fn remove<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    with_shared(env, reference, |shared| {
-        admit_change(shared, lane)?;
-        let path = match Path::keys(path, opened, lane) {
-            Ok(path) => path,
-            Err(error) => return no_path(env, error),
-        };
+    at_path(env, reference, path, opened, lane, |shared, path| {
         let packed = shared.packed();
-        Ok(path.with(|path| match map::remove(packed, path) {
-            Some(changed) => {
-                let changed = intern_changed(changed, shared, &Links::None);
-                self::reference(env, &changed)
-            }
+        Ok(match map::remove(packed, path) {
+            Some(changed) => changed_reference(env, changed, shared, &Links::None),
             None => into_share(env, packed.view(), path).unwrap_or(reference),
-        }))
+        })
     })
 }
 

@@ -60,8 +60,8 @@ fn compress<'a>(
     };
     with_state(env, state, lane, |state| {
         let fields = state.fields().view();
-        // What is shared is written as well, and may be large: where there is a link, it is no
-        // short job.
+        // Shared content is written as well, and may be large: a state with a link is not short
+        // work.
         let short = state.fields().heap_bytes() <= SHORT && fields.links.is_empty();
         if lane == Lane::Fast && !short {
             return Err(Busy);
@@ -156,7 +156,7 @@ fn from_v1<'a>(env: Env<'a>, v1: &V1) -> Result<Term<'a>, Busy> {
 struct Host<'a> {
     env: Env<'a>,
     budget: Budget,
-    /// Keeps the references of what is read.
+    /// Keeps the references in what is read.
     keeper: Keeper,
 }
 
@@ -169,7 +169,7 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Takes what something takes that is as much work as copying so many bytes.
+    /// Takes the budget for work that costs as much as copying this many bytes.
     fn spend(&mut self, bytes: usize) -> Result<(), SnapshotError> {
         self.budget.spend(bytes).map_err(|Busy| SnapshotError::Busy)
     }
@@ -179,14 +179,14 @@ impl<'a> Host<'a> {
 const SHARE_COST: usize = 2_000;
 const EXTERNAL_COST: usize = 1_000;
 
-/// Functions that snapshots may name and that the node has not loaded. The VM keeps an entry for
-/// each as long as it runs, in a table that has an end.
+/// How many functions that the node has not loaded snapshots may name. The VM keeps an entry for
+/// each as long as it runs, in a table of limited size.
 const UNKNOWN_FUNCTIONS: usize = 1 << 14;
 
 /// Those that were named: the words of module and function, and the arity.
 static FUNCTIONS: Mutex<BTreeSet<(u64, u64, u8)>> = Mutex::new(BTreeSet::new());
 
-/// Notes a function that is not loaded; `false` where there were too many.
+/// Notes a function that is not loaded; `false` if there were too many.
 fn is_noted(function: (u64, u64, u8)) -> bool {
     let mut functions = FUNCTIONS.lock();
     if functions.len() < UNKNOWN_FUNCTIONS {
@@ -251,7 +251,8 @@ impl Import for Host<'_> {
     ) -> Result<(), SnapshotError> {
         self.spend(EXTERNAL_COST + 16 * external.len())?;
         let keeper = &mut self.keeper;
-        // What is read on the way to the packed form goes at once, and not with the caller's heap.
+        // Terms that are built on the way to the packed form are freed at once, and not with the
+        // caller's heap.
         let read = OwnedEnv::new().run(|own| {
             let term = from_external_safe(own, external).ok_or(())?;
             pack_flat(term, keeper, writer)

@@ -8,7 +8,7 @@ use crate::terms::{Anchor, Known, Path, Source, pack, unpack, with_packed, word}
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::map::{self, EditError};
-use erlmcp_memory_core::packed::{Item, Packed, Writer, item};
+use erlmcp_memory_core::packed::{Item, Packed, View, Writer, item};
 use erlmcp_memory_core::state::{FieldError, Names, Sizes, State};
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::RwLock;
@@ -39,7 +39,7 @@ mod atoms {
 }
 
 /// The resource behind a state. A state never changes; the lock is for `cleanup_state`, which
-/// takes it away, and for the first value that refers to it.
+/// removes it, and for the first value that refers to it.
 pub struct Handle {
     state: RwLock<Holding>,
 }
@@ -72,7 +72,8 @@ pub struct Linked {
     known: Known,
     /// Whether it leads to a pooled state.
     cyclic: bool,
-    /// What it takes, with the states that it leads to: they may be a long chain.
+    /// What it takes, including the states that it leads to, in bytes. Stored, because these may be
+    /// a long chain.
     bytes: usize,
 }
 
@@ -105,7 +106,7 @@ impl Drop for StateLink {
     }
 }
 
-/// Drops an owner. What it was the last owner of may be the beginning of a long chain.
+/// Drops an owner. If it was the last one, what it owned may be the head of a long chain.
 fn unlink(linked: Arc<Linked>) {
     if linked.cyclic {
         cycles::suspect(Node::State(linked));
@@ -118,7 +119,7 @@ fn unlink(linked: Arc<Linked>) {
 }
 
 impl StateLink {
-    /// What tells this state from all others while it lives.
+    /// What distinguishes this state from all others while it lives.
     pub fn id(&self) -> u64 {
         Arc::as_ptr(&self.0).addr() as u64
     }
@@ -155,16 +156,13 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<StateLink
         Holding::Nothing => return Ok(None),
         Holding::Linked(linked) => linked,
         Holding::State(state) => {
-            let mut cyclic = false;
-            let links = state.fields().view().links;
-            links.each_anchor(&mut |_, anchor| cyclic |= cycles::leads_to_pooled(anchor));
             let known = Known::default();
             known.set(env, term);
             Arc::new(Linked {
+                cyclic: cycles::lead_to_pooled(state.fields().view().links),
                 bytes: heap::arc::<Linked>() + state.fields().heap_bytes(),
                 state,
                 known,
-                cyclic,
             })
         }
     };
@@ -183,7 +181,7 @@ impl Drop for Handle {
     }
 }
 
-/// Bytes of a state that is freed in one piece.
+/// The most bytes of a state that is freed in one piece.
 const FREED_AT_ONCE: usize = 256 << 10;
 
 fn free(held: Holding) {
@@ -198,7 +196,7 @@ fn free(held: Holding) {
 }
 
 impl Handle {
-    /// A handle of nothing.
+    /// A handle without a state.
     pub fn example() -> Self {
         Handle {
             state: RwLock::new(Holding::Nothing),
@@ -363,6 +361,37 @@ fn create<'a>(env: Env<'a>, id: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> 
     }
 }
 
+/// Calls `with` with the keys of the path that names a field.
+pub fn at_field<'a>(
+    env: Env<'a>,
+    field: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+    with: impl FnOnce(&[View<'_, Anchor>]) -> Result<Term<'a>, Busy>,
+) -> Result<Term<'a>, Busy> {
+    match Path::of_state(field, opened, lane) {
+        Ok(path) => path.with(with),
+        Err(error) => reply::not_packed(env, 2, error),
+    }
+}
+
+/// Calls `with` with a value, the argument at this position, that goes into a state. It is packed
+/// before the state is locked: it may be a value of that state.
+fn with_value<'a>(
+    env: Env<'a>,
+    value: Term<'a>,
+    position: u32,
+    opened: Term<'a>,
+    lane: Lane,
+    with: impl FnOnce(View<'_, Anchor>) -> Result<Term<'a>, Busy>,
+) -> Result<Term<'a>, Busy> {
+    let result = with_packed(value, opened, lane, |value| match map::len_of(value) {
+        Some(len) if lane == Lane::Fast && len > FAST_ENTRIES => Err(Busy),
+        _ => with(value),
+    });
+    result.unwrap_or_else(|error| reply::not_packed(env, position, error))
+}
+
 fn update<'a>(
     env: Env<'a>,
     state: Term<'a>,
@@ -371,31 +400,21 @@ fn update<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    let path = match Path::of_state(field, opened, lane) {
-        Ok(path) => path,
-        Err(error) => return reply::not_packed(env, 2, error),
-    };
-    // Packed before the state is locked: it may be its own value.
-    let updated = with_packed(value, opened, lane, |value| {
-        let bytes = value.bytes.len();
-        with_state(env, state, lane, |state| {
-            if lane == Lane::Fast && map::len_of(value).is_some_and(|len| len > FAST_ENTRIES) {
-                return Err(Busy);
-            }
-            Ok(path.with(|path| match state.update(names(), path, value) {
-                Ok(state) => garbage::made(env, to_term(env, state), bytes),
-                Err(FieldError::Path(error)) => {
-                    let shared = share::into_share(env, state.fields().view(), path);
-                    shared.unwrap_or_else(|| refused(env, FieldError::Path(error), 2, 3))
-                }
-                Err(error) => refused(env, error, 2, 3),
-            }))
+    at_field(env, field, opened, lane, |path| {
+        with_value(env, value, 3, opened, lane, |value| {
+            let bytes = value.bytes.len();
+            with_state(env, state, lane, |state| {
+                Ok(match state.update(names(), path, value) {
+                    Ok(state) => garbage::made(env, to_term(env, state), bytes),
+                    Err(FieldError::Path(error)) => {
+                        let shared = share::into_share(env, state.fields().view(), path);
+                        shared.unwrap_or_else(|| refused(env, FieldError::Path(error), 2, 3))
+                    }
+                    Err(error) => refused(env, error, 2, 3),
+                })
+            })
         })
-    });
-    match updated {
-        Ok(updated) => updated,
-        Err(error) => reply::not_packed(env, 3, error),
-    }
+    })
 }
 
 fn update_all<'a>(
@@ -408,23 +427,16 @@ fn update_all<'a>(
     if !fields.is_map() {
         return Ok(reply::badarg(env, 2, "not a map"));
     }
-    let updated = with_packed(fields, opened, lane, |fields| {
+    with_value(env, fields, 2, opened, lane, |fields| {
         with_state(env, state, lane, |state| {
-            if lane == Lane::Fast && map::len_of(fields).is_some_and(|len| len > FAST_ENTRIES) {
-                return Err(Busy);
-            }
             Ok(match state.update_all(names(), fields) {
                 Ok(state) => garbage::made(env, to_term(env, state), fields.bytes.len()),
-                // Maybe through shared content: one by one.
+                // Perhaps a path through shared content: set them one by one.
                 Err(FieldError::Path(EditError::NotAMap(_))) => reply::none(env),
                 Err(error) => refused(env, error, 2, 2),
             })
         })
-    });
-    match updated {
-        Ok(updated) => updated,
-        Err(error) => reply::not_packed(env, 2, error),
-    }
+    })
 }
 
 fn is_state<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
@@ -438,14 +450,12 @@ fn get<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    let path = match Path::of_state(field, opened, lane) {
-        Ok(path) => path,
-        Err(error) => return reply::not_packed(env, 2, error),
-    };
-    with_state(env, state, lane, |state| {
-        Ok(match path.with(|path| state.get(path)) {
-            Some(value) => reply::ok_value(env, unpack(env, value, Source::Owned, lane)?),
-            None => reply::none(env),
+    at_field(env, field, opened, lane, |path| {
+        with_state(env, state, lane, |state| {
+            Ok(match state.get(path) {
+                Some(value) => reply::ok_value(env, unpack(env, value, Source::Owned, lane)?),
+                None => reply::none(env),
+            })
         })
     })
 }
@@ -457,18 +467,14 @@ fn remove<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    let path = match Path::of_state(field, opened, lane) {
-        Ok(path) => path,
-        Err(error) => return reply::not_packed(env, 2, error),
-    };
-    with_state(env, handle, lane, |state| {
-        Ok(match path.with(|path| state.remove(names(), path)) {
-            Ok(Some(state)) => to_term(env, state),
-            // The same state without what it did not have.
-            Ok(None) => path
-                .with(|path| share::into_share(env, state.fields().view(), path))
-                .unwrap_or(handle),
-            Err(error) => refused(env, error, 2, 2),
+    at_field(env, field, opened, lane, |path| {
+        with_state(env, handle, lane, |state| {
+            Ok(match state.remove(names(), path) {
+                Ok(Some(state)) => to_term(env, state),
+                // The state did not have it.
+                Ok(None) => share::into_share(env, state.fields().view(), path).unwrap_or(handle),
+                Err(error) => refused(env, error, 2, 2),
+            })
         })
     })
 }
@@ -513,7 +519,7 @@ pub fn state_from(fields: Packed<Anchor>) -> Result<State<Anchor>, &'static str>
     }
 }
 
-/// Takes a state away from its handle. Its memory is given back at once.
+/// Removes a state from its handle. Its memory is freed at once.
 fn cleanup<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     let Some(handle) = resource::get::<Handle>(state) else {
         return Ok(reply::badarg(env, 1, NO_STATE));
@@ -531,7 +537,7 @@ fn cleanup<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Bu
     let state = std::mem::replace(&mut *held, Holding::Nothing);
     drop(held);
     match state {
-        // Its memory is given back when the call returns.
+        // Its memory is freed when the call returns.
         Holding::State(state) => drop(state),
         other => free(other),
     }

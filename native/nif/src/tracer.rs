@@ -1,5 +1,5 @@
-//! The tracer: `enabled/3` and `trace/5` of `erl_tracer`, called by the VM on whatever scheduler
-//! a traced process collects garbage on. It counts into a static and sends no message.
+//! The tracer: `enabled/3` and `trace/5` of `erl_tracer`, called by the VM on the scheduler where a
+//! traced process collects its garbage. It counts into a static and sends no message.
 
 use std::sync::LazyLock;
 use std::time::Instant;
@@ -27,20 +27,20 @@ mod atoms {
 /// All collections of the node, as far as they are traced.
 pub static GC: GcMonitor = GcMonitor::new();
 
-/// The operating system's monotonic clock: the VM's own corrects for leaps of the wall clock,
-/// which costs time and bends durations.
+/// The operating system's monotonic clock: the VM's own corrects for leaps of the wall clock, which
+/// costs time and distorts durations.
 static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 const WORD: u64 = size_of::<usize>() as u64;
 
-/// Makes atoms and clock now, outside of anybody's collection.
+/// Initializes atoms and clock now, outside of any collection.
 pub fn prepare() {
     let _ = atoms::trace();
     LazyLock::force(&CLOCK);
 }
 
-/// Whether to go on tracing. Without an active session the answer is `remove`, so trace flags
-/// that a killed sampler left behind dissolve at each process's next collection.
+/// Whether to go on tracing. Without an active session it returns `remove`, so trace flags that a
+/// killed sampler left behind go away at each process's next collection.
 fn enabled<'a>(env: Env<'a>, _tag: Term<'a>, _state: Term<'a>, _tracee: Term<'a>) -> Term<'a> {
     let answer = if GC.is_active() {
         atoms::trace()
@@ -53,7 +53,7 @@ fn enabled<'a>(env: Env<'a>, _tag: Term<'a>, _state: Term<'a>, _tracee: Term<'a>
 nif!(enabled => short enabled(tag, state, tracee));
 
 /// One event of one process. `info` is the list that `process_info(_, garbage_collection_info)`
-/// gives, sizes in words.
+/// returns, with sizes in words.
 fn trace<'a>(
     env: Env<'a>,
     tag: Term<'a>,
@@ -62,9 +62,10 @@ fn trace<'a>(
     info: Term<'a>,
     _options: Term<'a>,
 ) -> Term<'a> {
-    // The word of a process is the same for as long as it lives; here it is a key, nothing else.
+    // The word of a process stays the same while it lives; here it is only a key.
     let process = word(tracee);
-    // A start is timed after its list is read, an end before: the pause is the process's own.
+    // A start is timed after its list is read, an end before, so that the pause excludes the
+    // tracer.
     let now = || CLOCK.elapsed().as_nanos() as u64;
     let started = |kind| {
         let bytes = heap_bytes(info);

@@ -13,7 +13,7 @@ pub(super) const K64: usize = 64 << 10;
 pub(super) const K256: usize = 256 << 10;
 pub(super) const M1: usize = 1 << 20;
 
-/// Idle bytes that each size class keeps at most.
+/// The most idle bytes that each size class keeps.
 const IDLE_BYTES_PER_CLASS: usize = 4 * 1024 * 1024;
 
 /// A block with room for `N` bytes. Its bytes are always initialised ones: it is a vector that

@@ -43,11 +43,11 @@ pub struct MessageTooLarge;
 /// What a search for the next frame ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A frame of so many bytes, its newline and a CR before it not counted.
+    /// A frame of this many bytes, without its newline and a CR before it.
     Frame(usize),
     /// No whole frame is held.
     More,
-    /// The budget is used up; searching again goes on from there.
+    /// The budget is used up; the next search continues from there.
     Unfinished,
 }
 
@@ -105,7 +105,7 @@ impl<'p> MessageBuffer<'p> {
         Self::with_limit(blocks, MESSAGE_LIMIT)
     }
 
-    /// An empty buffer that may hold so many bytes, at most [`MESSAGE_LIMIT`].
+    /// An empty buffer that may hold this many bytes, at most [`MESSAGE_LIMIT`].
     pub fn with_limit(blocks: &'p BlockPool, limit: usize) -> Self {
         blocks.buffers.came(0);
         MessageBuffer {
@@ -186,7 +186,7 @@ impl<'p> MessageBuffer<'p> {
     }
 
     /// Takes every whole frame out of what is held and the `pieces` behind it, in order; what is
-    /// left of them is held. A frame that lies in one piece is not copied.
+    /// left of them is held. A frame in one piece is not copied.
     ///
     /// The limit is on each message and on the rest, not on the pieces together.
     pub fn take_all(

@@ -70,7 +70,7 @@ impl<'p> Storage<'p> {
         }
     }
 
-    /// Appends bytes that there is room for.
+    /// Appends bytes; there must be room for them.
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         debug_assert!(self.bytes().len() + bytes.len() <= self.capacity());
         self.modify(|vector| copy::append(vector, bytes));

@@ -2,7 +2,7 @@
 //!
 //! * any sequence of appends and takes gives the frames and the rest that a plain byte vector
 //!   gives, whatever the pieces;
-//! * every byte is searched once at the most;
+//! * every byte is searched at most once;
 //! * an append over the limit changes nothing;
 //! * an empty buffer holds no block, a short rest holds a small one, and all bytes are back when
 //!   the buffers are gone.

@@ -25,7 +25,7 @@ impl<A> Default for MapBuf<A> {
 }
 
 impl<A: Anchor> MapBuf<A> {
-    /// An empty map with room for so many bytes of entries that link to nothing.
+    /// An empty map with room for this many bytes of entries without links.
     pub fn with_capacity(bytes: usize) -> Self {
         MapBuf {
             bytes: Vec::with_capacity(bytes),

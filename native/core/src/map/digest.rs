@@ -51,7 +51,7 @@ impl<'a, A> Pairs<'a, A> {
     }
 }
 
-/// Where the walk goes on. Nesting takes no stack of the thread.
+/// Where the walk continues. Nesting uses no stack of the thread.
 enum Frame<'a, A> {
     /// In a map that is one run of bytes.
     Map(Pairs<'a, A>),
@@ -190,7 +190,7 @@ pub fn equal<A: Anchor>(a: View<'_, A>, b: View<'_, A>) -> bool {
             return true;
         };
         let (a, b) = (a.resolve(), b.resolve());
-        // An id stands for one thing only, as long as that is there.
+        // An id stands for one thing only, as long as that exists.
         if a.bytes == b.bytes {
             continue;
         }

@@ -129,7 +129,7 @@ fn delete<A: Anchor>(
     }
 }
 
-/// A map that stands by itself with another value under a path.
+/// An independent map with a new value under a path.
 pub(super) fn put_path<A: Anchor>(
     map: View<'_, A>,
     path: &[View<'_, A>],
@@ -142,7 +142,7 @@ pub(super) fn put_path<A: Anchor>(
     put(map, Scope::Own, path, value, absent, PAGE).map_err(EditError::NotAMap)
 }
 
-/// A map that stands by itself without what a path leads to.
+/// An independent map without what a path leads to.
 pub(super) fn delete_path<A: Anchor>(map: View<'_, A>, path: &[View<'_, A>]) -> Option<Packed<A>> {
     delete(map, Scope::Own, path, PAGE)
 }

@@ -1,12 +1,12 @@
 //! An immutable map of packed terms. An update makes a new map; what did not change, the two have
 //! in common.
 //!
-//! A small map is one packed run of bytes ([`Page`]), written anew by an update: that costs less
-//! than following pointers would. A larger one is a hash trie ([`Node`]) of such pages, 16-way,
-//! in the manner of Bagwell's hash array mapped tries ("Ideal Hash Trees", 2001): an update
-//! rewrites one page and the branches above it. Values over [`INLINE`] bytes lie out of line, so
-//! that neither copies them; maps among them are tries of their own, so that a path of keys is
-//! followed, and one key changed, without touching what lies beside it.
+//! A small map is one packed run of bytes ([`Page`]), rewritten by an update: that costs less than
+//! following pointers would. A larger one is a hash trie ([`Node`]) of such pages, 16-way, in the
+//! manner of Bagwell's hash array mapped tries ("Ideal Hash Trees", 2001): an update rewrites one
+//! page and the branches above it. Values over [`INLINE`] bytes are out of line, so that neither
+//! copies them; maps among them are tries of their own, so that a path of keys is followed, and one
+//! key changed, without touching anything beside it.
 
 mod buf;
 mod digest;
@@ -21,7 +21,7 @@ pub use node::Node;
 use crate::packed::{Anchor, Packed, Page, View};
 use node::store;
 
-/// The largest value, in packed bytes, that lies among the entries of a map.
+/// The largest value, in packed bytes, that is stored among the entries of a map.
 pub const INLINE: usize = 256;
 
 /// The largest page, in packed bytes, that holds more than one entry.
@@ -107,7 +107,7 @@ pub fn in_parts<A: Anchor>(value: Packed<A>, whole: usize) -> Packed<A> {
     }
 }
 
-/// A map that stands by itself with another value under a path of keys; see [`Map::put`].
+/// An independent map with a new value under a path of keys; see [`Map::put`].
 pub fn put<A: Anchor>(
     map: &Packed<A>,
     path: &[View<'_, A>],
@@ -118,7 +118,7 @@ pub fn put<A: Anchor>(
     edit::put_path(map.view(), path, value, absent)
 }
 
-/// A map that stands by itself without what a path leads to; `None` if the path leads nowhere.
+/// An independent map without what a path leads to; `None` if the path leads nowhere.
 pub fn remove<A: Anchor>(map: &Packed<A>, path: &[View<'_, A>]) -> Option<Packed<A>> {
     len_of(map.view())?;
     edit::delete_path(map.view(), path)

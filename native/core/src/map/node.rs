@@ -202,7 +202,7 @@ impl<A: Anchor> Node<A> {
         }
     }
 
-    /// Whether there is no entry below.
+    /// Whether there are no entries below.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -414,7 +414,7 @@ pub(super) fn each_from<'a, A: Anchor>(
 /// Whose links a view of a map has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// The map's own: it is no part of another value.
+    /// The map's own: it is not part of another value.
     Own,
     /// Those of the value that it is a part of.
     Whole,

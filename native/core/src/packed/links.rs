@@ -18,7 +18,7 @@ pub enum Target<A> {
 }
 
 impl<A: Anchor> Target<A> {
-    /// Bytes of memory that this target stands for.
+    /// Bytes of memory behind this target.
     pub(crate) fn heap_bytes(&self) -> usize {
         match self {
             Target::Anchor(anchor) => anchor.kept_bytes(),
@@ -38,7 +38,7 @@ impl<A: Anchor> Clone for Target<A> {
     }
 }
 
-/// A link: the id that stands in the bytes, and where it leads.
+/// A link: the id in the bytes, and where it leads.
 pub type Link<A> = (u64, Target<A>);
 
 /// Links in any order. One takes no memory of its own.

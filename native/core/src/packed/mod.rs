@@ -5,8 +5,8 @@
 //! (`=:=`) have equal bytes, so that a map is searched by comparing bytes and equal shared content
 //! is found by hashing them.
 //!
-//! What bytes cannot hold is a *link*: the bytes carry the link's id, the [`Links`] beside them
-//! hold its target. [`Target::Anchor`] keeps something of the host's alive (a shared content, an
+//! What bytes cannot hold is a *link*: the bytes have the link's id, the [`Links`] beside them hold
+//! its target. [`Target::Anchor`] keeps something of the host's alive (a shared content, an
 //! environment with a fun in it); [`Target::Blob`] and [`Target::Trie`] hold large parts of a
 //! [`crate::map::Map`] out of line, so that two versions of a map can have them in common. Each
 //! occurrence of an id in the bytes has its own entry in the links, so that a part of a value can
@@ -144,7 +144,7 @@ pub mod tag {
     pub const RECORD: u8 = 0x7e;
     /// A reference to an object of the host's own, which an anchor keeps: varint id.
     pub const HANDLE: u8 = 0x7f;
-    /// A map of which values lie in parts: varint count, then key, value, key, value.
+    /// A map with values in parts: varint count, then key, value, key, value.
     pub const ENTRIES: u8 = 0x80;
     /// A value that is a content of its own: varint id. See [`crate::parts`].
     pub const PART: u8 = 0x81;

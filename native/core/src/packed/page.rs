@@ -71,7 +71,7 @@ impl<'a> Page<'a> {
         self.body
     }
 
-    /// The bytes of a map with this number of entries, of which keys and values take `body` bytes.
+    /// The bytes of a map with this number of entries, whose keys and values take `body` bytes.
     pub fn size(count: usize, body: usize) -> usize {
         1 + (2 + count) * width_for(body) + body
     }

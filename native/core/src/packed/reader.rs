@@ -36,11 +36,11 @@ pub enum Item<'a> {
     Improper(usize),
     /// So many elements follow.
     Tuple(usize),
-    /// [`FUN_HEAD`] values follow, then so many that the fun closes over.
+    /// [`FUN_HEAD`] values follow, then this many that the fun closes over.
     Fun(usize),
     /// Module, function and arity follow.
     Export,
-    /// [`RECORD_HEAD`] values follow, then so many names of fields, then their values.
+    /// [`RECORD_HEAD`] values follow, then this many names of fields, then their values.
     Record(usize),
     Binary(&'a [u8]),
     Reference(&'a [u8]),
@@ -53,9 +53,9 @@ pub enum Item<'a> {
     Share(u64),
     Blob(u64),
     Trie(u64),
-    /// A map; its entries lie inside and do not follow.
+    /// A map; its entries are inside and do not follow.
     Map(Page<'a>),
-    /// A map of so many entries, which follow: key, value, key, value.
+    /// A map of this many entries, which follow: key, value, key, value.
     Entries(usize),
     /// A content of its own.
     Part(u64),
@@ -182,7 +182,7 @@ pub fn skip(bytes: &[u8], at: &mut usize) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Whether a varint stands somewhere in these bytes, or bytes that look like it.
+/// Whether these bytes contain a varint, or bytes that look like one.
 fn contains_varint(bytes: &[u8], value: u64) -> bool {
     let mut pattern = Scalar::default();
     let len = write_varint(value, &mut pattern, 0);
@@ -190,8 +190,8 @@ fn contains_varint(bytes: &[u8], value: u64) -> bool {
         .any(|at| bytes.get(at..at + len) == Some(&pattern[..len]))
 }
 
-/// Calls `found` with every link id in these bytes, which hold whole values one behind the other;
-/// but for those of parts, which are none of a value that was not taken apart.
+/// Calls `found` with every link id in these bytes, which hold whole values one after another; but
+/// for those of parts, which are none of a value that was not taken apart.
 pub(crate) fn each_link(bytes: &[u8], found: &mut impl FnMut(u64)) -> Result<(), ReadError> {
     let mut at = 0;
     while at < bytes.len() {
@@ -201,7 +201,7 @@ pub(crate) fn each_link(bytes: &[u8], found: &mut impl FnMut(u64)) -> Result<(),
             | Item::Share(id)
             | Item::Blob(id)
             | Item::Trie(id) => found(id),
-            // Back to the first entry: keys and values are values one behind the other.
+            // Back to the first entry: keys and values follow one another.
             Item::Map(page) => at -= page.body().len(),
             _ => {}
         }
@@ -261,7 +261,7 @@ impl<'a, A: Anchor> View<'a, A> {
         }
     }
 
-    /// Memory bytes of what lies out of line below this value.
+    /// Memory bytes of what is out of line below this value.
     pub fn out_of_line_bytes(self) -> usize {
         if self.links.is_empty() {
             return 0;
@@ -302,7 +302,7 @@ impl<'a, A: Anchor> View<'a, A> {
         found
     }
 
-    /// A copy of this value that stands by itself. Out-of-line parts are shared, not copied.
+    /// An independent copy of this value. Out-of-line parts are shared, not copied.
     pub fn to_packed(self) -> Packed<A> {
         Packed::new(self.bytes.into(), Links::from_unsorted(self.own_links()))
     }

@@ -1,4 +1,4 @@
-//! Writing a value anew, item by item: the walk that writers of other formats have in common.
+//! Rewrites a value item by item: the walk that writers of other formats share.
 
 use super::{
     Anchor, Item, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Page, ReadError, Target, View, Writer,
@@ -9,19 +9,19 @@ use crate::map::MAX_PATH;
 /// A value of the greatest depth may have been put at the end of a path.
 const MAX_FRAMES: usize = MAX_DEPTH + MAX_PATH;
 
-/// Where an item lies.
+/// Where an item is.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
-    /// Values around it of which more is to be written.
+    /// Values around it that are not complete yet.
     pub depth: usize,
-    /// Maps of which a key is being written.
+    /// Maps with a key being written.
     pub keys: usize,
-    /// Funs of which what they close over is being written.
+    /// Funs whose closed-over values are being written.
     pub funs: usize,
 }
 
 impl Place {
-    /// Whether a value may lie there.
+    /// Whether a value may be there.
     pub fn is_allowed(self) -> bool {
         self.depth <= MAX_FRAMES && self.keys <= MAX_KEYS && self.funs <= MAX_FUNS
     }
@@ -53,12 +53,12 @@ pub trait Rewrite {
     fn tail(&mut self, tail: Item<'_>) -> Result<(), Self::Error>;
 }
 
-/// Where the walk goes on. Small, because a value of two bytes a level has one for each; what maps
-/// need besides lies on stacks of its own.
+/// Where the walk continues. Small, because a value of two bytes a level has one for each; what
+/// maps need besides is on separate stacks.
 enum Frame {
     /// So many values stand in the bytes at hand.
     Values(usize),
-    /// The tail of an improper list stands there.
+    /// The tail of an improper list is there.
     Tail,
     /// All that a fun closes over was written.
     EndFun,
@@ -70,7 +70,7 @@ enum Frame {
     Map,
 }
 
-/// Writes a value to `to` as `host` has it. Values out of line come in their place.
+/// Writes a value to `to` as `host` translates it, with values out of line in their places.
 pub fn rewrite<R: Rewrite>(
     value: View<'_, R::From>,
     to: &mut Writer<R::To>,
@@ -255,21 +255,17 @@ impl<'a, A: Anchor> OpenMaps<'a, A> {
         Ok(&mut self.maps.last_mut().ok_or(ReadError)?.builder)
     }
 
-    /// Adds the entries of a page: one key and one value behind the other, sorted by key. What the
-    /// page says of where they begin is not believed.
+    /// Adds the entries of a page: one key and one value behind the other. What the page says of
+    /// where they begin and of their order is not believed.
     fn add(&mut self, page: Page<'a>, links: &'a super::Links<A>) -> Result<(), ReadError> {
         let bytes = page.body();
         let body = self.bodies.len() as u32;
         let count = self.entries.len() + page.len();
-        let (mut at, mut last): (usize, &[u8]) = (0, &[]);
+        let mut at = 0;
         while at < bytes.len() {
             let key = at;
             skip(bytes, &mut at)?;
             let value = at;
-            if bytes[key..value] <= *last {
-                return Err(ReadError);
-            }
-            last = &bytes[key..value];
             skip(bytes, &mut at)?;
             self.entries.push(Entry {
                 body,

@@ -27,7 +27,7 @@ impl Scratch {
         &self.bytes
     }
 
-    /// Bytes of memory behind it, about.
+    /// About the bytes of memory behind it.
     pub fn capacity(&self) -> usize {
         self.bytes.capacity() + self.keys.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
@@ -66,7 +66,7 @@ impl MapBuilder {
 /// they are narrowed at its end.
 const WIDE: usize = 4;
 
-/// Writes a number of a map in so many bytes. No number is over [`super::MAX_BYTES`].
+/// Writes a number of a map in this many bytes. No number is over [`super::MAX_BYTES`].
 #[inline]
 pub(super) fn push_number(out: &mut Vec<u8>, width: usize, number: usize) {
     match width {
@@ -146,7 +146,7 @@ impl<A: Anchor> Writer<A> {
     }
 
     /// The memory, with the bytes of the value that was written in it, and its links: as
-    /// [`finish`](Self::finish), but for one who looks at the bytes and keeps the memory.
+    /// [`finish`](Self::finish), but for callers that read the bytes and keep the memory.
     pub fn into_parts(self) -> (Scratch, Links<A>) {
         (self.scratch, Links::from_unsorted(self.links))
     }
@@ -232,7 +232,7 @@ impl<A: Anchor> Writer<A> {
         self.scratch.bytes.extend(bytes);
     }
 
-    /// The head of a proper list that is no list of bytes, with at least one element.
+    /// The head of a proper list that is not a list of bytes, with at least one element.
     pub fn list(&mut self, len: usize) {
         self.tagged(tag::LIST, len as u64);
     }
@@ -316,7 +316,7 @@ impl<A: Anchor> Writer<A> {
         self.links.push((id, target));
     }
 
-    /// The head of a map of so many entries of which values lie in parts.
+    /// The head of a map of this many entries, with values in parts.
     pub(crate) fn entries(&mut self, count: usize) {
         self.tagged(tag::ENTRIES, count as u64);
     }
@@ -338,7 +338,7 @@ impl<A: Anchor> Writer<A> {
         self.links.len()
     }
 
-    /// The head of a fun that closes over so many values; [`super::FUN_HEAD`] values and these
+    /// The head of a fun that closes over this many values; [`super::FUN_HEAD`] values and these
     /// follow.
     pub fn fun(&mut self, free: usize) {
         self.tagged(tag::FUN, free as u64);
@@ -349,7 +349,7 @@ impl<A: Anchor> Writer<A> {
         self.scratch.bytes.push(tag::EXPORT);
     }
 
-    /// The head of a native record of so many fields; [`super::RECORD_HEAD`] values follow, then
+    /// The head of a native record of this many fields; [`super::RECORD_HEAD`] values follow, then
     /// the names of all fields, then their values.
     pub fn record(&mut self, fields: usize) {
         self.tagged(tag::RECORD, fields as u64);

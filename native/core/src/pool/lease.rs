@@ -3,7 +3,7 @@
 use super::{Pool, Recycle, footprint};
 use std::ops::Deref;
 
-/// An object out of a [`Pool`], owned until it is dropped; then it goes back.
+/// An object of a [`Pool`], owned until it is dropped; then it goes back.
 pub struct Lease<'p, T: Recycle> {
     pool: &'p Pool<T>,
     /// There until the lease is dropped.

@@ -2,11 +2,11 @@
 //!
 //! # How it works
 //!
-//! Every thread has a home shard: a mutex over a stack of idle objects. [`Pool::acquire`] takes
-//! the newest idle object of the home shard (it is the one most likely still in the cache), else
-//! steals one from another shard, else makes one. Giving back pushes onto the home shard, else
-//! onto any shard with room, else frees the object. So a thread that acquires and releases in
-//! turn touches one lock that nobody else holds.
+//! Every thread has a home shard: a mutex over a stack of idle objects. [`Pool::acquire`] takes the
+//! newest idle object of the home shard (it is the one most likely still in the cache), else steals
+//! one from another shard, else makes one. Giving back pushes onto the home shard, else onto any
+//! shard with room, else frees the object. So a thread that acquires and releases in turn touches
+//! one lock that no other thread holds.
 //!
 //! `max_pool_size` is dealt out over the shards as their capacities. The sum of what the shards
 //! may hold is therefore exactly `max_pool_size`, and no count shared by all threads is needed to
@@ -182,7 +182,7 @@ impl<T: Recycle> Pool<T> {
         self.pool_size.load(Ordering::Relaxed)
     }
 
-    /// Idle objects that the pool keeps at most.
+    /// The most idle objects that the pool keeps.
     pub fn max_pool_size(&self) -> usize {
         self.max_pool_size.load(Ordering::Relaxed)
     }

@@ -128,7 +128,7 @@ impl<T: Recycle> Shelf<T> {
         None
     }
 
-    /// Objects that nobody needed since the last trimming step. Starts the next period.
+    /// Objects that were not needed since the last trimming step. Starts the next period.
     pub(super) fn start_period(&mut self) -> usize {
         std::mem::replace(&mut self.low_water, self.idle.len())
     }

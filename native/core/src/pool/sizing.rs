@@ -6,7 +6,7 @@ use crate::sync::Ordering;
 /// Objects moved under one lock: the lock is free again after microseconds.
 const CHUNK: usize = 256;
 
-/// Objects that one trimming step frees at most.
+/// The most objects that one trimming step frees.
 const TRIM_STEP: usize = 65_536;
 
 impl<T: Recycle> Pool<T> {

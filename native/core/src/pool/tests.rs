@@ -142,7 +142,7 @@ fn trimming_spares_what_is_used_and_ends_at_pool_size() {
     let peak: Vec<_> = (0..5000).map(|_| pool.acquire()).collect();
     drop(peak);
     pool.trim_step();
-    // 3000 of the 5000 are needed in every period: 2000 at the most may go.
+    // 3000 of the 5000 are needed in every period: at most 2000 may go.
     for _ in 0..50 {
         drop((0..3000).map(|_| pool.acquire()).collect::<Vec<_>>());
         pool.trim_step();

@@ -1,5 +1,5 @@
 //! Terms with parts in the external format, as the first release of this library kept some: funs,
-//! and what nested deeper than it looked. Nothing that stands in them is believed.
+//! and what nested deeper than it looked. Nothing in them is trusted.
 
 use super::import::{FREE_LIMIT, Import, word};
 use super::{EXTERNAL_LIMIT, SnapshotError};
@@ -109,7 +109,7 @@ fn ends(term: &[u8]) -> Option<Ends> {
     (at == term.len()).then_some(ends)
 }
 
-/// Where the translation goes on. Nesting takes no stack of the thread.
+/// Where the translation continues. Nesting uses no stack of the thread.
 enum Frame {
     /// So many terms follow.
     Parts(usize),
@@ -119,7 +119,7 @@ enum Frame {
     Nil,
     /// So many keys of the innermost map follow, each with its value.
     Keys(usize),
-    /// A key of the innermost map was written; so many follow.
+    /// A key of the innermost map was written; this many follow.
     EndKey(usize),
     /// The values of the innermost map.
     Values,
@@ -150,7 +150,7 @@ struct Translator<'t, I> {
     maps: Vec<OpenMap>,
     /// Where the values of the maps that are open stand, the innermost one's last.
     values: Vec<u32>,
-    /// Where the whole term lies, with the keys and funs around it that are being written.
+    /// Where the whole term is, with the keys and funs around it that are being written.
     place: Place,
 }
 
@@ -646,7 +646,7 @@ mod tests {
         }
     }
 
-    /// So many heads, a leaf, and so many ends.
+    /// This many heads, a leaf, and as many ends.
     fn nested(levels: usize, head: &[u8], end: &[u8]) -> Vec<u8> {
         [&head.repeat(levels), &[106][..], &end.repeat(levels)].concat()
     }

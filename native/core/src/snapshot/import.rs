@@ -1,4 +1,4 @@
-//! A portable value as one of this node. Nothing that stands in it is believed.
+//! Makes a value of this node of a portable one. Nothing in it is trusted.
 
 use super::{SHARE_REFERENCE_LIMIT, SnapshotError, external};
 use crate::etf;
@@ -13,13 +13,13 @@ use std::convert::Infallible;
 pub trait Import {
     /// What keeps things of the host alive.
     type Anchor: Anchor;
-    /// What becomes of the fields.
+    /// What the fields are turned into.
     type Fields;
 
     /// The word of an existing atom of this name, [`SnapshotError::UnknownAtom`] if there is none.
     /// Never makes a new one.
     fn atom(&mut self, name: &str) -> Result<u64, SnapshotError>;
-    /// A float as it stands in a key or in a content.
+    /// A float as it is written in a key or in a content.
     fn float_key(&mut self, float: f64) -> f64;
     /// Writes a term without parts that is in the external format (see [`etf::flat`]).
     fn external(

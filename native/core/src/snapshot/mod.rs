@@ -49,7 +49,7 @@ const SHARE_LIMIT: usize = 1 << 17;
 /// References to shared contents in one snapshot.
 const SHARE_REFERENCE_LIMIT: usize = 1 << 20;
 
-/// Bytes of one term with parts in the external format: what the first release wrote at most.
+/// Bytes of one term with parts in the external format: the most that the first release wrote.
 const EXTERNAL_LIMIT: usize = 16 << 20;
 
 const VERSION: u8 = 2;
@@ -65,13 +65,13 @@ const LZ4_SLACK: usize = 64;
 pub enum SnapshotError {
     /// There is no version byte.
     InvalidFormat,
-    /// A version that nobody wrote yet.
+    /// A version that does not exist yet.
     UnsupportedVersion,
     /// Not what a writer of this version writes.
     Corrupt,
     /// The name of an atom that this node does not have.
     UnknownAtom(Vec<u8>),
-    /// The raw body has so many bytes: more than [`RAW_LIMIT`].
+    /// The raw body has this many bytes, more than [`RAW_LIMIT`].
     TooLarge(u64),
     /// The host broke off: more work than it wants to do now.
     Busy,
@@ -219,7 +219,7 @@ fn decode_v2<I: Import>(rest: &[u8], import: &mut I) -> Result<I::Fields, Snapsh
         }
         return read_body(body, import);
     }
-    // The checksum guards against accidents, not against a writer who means harm.
+    // The checksum guards against accidents, not against a malicious writer.
     if raw_len > body.len() * LZ4_MAX_RATIO + LZ4_SLACK {
         return Err(SnapshotError::Corrupt);
     }

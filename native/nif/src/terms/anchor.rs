@@ -14,7 +14,7 @@ use rustler::{Env, Term};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Keeps something alive for a packed value. All but the last are values of this library's own.
+/// Keeps something alive for a packed value. All but the last are this library's own values.
 #[derive(Debug, Clone)]
 pub enum Anchor {
     /// Shared content.
@@ -27,7 +27,7 @@ pub enum Anchor {
     Parked(ParkedLink),
     /// A message buffer.
     Buffer(BufferLink),
-    /// A reference to something of another library, or a large binary.
+    /// A reference to an object of another library, or a large binary.
     Foreign(Arc<Foreign>),
 }
 
@@ -86,12 +86,12 @@ struct Environment {
 /// stands for its owner, and the smallest heap fragment. Measured.
 pub const ENVIRONMENT: usize = 2_512;
 
-/// What a further reference takes there, on OTP 25 to 29.
+/// What each further reference takes there, on OTP 25 to 29.
 const REFERENCE: usize = 32;
 
 // SAFETY: an environment of no process may be used on any thread, by one at a time. It is written
-// to by the one `Keeper` that has it, which is not `Sync`, until that is dropped; afterwards it is
-// only copied from.
+// to only by the `Keeper` that owns it, which is not `Sync`, until that is dropped; afterwards it
+// is only copied from.
 unsafe impl Send for Environment {}
 // SAFETY: copying a reference out of an environment does not write to it: the count of what it
 // refers to is atomic.
@@ -120,7 +120,7 @@ impl Foreign {
         unsafe { Term::new(env, enif_make_copy(env.as_c_arg(), self.term)) }
     }
 
-    /// What it takes, with its part of the environment that it has in common with others.
+    /// What it takes, with its part of the environment that it shares with others.
     fn heap_bytes(&self) -> usize {
         let terms = self.env.terms.load(Ordering::Relaxed).max(1);
         heap::arc::<Self>() + REFERENCE + (ENVIRONMENT + heap::arc::<Environment>()).div_ceil(terms)
@@ -145,9 +145,9 @@ impl Keeper {
         });
         env.terms.fetch_add(1, Ordering::Relaxed);
         ENVIRONMENTS.add(0, REFERENCE as isize);
-        // SAFETY: the reference is valid in its own environment while it is copied, and nobody
-        // else uses the other one while `self` may add to it: values are not handed on before
-        // they are whole.
+        // SAFETY: the reference is valid in its own environment while it is copied, and nothing
+        // else uses the other one while `self` may add to it: values are not passed on before they
+        // are complete.
         let term = unsafe { enif_make_copy(env.env, reference.as_c_arg()) };
         Arc::new(Foreign {
             env: Arc::clone(env),

@@ -22,13 +22,13 @@ const COPIED_AT_ONCE: usize = 16 << 10;
 /// Bytes of a key that is looked for on a normal scheduler without counting.
 const SHORT_KEY: usize = 1 << 10;
 
-/// A term in an environment of its own. The VM copies a term out of it faster than anybody can
-/// build one through the NIF interface, and finds keys as it finds them in any map.
+/// A term in an environment of its own. The VM copies a term out of it faster than one can be built
+/// through the NIF interface, and finds keys as in any map.
 #[derive(Debug)]
 pub struct Copied {
     env: *mut ErlNifEnv,
     term: ErlNifTerm,
-    /// About the words that it takes.
+    /// About how many words it takes.
     words: usize,
     /// Its parts that are too large to be copied on a normal scheduler, in order.
     large: SmallVec<[ErlNifTerm; 4]>,
@@ -43,7 +43,7 @@ unsafe impl Sync for Copied {}
 
 static TERMS: Tally = Tally::new();
 
-/// The terms that are kept to be copied, and their bytes: these lie among the heaps of processes.
+/// The terms that are kept to be copied, and their bytes: these count among the heaps of processes.
 pub fn copied() -> Usage {
     TERMS.sum()
 }
@@ -56,7 +56,7 @@ impl Drop for Copied {
     }
 }
 
-/// What became of a search.
+/// The outcome of a search.
 pub enum Search<'a> {
     /// The value.
     Found(Term<'a>),
@@ -64,13 +64,13 @@ pub enum Search<'a> {
     Nothing,
     /// It is too large for a normal scheduler.
     Busy,
-    /// The path is none, or has keys that this search does not look for.
+    /// The path is not valid, or has keys that this search does not support.
     NotHere,
 }
 
 impl Copied {
     /// The term of a packed value; `None` if it has a fun that is too large to be copied on a
-    /// normal scheduler, because nobody sees that in the fun.
+    /// normal scheduler, because the size of a fun cannot be seen from it.
     pub fn of(value: View<'_, Anchor>, source: Source<'_>) -> Option<Self> {
         if has_large_fun(value) {
             return None;
@@ -84,9 +84,9 @@ impl Copied {
         Some(copied)
     }
 
-    /// The term of a packed value, which takes so many words. It is not to be searched.
+    /// The term of a packed value, which takes this many words. It must not be searched.
     pub fn whole(value: View<'_, Anchor>, source: Source<'_>, words: usize) -> Option<Self> {
-        // Built elsewhere and then copied, so that it lies in one piece.
+        // Built elsewhere and then copied, so that it is in one piece.
         OwnedEnv::new().run(|env| {
             let term = unpack(env, value, source, Lane::Dirty).ok()?;
             // SAFETY: the term is valid in its own environment while it is copied; the other one
@@ -111,15 +111,14 @@ impl Copied {
         self.with(|term| term.in_env(env))
     }
 
-    /// Whether the term is this one. It takes no longer than the kept term is large, whatever the
-    /// other one is.
+    /// Whether the term equals this one. The time depends on the size of the kept term alone.
     pub fn is_identical(&self, term: Term<'_>) -> bool {
         // SAFETY: both terms are valid in their environments; the call compares them and keeps
         // neither.
         unsafe { enif_is_identical(self.term, term.as_c_arg()) != 0 }
     }
 
-    /// Calls `with` with the term where it lies.
+    /// Calls `with` with the term in its environment.
     fn with<R>(&self, with: impl for<'e> FnOnce(Term<'e>) -> R) -> R {
         let lifetime = ();
         // SAFETY: the term belongs to this environment, which lives as long as `self`; `with`
@@ -130,7 +129,7 @@ impl Copied {
         }
     }
 
-    /// About what it takes, in bytes.
+    /// About how many bytes it takes.
     pub fn bytes(&self) -> usize {
         ENVIRONMENT + self.term_bytes()
     }
@@ -156,10 +155,10 @@ impl Copied {
                 if unsafe { enif_get_map_value(env, map, key.as_c_arg(), &mut here) } == 0 {
                     // SAFETY: it is a part of the term, and belongs to its environment.
                     if unsafe { Term::new(root.get_env(), map) }.is_ref() {
-                        // Maybe a share, of which the packed form knows the content.
+                        // It may be a share; the packed form knows its content.
                         return Search::NotHere;
                     }
-                    // Not before it is known whether the rest is a path.
+                    // Not before the rest is known to be a path.
                     return if is_path(tail, MAX_PATH - length) {
                         Search::Nothing
                     } else {
@@ -181,7 +180,7 @@ impl Copied {
     }
 }
 
-/// Whether a list of at most so many keys.
+/// Whether this is a list of at most this many keys.
 fn is_path(list: Term<'_>, limit: usize) -> bool {
     let mut rest = list;
     for _ in 0..=limit {
@@ -217,7 +216,7 @@ fn has_large_fun(value: View<'_, Anchor>) -> bool {
                     }
                     at = end;
                 }
-                // Back to the first entry: keys and values are values one behind the other.
+                // Back to the first entry: keys and values follow one another.
                 Ok(Item::Map(page)) => at -= page.body().len(),
                 Ok(Item::Blob(id) | Item::Trie(id)) => match links.get(id) {
                     Some(Target::Blob(blob)) => rest.push(blob.view()),
@@ -232,14 +231,14 @@ fn has_large_fun(value: View<'_, Anchor>) -> bool {
     false
 }
 
-/// Packed bytes of a fun that a normal scheduler may copy.
+/// The most packed bytes of a fun that a normal scheduler may copy.
 const LARGE_FUN: usize = 16 << 10;
 
-/// The nesting that is looked through.
+/// The deepest nesting that is searched.
 const DEPTH: usize = 64;
 
-/// About the words that a term takes on a heap. `large` is told of the parts that have more than
-/// [`COPIED_AT_ONCE`].
+/// About how many words a term takes on a heap. `large` is called with the parts that have more
+/// than [`COPIED_AT_ONCE`].
 fn heap_words(term: Term<'_>, depth: usize, large: &mut impl FnMut(ErlNifTerm)) -> usize {
     let mut words = 0;
     match kind(term) {
@@ -278,7 +277,7 @@ fn heap_words(term: Term<'_>, depth: usize, large: &mut impl FnMut(ErlNifTerm)) 
             });
         }
         Kind::Float(_) | Kind::Big | Kind::Ref | Kind::Remote | Kind::Other => words = 5,
-        // As much as its packed form may have.
+        // As much as its packed form may take.
         Kind::Fun => words = LARGE_FUN / size_of::<ErlNifTerm>() / 16,
     }
     if words > COPIED_AT_ONCE {

@@ -1,4 +1,4 @@
-//! Terms in the external term format, as far as only the VM can write or read them.
+//! Terms in the external term format that only the VM can write or read.
 
 use erlmcp_memory_core::etf::{self, Flat};
 use rustler::sys::{ERL_NIF_BIN2TERM_SAFE, ErlNifBinaryToTerm, ErlNifTerm, enif_binary_to_term};
@@ -14,7 +14,7 @@ pub fn from_external<'a>(env: Env<'a>, bytes: &[u8]) -> Option<Term<'a>> {
     decode(env, bytes, 0)
 }
 
-/// A term from bytes that make no atom, or `None`.
+/// A term from bytes, or `None` if that would make an atom.
 pub fn from_external_safe<'a>(env: Env<'a>, bytes: &[u8]) -> Option<Term<'a>> {
     decode(env, bytes, ERL_NIF_BIN2TERM_SAFE)
 }
@@ -31,8 +31,7 @@ fn decode<'a>(env: Env<'a>, bytes: &[u8], options: ErlNifBinaryToTerm) -> Option
             options,
         )
     };
-    // A call that failed has used none.
-    // SAFETY: the call made `term` in this environment.
+    // A failed call has used none. SAFETY: the call made `term` in this environment.
     (used != 0 && used == bytes.len()).then(|| unsafe { Term::new(env, term) })
 }
 
@@ -46,8 +45,8 @@ pub fn existing_atom<'a>(env: Env<'a>, name: &str) -> Option<Term<'a>> {
     etf::is_atom_name(name).then(|| from_external_safe(env, &etf::atom(name)))?
 }
 
-/// The name of the node of a process, a port or a reference where that is no atom of this node:
-/// why it cannot be read.
+/// The name of the node of a process, a port or a reference, if that is not an atom of this node:
+/// the reason why it cannot be read.
 pub fn unknown_node(env: Env<'_>, external: &[u8]) -> Option<String> {
     let Some(Flat::OfNode(node)) = etf::flat(external) else {
         return None;

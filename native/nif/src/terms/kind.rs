@@ -1,5 +1,5 @@
-//! What kind of term this is, by questions that any term of any release may be asked.
-//! (`enif_term_type` ends the node on a term that it does not know.)
+//! What kind of term this is, by functions that accept any term of any release. (`enif_term_type`
+//! ends the node on a term that it does not know.)
 
 use super::words::{is_local_pid, is_local_port};
 use rustler::Term;
@@ -10,7 +10,7 @@ use rustler::sys::{
 };
 use std::mem::MaybeUninit;
 
-/// A kind of term, and what is known of it by then.
+/// A kind of term, and what finding it out has shown.
 pub enum Kind<'a> {
     Atom,
     Int(i64),
@@ -31,7 +31,7 @@ pub enum Kind<'a> {
     Port,
     /// A process or a port of another node.
     Remote,
-    /// A bit string, a native record, or what a later release brings.
+    /// A bit string, a native record, or a new kind of a later release.
     Other,
 }
 
@@ -40,7 +40,8 @@ pub fn kind(term: Term<'_>) -> Kind<'_> {
     let (env, word) = (term.get_env().as_c_arg(), term.as_c_arg());
     let (mut int, mut float) = (0, 0.0);
     let is = |yes: c_int| yes != 0;
-    // SAFETY: the term belongs to this environment; the calls write where they are told to.
+    // SAFETY: the term belongs to this environment; the calls write only through the given
+    // pointers.
     unsafe {
         if is(enif_is_atom(env, word)) {
             return Kind::Atom;

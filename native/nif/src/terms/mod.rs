@@ -2,10 +2,10 @@
 //!
 //! Atoms, and the processes and ports of this node, are stored as the words that the VM uses for
 //! them: these are valid for as long as the node runs, in any process. References of this node are
-//! stored by their numbers, so that they stay what they are when the node gets a name. Other terms
+//! stored by their numbers, so that they stay the same when the node gets a name. Other terms
 //! without parts that only the VM understands (big integers, bit strings, what belongs to other
-//! nodes) are stored in the external term format. Funs and native records are stored by what is in
-//! them, which an Erlang module tells ([`opened`]). What must be kept alive to stay what it is (a
+//! nodes) are stored in the external term format. Funs and native records are stored by their
+//! contents, which an Erlang module provides ([`opened`]). What must be kept alive to stay valid (a
 //! reference to an object of this library or another one) has an [`Anchor`].
 
 mod anchor;

@@ -1,8 +1,8 @@
 //! What the NIF interface cannot look into.
 //!
-//! No function of the interface opens a fun or a native record, and those that copy one or write it
-//! out do not say beforehand how much that is. The Erlang module `erlmcp_memory_opened` opens them
-//! instead: a call that meets such terms returns them, and is made again with what is in each.
+//! No function of the interface opens a fun or a native record, and those that copy or write one do
+//! not tell its size first. The Erlang module `erlmcp_memory_opened` opens them instead: a call
+//! that meets such terms returns them, and is repeated with the contents of each.
 
 use super::kind::{Kind, kind, list_cell, tuple_elements};
 use super::words::word;
@@ -17,16 +17,16 @@ mod atoms {
     rustler::atoms! { bits, export, r#fun = "fun", held, record, unknown }
 }
 
-/// What is in a term that the interface cannot look into.
+/// The contents of a term that the interface cannot look into.
 #[derive(Clone, Copy)]
 pub enum Inside<'a> {
     /// A bit string, or a part of a much larger binary.
     Bits,
     /// A large binary that is kept as it is.
     Held,
-    /// Nobody knows.
+    /// A term of an unknown kind.
     Unknown,
-    /// `fun M:F/A`: these three.
+    /// `fun M:F/A`: module, name and arity.
     Export([Term<'a>; 3]),
     /// A fun of a module's code: module, arity, uniq, index, old index, old uniq, and the list of
     /// the values that it closes over.
@@ -36,16 +36,16 @@ pub enum Inside<'a> {
     Record([Term<'a>; 3], Term<'a>, Term<'a>),
 }
 
-/// Opened terms by their words. A word tells a term from all others within one call.
+/// Opened terms by their words. A word identifies a term within one call.
 pub struct Opened<'a> {
     list: Term<'a>,
     lane: Lane,
-    /// Made when it is first asked for.
+    /// Made on first use.
     inside: Option<HashMap<u64, Inside<'a>>>,
 }
 
 impl<'a> Opened<'a> {
-    /// From the list that the Erlang module made, `[{Term, Kind, ...}]`.
+    /// From the list made by the Erlang module, `[{Term, Kind, ...}]`.
     pub fn new(list: Term<'a>, lane: Lane) -> Self {
         Opened {
             list,
@@ -54,12 +54,12 @@ impl<'a> Opened<'a> {
         }
     }
 
-    /// Of nothing.
+    /// Without any terms.
     pub fn none(env: Env<'a>) -> Self {
         Self::new(Term::list_new_empty(env), Lane::Fast)
     }
 
-    /// What is in a term, if it was opened.
+    /// The contents of a term, if it was opened.
     pub fn get(&mut self, term: Term<'_>) -> Result<Option<Inside<'a>>, Busy> {
         if self.list.is_empty_list() {
             return Ok(None);
@@ -77,7 +77,7 @@ impl<'a> Opened<'a> {
     }
 }
 
-/// The opened terms of a list and what is in them; others are passed over.
+/// The opened terms of a list and their contents; others are skipped.
 fn entries<'a>(list: Term<'a>) -> impl Iterator<Item = (u64, Inside<'a>)> {
     let env = list.get_env();
     let mut rest = list;
@@ -110,9 +110,9 @@ fn entries<'a>(list: Term<'a>) -> impl Iterator<Item = (u64, Inside<'a>)> {
 /// What a walk over a term has seen.
 #[derive(Default)]
 pub struct Seen<'a> {
-    /// What the term is, written out in full.
+    /// The size of the term with nothing shared.
     pub size: Size,
-    /// As the size of the term, but of what is in it more than once, counted once.
+    /// The size of the term, with subterms that occur more than once counted once.
     pub distinct: usize,
     /// Terms that must be opened, each once.
     pub closed: Vec<Term<'a>>,
@@ -120,19 +120,19 @@ pub struct Seen<'a> {
     pub references: Vec<Term<'a>>,
 }
 
-/// The size of a term that is written out in full, as every copy of it is.
+/// The size of a term with nothing shared, as in every copy of it.
 #[derive(Default, Clone, Copy)]
 pub struct Size {
-    /// Bytes that it has at least in the packed form.
+    /// Its least size in the packed form, in bytes.
     packed: usize,
     /// Words that it takes on a heap.
     words: usize,
-    /// Bytes of the binaries that do not lie on the heap.
+    /// Bytes of the binaries that are off the heap.
     off_heap: usize,
 }
 
 impl Size {
-    /// Bytes that it has at least in the packed form.
+    /// Its least size in the packed form, in bytes.
     pub fn packed_bytes(&self) -> usize {
         self.packed
     }
@@ -151,26 +151,26 @@ impl Size {
         self.off_heap = self.off_heap.saturating_add(other.off_heap);
     }
 
-    /// Bytes on a heap and off it.
+    /// Bytes on the heap and off it.
     pub fn bytes(&self) -> usize {
         let heap = self.words.saturating_mul(size_of::<ErlNifTerm>());
         heap.saturating_add(self.off_heap)
     }
 }
 
-/// A binary of at most this size lies on the heap of its process; the VM's own limit.
+/// A binary of at most this size is on the heap of its process; the VM's own limit.
 pub const HEAP_BINARY: usize = 64;
 
 enum Step<'a> {
-    /// This term is to be looked at.
+    /// This term must be visited.
     Visit(Term<'a>),
-    /// All in the term of this word was looked at.
+    /// Everything in the term of this word was visited.
     Done(u64),
 }
 
-/// Walks over terms. What is in a term more than once is looked at once, because a term of a few
-/// words can be one of terabytes when it is written out; `Err` where the whole has more bytes than a
-/// packed value may have. Opened terms are looked into where `inside` has them.
+/// Walks over terms. A subterm that occurs more than once is visited once, because a term of a few
+/// words can take terabytes when written out; `Err` if the whole has more bytes than a packed value
+/// may have. Opened terms are entered if `inside` has them.
 pub fn walk<'a>(
     terms: impl IntoIterator<Item = Term<'a>>,
     lane: Lane,
@@ -180,7 +180,7 @@ pub fn walk<'a>(
     let mut seen = Seen::default();
     let mut binaries = HashSet::new();
     let mut met: HashMap<u64, Size> = HashMap::new();
-    // The sizes of what is being looked at, the outermost first.
+    // The sizes of the terms being visited, the outermost first.
     let mut sizes = vec![Size::default()];
     let mut steps = Vec::new();
     for term in terms {
@@ -233,8 +233,8 @@ pub fn walk<'a>(
                         }
                     }
                 }
-                // A cell of a list need not be remembered if it is reached from the one before
-                // and has nothing in it that could be met again.
+                // A list cell need not be remembered if it is reached from the one before and holds
+                // nothing that could occur again.
                 Kind::Cell(head, tail) if is_tail && is_leaf(head) => {
                     add(&mut sizes, Size::heap(2))?;
                     seen.distinct += Size::heap(2).bytes();
@@ -299,7 +299,7 @@ pub fn walk<'a>(
     Ok(seen)
 }
 
-/// Counts something to what is being looked at.
+/// Adds something to the term being visited.
 fn add<'a>(sizes: &mut [Size], size: Size) -> Result<(), PackError<'a>> {
     if let Some(last) = sizes.last_mut() {
         last.add(size);
@@ -317,7 +317,7 @@ fn is_leaf(term: Term<'_>) -> bool {
     )
 }
 
-/// Whether the VM holds an integer in a word: 60 bits.
+/// Whether the VM stores an integer in one word: 60 bits.
 pub fn is_small(int: i64) -> bool {
     (-(1 << 59)..1 << 59).contains(&int)
 }
@@ -332,7 +332,7 @@ pub fn walk_opened<'a>(opened: Term<'a>, lane: Lane) -> Result<Seen<'a>, PackErr
     walk(values, lane, &mut Opened::none(opened.get_env()))
 }
 
-/// Those of the terms that are not among the opened ones, and the opened ones, each once.
+/// The terms that are not among the opened ones, and the opened ones, each once.
 pub fn unopened<'a>(
     terms: Term<'a>,
     opened: Term<'a>,

@@ -1,4 +1,4 @@
-//! Terms into the packed form.
+//! Packs terms.
 
 use super::Anchor;
 use super::anchor::Keeper;
@@ -34,13 +34,13 @@ pub enum PackError<'a> {
     TooManyFuns,
     /// Maps are keys in keys deeper than [`MAX_KEYS`].
     TooManyKeys,
-    /// A path is no list of keys that begins with a field, or is too long.
+    /// A path is not a list of keys that begins with a field, or is too long.
     NotAPath,
     /// These terms in it must be opened first.
     Closed(Vec<Term<'a>>),
-    /// It has a term of a kind that is not known.
+    /// It holds a term of an unknown kind.
     Unknown,
-    /// Written out in full it is many times as large.
+    /// It is many times as large with nothing shared.
     TooShared,
 }
 
@@ -50,7 +50,8 @@ impl From<Busy> for PackError<'_> {
     }
 }
 
-/// Ids of foreign terms: equal ones get equal ids, and none can be chosen to meet another.
+/// Ids of foreign terms: equal ones get equal ids, and no input can be chosen to collide with
+/// another.
 static FOREIGN_IDS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// A term in the packed form.
@@ -64,7 +65,7 @@ pub fn pack<'a>(
     Ok(packer.finish()?.finish())
 }
 
-/// A term in the packed form that equal terms have equal, as [`pack`] writes keys.
+/// A term in the packed form, with equal bytes for equal terms, as [`pack`] writes keys.
 pub fn pack_content<'a>(
     term: Term<'a>,
     opened: Term<'a>,
@@ -84,8 +85,8 @@ thread_local! {
 /// The capacity that the scratch vector of a thread keeps.
 const SCRATCH_KEPT: usize = 4 << 10;
 
-/// Writes the keys of a proper list one behind the other, and tells `ended` where each ends; it
-/// says whether one more may come.
+/// Writes the keys of a proper list one after another, and calls `ended` with the end of each,
+/// which returns whether another one may come.
 pub fn pack_keys<'a>(
     keys: Term<'a>,
     opened: Term<'a>,
@@ -112,8 +113,8 @@ pub fn pack_keys<'a>(
 }
 
 /// Calls `with` with the packed form of a term as [`pack_content`] writes it, and with how many of
-/// its parts are links: where `guess` says so, what is the same as in the term that was parked
-/// before is one. A normal scheduler does [`PARKED_AT_ONCE`] times as much for it as for others.
+/// its parts are links: with `guess`, a part that is the same as in the term parked before is one.
+/// A normal scheduler does [`PARKED_AT_ONCE`] times as much here as in other calls.
 pub fn with_content<'a, R>(
     term: Term<'a>,
     opened: Term<'a>,
@@ -167,7 +168,7 @@ pub fn with_packed<'a, R>(
     with: impl FnOnce(View<'_, Anchor>) -> R,
 ) -> Result<R, PackError<'a>> {
     if term.is_atom() {
-        // What fields are set to more often than to anything else, without a writer.
+        // The most common value of a field, without a writer.
         let mut bytes = Scalar::default();
         let len = pack_atom(word(term), &mut bytes);
         return Ok(with(View::new(&bytes[..len], &Links::default())));
@@ -192,7 +193,7 @@ pub fn pack_flat(
     let mut packer = Packer::new(none, Lane::Dirty, std::mem::take(writer));
     std::mem::swap(&mut packer.keeper, keeper);
     let written = match kind(term) {
-        // Only a bit string is of no other kind among the terms without parts.
+        // Among the terms without parts, only a bit string is of no other kind.
         Kind::Other => packer.opaque(term).map(|()| true),
         _ => packer.leaf(term),
     };
@@ -204,7 +205,7 @@ pub fn pack_flat(
     }
 }
 
-/// Whether 0.0 and -0.0 are the same key: so before OTP 27.
+/// Whether 0.0 and -0.0 are the same key, as before OTP 27.
 static ZEROS_ARE_EQUAL: LazyLock<bool> = LazyLock::new(|| {
     OwnedEnv::new().run(|env| {
         let (zero, negative) = (0.0f64.encode(env), (-0.0f64).encode(env));
@@ -222,21 +223,21 @@ pub fn float_key(float: f64) -> f64 {
     }
 }
 
-/// A term of more packed bytes is looked at whether it is small and only large when it is written
-/// out in full: then the end would be far.
+/// A term of more packed bytes is checked for being small and large only because of shared
+/// subterms: then its end would be far.
 const UNMEASURED: usize = 32 << 20;
 
-/// As [`UNMEASURED`], for a term that is parked: what takes no more is not looked at.
+/// As [`UNMEASURED`], for a term that is parked: a smaller one is not checked.
 const UNSHARED: usize = 1 << 20;
 
-/// What is parked may grow by so many times when it is unparked, because what it had in common
-/// with itself is there more than once.
+/// How many times larger a parked term may be when it is unparked, because shared subterms are then
+/// built more than once.
 const GROWTH: usize = 8;
 
-/// Bytes of a binary in a parked term that is held instead of copied.
+/// The least bytes of a binary in a parked term that is held instead of copied.
 const HELD: usize = 64 << 10;
 
-/// Where the packer goes on. Nesting takes no stack of the thread.
+/// Where the packer continues. Nesting uses no stack of the thread.
 enum Frame<'a> {
     /// A term that has parts.
     Compound(Term<'a>),
@@ -244,11 +245,11 @@ enum Frame<'a> {
     Rest(Term<'a>),
     /// The rest of a tuple.
     Elements(Env<'a>, &'a [ErlNifTerm]),
-    /// The keys of a map. Its values are those from the given one on.
+    /// The keys of a map. Its values begin at the given one.
     Keys(Box<Keys<'a>>),
     /// The values of a map.
     Values(MapBuilder, usize),
-    /// All that a fun closes over was written.
+    /// Everything that a fun closes over was written.
     EndFun,
 }
 
@@ -270,14 +271,14 @@ struct Packer<'a> {
     frames: SmallVec<[Frame<'a>; 4]>,
     /// The values of the maps that are open, the innermost one's last.
     values: SmallVec<[Term<'a>; 8]>,
-    /// Keys that are being written, one inside the other.
+    /// Keys that are being written, one inside another.
     open_keys: usize,
-    /// Funs of which what they close over is being written.
+    /// Funs whose closed-over values are being written.
     open_funs: usize,
     /// Large binaries are held, not copied.
     holds: bool,
-    /// Bytes after which it is looked whether the term is small and only large when it is written
-    /// out in full.
+    /// Bytes after which the term is checked for being small and large only because of shared
+    /// subterms.
     unmeasured: usize,
     /// Where the term begins, if parts of it are guessed.
     root: Option<Place>,
@@ -307,7 +308,7 @@ impl<'a> Packer<'a> {
         }
     }
 
-    /// Where the next value is, if that can be told.
+    /// The place of the next value, if it can be told.
     fn place(&self) -> Option<Place> {
         if self.open_keys != 1 || self.frames.len() > parts::PATH {
             return None;
@@ -321,7 +322,7 @@ impl<'a> Packer<'a> {
             })
     }
 
-    /// Writes the content that a term is, if that can be guessed.
+    /// Writes the link to the content that equals a term, if that can be guessed.
     fn guess(&mut self, term: Term<'a>) -> Result<bool, PackError<'a>> {
         match self.place() {
             Some(place) => self.guess_at(place, term),
@@ -380,7 +381,7 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
-    /// Goes on until something with parts was begun, or this one is done.
+    /// Continues until a term with parts was begun, or this one is done.
     fn resume(&mut self, frame: Frame<'a>) -> Result<(), PackError<'a>> {
         match frame {
             Frame::Compound(term) => return self.compound(term),
@@ -431,7 +432,7 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
-    /// Writes a term that has no parts; `false` if it has some.
+    /// Writes a term without parts; `false` if it has parts.
     fn leaf(&mut self, term: Term<'a>) -> Result<bool, PackError<'a>> {
         self.budget.spend(0)?;
         if self.writer.len() > MAX_BYTES {
@@ -494,7 +495,7 @@ impl<'a> Packer<'a> {
         }
     }
 
-    /// Goes on with the keys of a map, which nearly always have no parts.
+    /// Continues with the keys of a map, which nearly always have no parts.
     fn keys(&mut self, mut keys: Keys<'a>) -> Result<(), PackError<'a>> {
         while let Some((key, value)) = keys.entries.next() {
             self.values.push(value);
@@ -514,7 +515,7 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
-    /// Makes sure that so many bytes may be copied.
+    /// Checks that this many bytes may be copied.
     fn copy(&mut self, bytes: usize) -> Result<(), PackError<'a>> {
         self.budget.spend(bytes)?;
         if self.writer.len().saturating_add(bytes) > MAX_BYTES {
@@ -554,7 +555,7 @@ impl<'a> Packer<'a> {
 
     /// A term without parts that only the VM understands and that nothing needs to keep alive.
     fn opaque(&mut self, term: Term<'_>) -> Result<(), PackError<'a>> {
-        // How large it is cannot be asked beforehand.
+        // Its size cannot be found out first.
         if self.lane == Lane::Fast {
             return Err(PackError::Busy);
         }
@@ -564,8 +565,8 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
-    /// A binary that the VM keeps; equal for who has the very same one. A part of a much larger one
-    /// is copied: it would keep all of it.
+    /// A binary that the VM keeps; equal only to the very same one. A part of a much larger one is
+    /// copied: it would keep all of that alive.
     fn held(&mut self, term: Term<'a>, binary: &[u8]) -> Result<(), PackError<'a>> {
         match self.opened.get(term)? {
             Some(Inside::Held) => {
@@ -669,7 +670,7 @@ impl<'a> Packer<'a> {
         }
     }
 
-    /// What stands before the parts of a fun or a record: terms without parts.
+    /// What comes before the parts of a fun or a record: terms without parts.
     fn head(&mut self, terms: &[Term<'a>]) -> Result<(), PackError<'a>> {
         for term in terms {
             if !self.leaf(*term)? {

@@ -1,4 +1,4 @@
-//! Fields and paths of keys, as callers name them.
+//! Fields and paths of keys, as callers pass them.
 
 use super::Anchor;
 use super::kind::list_cell;
@@ -11,18 +11,18 @@ use rustler::Term;
 use smallvec::SmallVec;
 use std::cell::Cell;
 
-/// Keys of a path that is looked at without memory of its own.
+/// The most keys of a path that are read without allocating memory.
 const FEW: usize = 8;
 
 /// Packed keys. A single atom, which is what nearly all calls name, takes no memory.
 pub enum Path {
     /// A field.
     Field(Scalar, usize),
-    /// Keys, of which the first may be a field.
+    /// Keys; the first may be a field.
     Keys(Keys),
 }
 
-/// Keys one behind the other, and where each ends.
+/// Keys one after another, and where each ends.
 pub struct Keys {
     scratch: Scratch,
     ends: SmallVec<[usize; FEW]>,
@@ -30,7 +30,7 @@ pub struct Keys {
 }
 
 thread_local! {
-    /// What keys are packed into; apart from what the value is packed into that goes with them.
+    /// What keys are packed into, separate from what the value is packed into.
     static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
@@ -46,7 +46,7 @@ impl Drop for Keys {
 }
 
 impl Path {
-    /// A field, or a list of 1 to 64 keys of which the first is a field.
+    /// A field, or a list of 1 to 64 keys whose first one is a field.
     pub fn of_state<'a>(
         path: Term<'a>,
         opened: Term<'a>,

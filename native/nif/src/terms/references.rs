@@ -1,4 +1,4 @@
-//! References of this node, by their numbers: these stay what they are when the node gets a name.
+//! References of this node, by their numbers: these stay the same when the node gets a name.
 
 use super::external::{from_external, to_external};
 use crate::resource::{self, Resource, ResourceRef};
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use rustler::{Env, Term};
 use std::sync::OnceLock;
 
-/// Node name and creation of this node, as its references carry them just now.
+/// Node name and creation of this node, as its references have them now.
 pub struct LocalReferences {
     node: Vec<u8>,
 }
@@ -44,7 +44,7 @@ impl LocalReferences {
 #[derive(Debug, Default)]
 pub struct Known(Mutex<Numbers>);
 
-/// The numbers of a reference, in place: three words, five where they name a process.
+/// The numbers of a reference, in place: three words, or five if they name a process.
 #[derive(Debug, Default)]
 struct Numbers {
     bytes: [u8; 20],
@@ -52,7 +52,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// None, where there are too many.
+    /// None if there are too many.
     fn new(numbers: &[u8]) -> Self {
         let mut bytes = [0; 20];
         match bytes.get_mut(..numbers.len()) {
@@ -73,7 +73,7 @@ impl Numbers {
 }
 
 impl Known {
-    /// The object that the reference refers to, or a new one where no term has it any more.
+    /// The object that the reference refers to, or a new one if no term has it any more.
     pub fn find_or<T: Resource>(&self, env: Env<'_>, new: impl FnOnce() -> T) -> ResourceRef<T> {
         let mut numbers = self.0.lock();
         if let Some(known) = numbers.get().and_then(|numbers| find(env, numbers)) {
@@ -84,7 +84,7 @@ impl Known {
         object
     }
 
-    /// Says which reference it is.
+    /// Sets the reference.
     pub fn set(&self, env: Env<'_>, reference: Term<'_>) {
         *self.0.lock() = reference_numbers(env, reference);
     }
@@ -109,14 +109,14 @@ fn reference_numbers(env: Env<'_>, reference: Term<'_>) -> Numbers {
 static MAGIC_BIT: OnceLock<Option<(usize, u8)>> = OnceLock::new();
 
 /// Finds out from examples how this VM marks the references that refer to resources, among them
-/// those of ETS tables, atomics and the like. The NIF interface has no question for it.
+/// those of ETS tables, atomics and the like. The NIF interface has no function for it.
 pub fn learn_magic_bit<T: Resource>(env: Env<'_>, example: impl Fn() -> T) {
     let numbers = |term| {
         let external = to_external(term);
         etf::reference_parts(&external).map(|(_, numbers)| numbers.to_vec())
     };
     let (mut plain, mut magic) = (Vec::new(), Vec::new());
-    // In an irregular order, so that no bit of a counter follows it by chance.
+    // In an irregular order, so that no bit of a counter matches it by chance.
     for step in 0u32..128 {
         if step.count_ones() % 2 == 0 {
             plain.extend(numbers(env.make_ref().into()));
@@ -148,8 +148,8 @@ fn distinguishing_bit(plain: &[Vec<u8>], magic: &[Vec<u8>]) -> Option<(usize, u8
     found
 }
 
-/// Whether a reference of this node may refer to a resource, so that it must be kept alive. Where
-/// the VM's mark was not found out, any may.
+/// Whether a reference of this node may refer to a resource, so that it must be kept alive. If the
+/// VM's mark was not found, any reference may.
 pub fn may_be_magic(numbers: &[u8]) -> bool {
     match MAGIC_BIT.get() {
         Some(Some((byte, bit))) => numbers.get(*byte).is_none_or(|found| found & bit != 0),

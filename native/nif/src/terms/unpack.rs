@@ -1,4 +1,4 @@
-//! Packed values into terms.
+//! Builds terms from packed values.
 
 use super::Anchor;
 use super::external::from_external;
@@ -22,11 +22,11 @@ use std::cell::Cell;
 /// Whose bytes are read: binaries inside shared content need not be copied.
 #[derive(Clone, Copy)]
 pub enum Source<'s> {
-    /// A value that may go while terms that were made of it stay.
+    /// A value that may be freed before terms that were made of it.
     Owned,
-    /// Shared content, which large binaries made of it keep.
+    /// Shared content, which large binaries made of it keep alive.
     Shared(&'s ResourceRef<Kept>),
-    /// A parked term, which is unpacked in this lane. The terms of parts that are read much are
+    /// A parked term, which is unpacked in this lane. The terms of parts that are read often are
     /// made and kept.
     Parked(Lane),
 }
@@ -61,7 +61,7 @@ struct Stacks {
 }
 
 thread_local! {
-    /// The stacks of a thread, so that reading a small value takes no memory beside its term.
+    /// The stacks of a thread, so that reading a small value allocates nothing but its term.
     static STACKS: Cell<Stacks> = const {
         Cell::new(Stacks {
             terms: Vec::new(),
@@ -70,7 +70,7 @@ thread_local! {
     };
 }
 
-/// The terms that the stacks of a thread keep room for.
+/// How many terms the stacks of a thread keep room for.
 const STACKS_KEPT: usize = 512;
 
 impl Stacks {
@@ -83,7 +83,7 @@ impl Stacks {
     }
 }
 
-/// What is made of the terms of a frame when all are there.
+/// What is made of the terms of a frame once all are built.
 #[derive(Clone, Copy)]
 enum Made {
     /// Nothing: they belong to the frame below.
@@ -98,15 +98,15 @@ enum Made {
     Closed,
 }
 
-/// Something that is being made. Nesting takes no stack of the thread.
+/// Something that is being made. Nesting uses no stack of the thread.
 enum Frame<'v> {
-    /// So many values follow; the terms of those before lie on the stack from `start` on.
+    /// This many values follow; the terms of those before are on the stack from `start` on.
     Values {
         left: usize,
         made: Made,
         start: usize,
     },
-    /// Reading goes on there.
+    /// Reading continues there.
     Resume(View<'v, Anchor>, usize),
     /// Pages of a map that are to be read.
     Pages(std::vec::IntoIter<&'v Packed<Anchor>>),
@@ -117,7 +117,7 @@ struct Unpacker<'a, 's> {
     source: Source<'s>,
     budget: Budget,
     references: Option<LocalReferences>,
-    /// The fun or the record that is being made, with all that is in it.
+    /// The fun or the record that is being made, with everything in it.
     written: Option<Box<Written<'a>>>,
     stacks: Stacks,
 }
@@ -211,7 +211,7 @@ impl<'a> Unpacker<'a, '_> {
                     _ => {}
                 }
             }
-            // The terms of the innermost frame are there, or those of one of its pages.
+            // The terms of the innermost frame are built, or those of one of its pages.
             match frames.pop() {
                 Some(Frame::Pages(mut pages)) => {
                     if let Some(packed) = pages.next() {
@@ -238,7 +238,7 @@ impl<'a> Unpacker<'a, '_> {
         Ok(term.unwrap_or_else(|| atom::undefined().as_c_arg()))
     }
 
-    /// What stands where nothing can be read.
+    /// The result if nothing can be read.
     fn undefined(&mut self) {
         match &mut self.written {
             Some(written) => written.term(atom::undefined().to_term(self.env)),
@@ -250,7 +250,7 @@ impl<'a> Unpacker<'a, '_> {
         self.stacks.terms.push(term);
     }
 
-    /// The term of a part where that is kept as a term.
+    /// The term of a part, if that is kept as a term.
     fn part(&self, shared: &Shared) -> Result<Option<ErlNifTerm>, Busy> {
         if self.written.is_some() {
             return Ok(None);
@@ -293,12 +293,12 @@ impl<'a> Unpacker<'a, '_> {
                     _ => atom::undefined().as_c_arg(),
                 }
             }
-            // What has parts is no leaf.
+            // A value with parts is not a leaf.
             _ => atom::undefined().as_c_arg(),
         })
     }
 
-    /// Writes a value without parts that is in a fun or a record.
+    /// Writes a value without parts inside a fun or a record.
     fn write(&mut self, from: View<'_, Anchor>, leaf: Item<'_>) -> Result<(), Busy> {
         let bytes = match leaf {
             Item::ByteList(bytes) | Item::Binary(bytes) | Item::Opaque(bytes) => bytes.len(),
@@ -392,8 +392,8 @@ impl<'a> Unpacker<'a, '_> {
         };
         if made == 0 {
             // Keys that are equal but have different bytes, such as references that became equal
-            // because what they referred to has gone. The last one stands.
-            // SAFETY: all terms were made in `env`, and `term` is a map.
+            // because what they referred to is gone. The last one wins. SAFETY: all terms were made
+            // in `env`, and `term` is a map.
             unsafe {
                 term = enif_make_new_map(env);
                 for (key, value) in keys.iter().zip(&*values) {

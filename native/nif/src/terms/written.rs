@@ -1,7 +1,7 @@
-//! Funs and native records, which the VM makes of nothing but their external format.
+//! Funs and native records, which the VM makes only from their external format.
 //!
-//! The outermost one is written with all that is in it, and read once. So what a fun closes over is
-//! there twice while it is made, however many funs lie around it.
+//! The outermost one is written with everything in it, and read once. So what a fun closes over
+//! exists twice while it is made, however many funs are around it.
 
 use super::Anchor;
 use super::external::{from_external, to_external};
@@ -24,10 +24,10 @@ pub struct Written<'a> {
 }
 
 impl<'a> Written<'a> {
-    /// Where the outermost one begins: behind the version byte.
+    /// Where the outermost one begins: after the version byte.
     pub const OUTERMOST: usize = 1;
 
-    /// One of which nothing is written yet.
+    /// An empty one.
     pub fn new(env: Env<'a>) -> Self {
         Written {
             env,
@@ -72,7 +72,7 @@ impl<'a> Written<'a> {
 
     fn fun(&mut self, free: usize, bytes: &[u8], at: &mut usize) {
         let head: [_; FUN_HEAD] = std::array::from_fn(|_| item(bytes, at));
-        // Another head was not written, and nothing is read from what has none.
+        // No other head was written, and nothing is read from a value without one.
         let [
             Ok(Item::Atom(module)),
             Ok(Item::Int(arity)),
@@ -94,8 +94,8 @@ impl<'a> Written<'a> {
         self.atom(module);
         self.to.int(old_index);
         self.to.int(old_uniq);
-        // The process that made a fun is no part of what it is, but stands in its external format:
-        // one that was never there.
+        // The process that made a fun is not part of its value, but its external format has one: a
+        // process that never existed.
         let creator = etf::pid(self.local().node());
         self.to.term(&creator);
     }
@@ -131,13 +131,13 @@ impl<'a> Written<'a> {
             Item::Pid(word) | Item::Port(word) => self.term(unsafe { from_word(self.env, word) }),
             Item::Foreign { id, .. } | Item::Handle(id) | Item::Share(id) => {
                 match from.links.get(id) {
-                    // The VM finds what it refers to again as long as the value that is read keeps
-                    // that, and longer: the term is the caller's.
+                    // The VM finds the object again as long as the value that is read keeps it, and
+                    // longer: the caller has the term.
                     Some(Target::Anchor(anchor)) => self.term(anchor.to_term(self.env)),
                     _ => self.term(atom::undefined().to_term(self.env)),
                 }
             }
-            // What has parts is no leaf.
+            // A value with parts is not a leaf.
             _ => self.term(atom::undefined().to_term(self.env)),
         }
     }
