@@ -49,6 +49,12 @@ main([CountText, SecondsText, SoakText]) ->
     mark(6, "wrong states and leftovers", at_most, maps:get(wrong, Random), 0),
     mark(6, "going idle at once, longest gap, ms", at_most, maps:get(gap, Idling), 10),
     [
+        mark(7, [Name, ", not handled"], at_most, Count - Handled, 0)
+     || {Name, #{handled := Handled}} <- [
+            {"a message to each", Broadcast}, {"starting at once", Starting}
+        ]
+    ],
+    [
         mark(7, [Name, ", bytes above where it was"], at_most, Peak - Before, 1.3 * ?LIMIT)
      || {Name, #{before := Before, peak := Peak}} <- [
             {"a message to each", Broadcast}, {"starting at once", Starting}
@@ -183,13 +189,14 @@ replies(Requests, Handled) ->
 starting(Count, Number) ->
     Tools = erlmcp_bench_tools:generate(Number),
     _ = start(10, Tools),
+    Catalogue = ?FORM:catalogue(erlmcp_host:config(Tools)),
     storm(fun() ->
         Starters = [
             spawn_monitor(fun() ->
-                Pids = start(Count div ?STARTING, Tools),
+                Pids = [start_one(N, Catalogue) || N <- lists:seq(First, Count, ?STARTING)],
                 exit({started, length(Pids)})
             end)
-         || _ <- lists:seq(1, ?STARTING)
+         || First <- lists:seq(1, ?STARTING)
         ],
         lists:sum([
             receive {'DOWN', Monitor, process, _, {started, Started}} -> Started end
@@ -223,18 +230,27 @@ peak(Highest) ->
         peak(max(Highest, erlang:memory(total)))
     end.
 
-%% Servers that went through an opening. They outlive the process that starts them.
+%% Servers that went through an opening, started on all schedulers. They outlive the processes that
+%% start them.
 start(Count, Tools) ->
     Catalogue = ?FORM:catalogue(erlmcp_host:config(Tools)),
-    [
-        begin
-            {ok, Pid} = erlmcp_host:start_link(?FORM, integer_to_binary(N), Catalogue),
-            true = unlink(Pid),
-            [_ = erlmcp_host:request(Pid, M) || M <- erlmcp_bench_messages:opening(N)],
-            Pid
-        end
-     || N <- lists:seq(1, Count)
-    ].
+    Starters = erlang:system_info(schedulers_online),
+    Monitors = [
+        spawn_monitor(fun() ->
+            exit({started, [start_one(N, Catalogue) || N <- lists:seq(First, Count, Starters)]})
+        end)
+     || First <- lists:seq(1, min(Starters, Count))
+    ],
+    lists:append([
+        receive {'DOWN', Monitor, process, _, {started, Pids}} -> Pids end
+     || {_, Monitor} <- Monitors
+    ]).
+
+start_one(N, Catalogue) ->
+    {ok, Pid} = erlmcp_host:start_link(?FORM, integer_to_binary(N), Catalogue),
+    true = unlink(Pid),
+    [_ = erlmcp_host:request(Pid, M) || M <- erlmcp_bench_messages:opening(N)],
+    Pid.
 
 %% --- tables ---
 
