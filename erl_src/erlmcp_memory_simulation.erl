@@ -131,7 +131,7 @@ stop_pool(Pool) ->
 
 %% Fun() while collections are measured, or not where somebody else traces.
 with_profiler(Fun) ->
-    Options = #{interval_ms => 1000},
+    Options = #{interval_ms => 1000, gc => always},
     Unmeasured =
         case erlmcp_memory_profiler:start_profiling(Options) of
             ok ->

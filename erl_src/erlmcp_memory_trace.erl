@@ -1,0 +1,128 @@
+%% @private
+%% @doc The trace flags of a profiling session, and whose flags there are beside them.
+%%
+%% The VM gives a process one tracer, and some releases of OTP 27 to 29 crash when two trace
+%% sessions follow the collections of one process. So flags are set where nobody else traces, and
+%% nobody else's are ever taken away.
+-module(erlmcp_memory_trace).
+
+-export([other/0, sessions/0, set/0, clear/0, clear_new/0, are_ours/1]).
+
+%% The same for every session: the VM takes two equal tracers for one.
+-define(TRACER, {tracer, erlmcp_memory_nif, []}).
+-define(FLAGS, [garbage_collection, ?TRACER]).
+
+%% @doc Who else traces on this node. To be asked before anything is switched on.
+-spec other() -> {ok, erlmcp_memory_profiler:tracer()} | none.
+other() ->
+    case sessions() of
+        [] -> first_tracer([new_processes | erlang:processes()]);
+        Sessions -> {ok, {sessions, Sessions}}
+    end.
+
+%% @doc The trace sessions of this node, where the VM has such: without that of erlang:trace/3, which
+%% is used here and is looked at process by process. The functions for sessions refuse that one.
+-spec sessions() -> [term()].
+sessions() ->
+    Module = trace,
+    case
+        code:ensure_loaded(Module) =:= {module, Module} andalso
+            erlang:function_exported(Module, session_info, 1) andalso
+            Module:session_info(all)
+    of
+        Sessions when is_list(Sessions) ->
+            [Session || Session <- Sessions, answers(Module, Session)];
+        _ ->
+            []
+    end.
+
+answers(Module, Session) ->
+    try Module:info(Session, new_processes, flags) of
+        {flags, _} -> true;
+        undefined -> false
+    catch
+        error:badarg -> false
+    end.
+
+first_tracer([Item | Rest]) ->
+    case tracer(Item) of
+        %% Ours: of the running session, or left behind by a killed sampler.
+        Tracer when Tracer =:= none; Tracer =:= ours -> first_tracer(Rest);
+        {other, Tracer} -> {ok, Tracer}
+    end;
+first_tracer([]) ->
+    none.
+
+%% Also `none' for a process that is gone meanwhile. A tracer module comes back as {Module, State},
+%% which the type of erlang:trace_info/2 forgets; hence no pattern.
+tracer(Item) ->
+    case erlang:trace_info(Item, tracer) of
+        {tracer, []} -> none;
+        undefined -> none;
+        {tracer, Tracer} ->
+            case is_tuple(Tracer) andalso element(1, Tracer) =:= erlmcp_memory_nif of
+                true -> ours;
+                false -> {other, Tracer}
+            end
+    end.
+
+%% @doc Sets the flags of all processes, and of new ones. `false' where somebody else traces one: then
+%% the rest has none, and {@link clear/0} takes back what was set.
+%%
+%% Flags are set process by process: that waits for whoever runs the process at the time. The VM's
+%% own pass over all of them stops all normal schedulers instead and, in releases before 25.3.2.11
+%% and 26.2.4, crashes when a dirty scheduler looks at a process's tracer in that moment. New
+%% processes come first, so that none is missed.
+-spec set() -> boolean().
+set() ->
+    %% For new processes the VM replaces whatever tracer there is.
+    case tracer(new_processes) of
+        {other, _} ->
+            false;
+        _ ->
+            _ = erlang:trace(new_processes, true, ?FLAGS),
+            lists:all(fun set/1, erlang:processes())
+    end.
+
+%% Whether all is well: a process may be gone, but must not be somebody else's.
+set(Pid) ->
+    try erlang:trace(Pid, true, ?FLAGS) of
+        1 -> true
+    catch
+        error:badarg -> not is_process_alive(Pid)
+    end.
+
+%% @doc Takes our flags away. The tracer is named: the VM refuses for somebody else's.
+-spec clear() -> ok.
+clear() ->
+    _ = clear_new(),
+    lists:foreach(
+        fun(Pid) ->
+            try
+                erlang:trace(Pid, false, ?FLAGS)
+            catch
+                error:badarg -> not_ours
+            end
+        end,
+        erlang:processes()
+    ).
+
+%% @doc Takes our flag of new processes away.
+-spec clear_new() -> term().
+clear_new() ->
+    tracer(new_processes) =:= ours andalso
+        erlang:trace(new_processes, false, [garbage_collection]).
+
+%% @doc Whether new processes and these have our flags, as far as they are alive.
+-spec are_ours([pid()]) -> boolean().
+are_ours(Pids) ->
+    tracer(new_processes) =:= ours andalso
+        lists:all(
+            fun(Pid) ->
+                case erlang:trace_info(Pid, tracer) of
+                    undefined -> true;
+                    _ -> tracer(Pid) =:= ours
+                end
+            end,
+            Pids
+        ).
