@@ -47,18 +47,18 @@ answers(Module, Session) ->
 first_tracer([Item | Rest]) ->
     case tracer(Item) of
         %% Ours: of the running session, or left behind by a killed sampler.
-        Tracer when Tracer =:= none; Tracer =:= ours -> first_tracer(Rest);
-        {other, Tracer} -> {ok, Tracer}
+        {other, Tracer} -> {ok, Tracer};
+        _ -> first_tracer(Rest)
     end;
 first_tracer([]) ->
     none.
 
-%% Also `none' for a process that is gone meanwhile. A tracer module comes back as {Module, State},
+%% Of new processes, or of one that may be gone meanwhile. A tracer module comes back as {Module, State},
 %% which the type of erlang:trace_info/2 forgets; hence no pattern.
 tracer(Item) ->
     case erlang:trace_info(Item, tracer) of
         {tracer, []} -> none;
-        undefined -> none;
+        undefined -> gone;
         {tracer, Tracer} ->
             case is_tuple(Tracer) andalso element(1, Tracer) =:= erlmcp_memory_nif of
                 true -> ours;
@@ -119,10 +119,8 @@ are_ours(Pids) ->
     tracer(new_processes) =:= ours andalso
         lists:all(
             fun(Pid) ->
-                case erlang:trace_info(Pid, tracer) of
-                    undefined -> true;
-                    _ -> tracer(Pid) =:= ours
-                end
+                Tracer = tracer(Pid),
+                Tracer =:= ours orelse Tracer =:= gone
             end,
             Pids
         ).

@@ -11,6 +11,8 @@
 -include_lib("kernel/include/logger.hrl").
 
 -define(LEVELS, {?MODULE, levels}).
+-define(SEEN, 16).
+-define(WRONG, 33).
 %% How long a handler may take.
 -define(HANDLER_MS, 5000).
 %% Seconds between two words about wrong settings.
@@ -33,8 +35,11 @@ check() ->
         {error, notsup} ->
             ok;
         Levels ->
-            Numbered = lists:zip(lists:seq(2, length(Levels) + 1), Levels),
-            case lists:append([changed(Known, Index, Item) || {Index, Item} <- Numbered]) of
+            Window = window(),
+            Now = erlang:monotonic_time(millisecond),
+            Numbered = lists:zip(lists:seq(1, length(Levels)), Levels),
+            case lists:append([changed(Known, Index, Item, Now, hold(Item, Window))
+                || {Index, Item} <- Numbered]) of
                 [] -> ok;
                 Changes -> tell(Changes)
             end
@@ -42,21 +47,38 @@ check() ->
         error:{invalid_config, Key, Value} -> wrong(Known, Key, Value)
     end.
 
-%% The first is when something was said of wrong settings; then come levels.
+%% Levels, when they were last as high as that, and when something was said of wrong settings.
 known() ->
     case persistent_term:get(?LEVELS, undefined) of
         undefined ->
-            persistent_term:put(?LEVELS, atomics:new(32, [{signed, true}])),
+            persistent_term:put(?LEVELS, atomics:new(?WRONG, [{signed, true}])),
             known();
         Known ->
             Known
     end.
 
+%% For how long a level must be lower before it is told to be: what is near a threshold is not told
+%% again and again. A verdict on growth is near its own for longer.
+hold(#{metric := Metric}, Window) when Metric =:= memory_growth; Metric =:= resident_growth ->
+    Window;
+hold(_, Window) ->
+    Window div 10.
+
 %% What is not measured is no news, but where an alert ends by it.
-changed(Known, Index, #{level := Level} = Item) ->
-    case {atomics:exchange(Known, Index, code(Level)), code(Level)} of
-        {Same, Same} -> [];
-        {Before, _} -> [Item#{previous => level(Before)}]
+changed(Known, Index, #{level := Level} = Item, Now, Hold) ->
+    Code = code(Level),
+    Told = atomics:get(Known, Index),
+    IsHeld = Code < Told andalso Now - atomics:get(Known, ?SEEN + Index) < Hold,
+    _ = Code >= Told andalso atomics:put(Known, ?SEEN + Index, Now),
+    %% Another look may have told it in this moment.
+    case IsHeld orelse Code =:= Told orelse atomics:exchange(Known, Index, Code) of
+        true ->
+            [];
+        Code ->
+            [];
+        Before ->
+            atomics:put(Known, ?SEEN + Index, Now),
+            [Item#{previous => level(Before)}]
     end.
 
 code(warning) -> 1;
@@ -69,9 +91,9 @@ level(2) -> critical.
 
 wrong(Known, Key, Value) ->
     Now = erlang:system_time(second),
-    case atomics:get(Known, 1) + ?WRONG_S =< Now of
+    case atomics:get(Known, ?WRONG) + ?WRONG_S =< Now of
         true ->
-            atomics:put(Known, 1, Now),
+            atomics:put(Known, ?WRONG, Now),
             ?LOG_ERROR(
                 #{label => {erlmcp_memory, invalid_config}, key => Key, value => Value},
                 #{domain => [erlmcp_memory]}
