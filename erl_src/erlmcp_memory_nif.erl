@@ -375,8 +375,8 @@ profiler_stop(_Session) ->
 profiler_gc_lost(_Session) ->
     ?NOT_LOADED.
 
-%% @doc A window of the session opens, counts collections from now on, or closes.
--spec profiler_window(reference(), open | count | close) -> ok.
+%% @doc A window of the session opens, counts collections from now on, stops that, and closes.
+-spec profiler_window(reference(), open | count | stop | close) -> ok.
 profiler_window(_Session, _Step) ->
     ?NOT_LOADED.
 

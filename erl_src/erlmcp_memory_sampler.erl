@@ -146,10 +146,9 @@ resumed(Tag) ->
 -spec handle_call(term(), gen_server:from(), #state{}) ->
     {stop, normal, ok, #state{}} | {reply, ok | {error, unknown_request}, #state{}}.
 handle_call(stop, _From, State) ->
-    #state{session = Session} = Last = sample(State),
-    %% First no collection counts any more, then flags are taken away.
+    #state{session = Session} = Last = close(sample(State)),
     ok = erlmcp_memory_nif:profiler_stop(Session),
-    {stop, normal, ok, close(Last)};
+    {stop, normal, ok, Last};
 handle_call(look, _From, State) ->
     {reply, ok, looked(State)};
 handle_call(_Request, _From, State) ->
@@ -228,9 +227,12 @@ close(#state{session = Session, is_open = true} = State) ->
 close(State) ->
     State.
 
+%% First nothing counts, then flags go, and last the tracer says that it wants none: before, it would
+%% leave a process to somebody else with our flag on it.
 closed(Session) ->
-    ok = erlmcp_memory_nif:profiler_window(Session, close),
-    erlmcp_memory_trace:clear().
+    ok = erlmcp_memory_nif:profiler_window(Session, stop),
+    ok = erlmcp_memory_trace:clear(),
+    ok = erlmcp_memory_nif:profiler_window(Session, close).
 
 %% Somebody else may clear our flags in a window (`dbg', `recon_trace'): of all processes, of those
 %% that are there, of new ones, of single ones. So each time a few processes are looked at in turn,

@@ -39,14 +39,18 @@
     #{memory := [process()], messages := [process()], complete := boolean()}.
 processes(Limit, Ms) ->
     {[Memory, Messages], Complete} = walked([memory, message_queue_len], Limit, Ms),
-    #{memory => described(Memory), messages => described(Messages), complete => Complete}.
+    #{
+        memory => described(Memory, memory),
+        messages => described(Messages, message_queue_len),
+        complete => Complete
+    }.
 
 %% @doc Those with most of one kind.
 -spec top(by(), Limit :: pos_integer(), Ms :: non_neg_integer()) ->
     #{processes := [process()], complete := boolean()}.
 top(By, Limit, Ms) ->
     {[Greatest], Complete} = walked([By], Limit, Ms),
-    #{processes => described(Greatest), complete => Complete}.
+    #{processes => described(Greatest, By), complete => Complete}.
 
 %% Of each kind the greatest, and whether the walk came to its end in time.
 walked(Kinds, Limit, Ms) ->
@@ -119,16 +123,25 @@ among(Value, Pid, Greatest, Limit) ->
         false -> Greatest
     end.
 
-described(Greatest) ->
-    [
-        Process
-     || {_, Pid} <- Greatest,
-        {ok, [Process]} <- [
-            erlmcp_memory_bounded:run(fun() -> described_one(Pid) end, ?DESCRIBE_MS)
-        ]
-    ].
+described(Greatest, Kind) ->
+    lists:append([described(Pid, Value, Kind) || {Value, Pid} <- Greatest]).
 
-described_one(Pid) ->
+%% One that is so busy that it does not say who it is is told by what it has.
+described(Pid, Value, Kind) ->
+    case erlmcp_memory_bounded:run(fun() -> described(Pid) end, ?DESCRIBE_MS) of
+        {ok, Described} ->
+            Described;
+        {error, _} ->
+            Nothing = #{memory => 0, messages => 0, binaries => 0, name => <<>>, function => <<>>},
+            [Nothing#{pid => Pid, key(Kind) => Value}]
+    end.
+
+key(memory) -> memory;
+key(binary) -> binaries;
+key(message_queue_len) -> messages.
+
+%% None where it is gone.
+described(Pid) ->
     case {erlang:process_info(Pid, [memory, message_queue_len]), identity(Pid)} of
         {[{_, Memory}, {_, Messages}], {Name, Function}} ->
             [

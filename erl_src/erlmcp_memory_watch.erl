@@ -58,9 +58,9 @@ known() ->
     end.
 
 %% For how long a level must be lower before it is told to be: what is near a threshold is not told
-%% again and again. A verdict on growth is near its own for longer.
+%% again and again. A verdict on growth needs some windows, and is given up after as many.
 hold(#{metric := Metric}, Window) when Metric =:= memory_growth; Metric =:= resident_growth ->
-    Window;
+    3 * Window;
 hold(_, Window) ->
     Window div 10.
 

@@ -104,15 +104,14 @@ possible(Phase) -> required(Phase).
 %% Lets it happen, and returns what changed meanwhile.
 phase(Phase, Window, Connections, Churn) ->
     Began = now_ms(),
-    Most = Began + windows(Phase) * Window,
     _ = happen(Phase, Connections, Churn),
-    wait(Phase, Began, Most, Window, []).
+    wait(Phase, Began, now_ms() + windows(Phase) * Window, Window, []).
 
 wait(Phase, Began, Most, Window, Changes) ->
-    Open = fun() -> [Metric || #{level := Level, metric := Metric} <- ?P:alerts(), Level =/= ok] end,
     Ended =
         case Phase of
-            _ when Phase =:= repaired; Phase =:= caught_up; Phase =:= night -> Open() =:= [];
+            _ when Phase =:= repaired; Phase =:= caught_up; Phase =:= night ->
+                ?P:alerts() =:= [];
             _ -> false
         end,
     receive
@@ -134,7 +133,7 @@ settled(Phase, Began, Window, Changes) ->
             settled(Phase, Began, Window, Changes ++ [
                 Change#{phase => Phase, at => At, after_ms => At - Began}
             ])
-    after Window -> Changes
+    after 4 * Window -> Changes
     end.
 
 happen(start, Count, _) -> put(connections, connect(Count));
@@ -150,7 +149,10 @@ happen(caught_up, _, Churn) ->
     Churn ! {to, none},
     get(consumer) ! consume;
 happen(pause, _, _) ->
-    spawn_link(fun() -> long_pause(1000000) end);
+    {Pid, Monitor} = spawn_monitor(fun() -> long_pause(1000000) end),
+    receive
+        {'DOWN', Monitor, process, Pid, normal} -> ok
+    end;
 happen(night, _, _) -> stop(get(connections));
 happen(_, _, _) -> ok.
 

@@ -193,7 +193,18 @@ impl GcMonitor {
         }
     }
 
-    /// The window of that session is over. What is open is forgotten with the next one.
+    /// Nothing counts any more, and the window of that session is over once its flags are taken
+    /// away. What is open is forgotten with the next one.
+    pub fn count_until(&self, session: u64, nanos: u64) {
+        let mut timed = self.timed.lock();
+        if self.session.load(Ordering::SeqCst) == session {
+            self.counting.store(false, Ordering::SeqCst);
+            timed.close(nanos);
+        }
+    }
+
+    /// The window of that session is over: no flags are wanted. A tracer that wants none gives its
+    /// processes to the next one that asks, with the flags they have; so these go first.
     pub fn close(&self, session: u64, nanos: u64) {
         let mut timed = self.timed.lock();
         if self.session.load(Ordering::SeqCst) == session {

@@ -242,7 +242,10 @@ fn collections_count_in_windows_and_the_windows_are_timed() {
     one(1, 110, 117);
     gc.started(2, Kind::Minor, 190, 100);
     assert_eq!(gc.timed(150), 50);
-    gc.close(session, 200);
+    gc.count_until(session, 200);
+    one(1, 201, 202);
+    assert!(gc.is_tracing());
+    gc.close(session, 205);
     assert!(!gc.is_tracing());
     one(1, 210, 300);
     assert_eq!((gc.summary().minor, gc.timed(900)), (1, 100));

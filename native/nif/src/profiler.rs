@@ -30,6 +30,7 @@ mod atoms {
         caller,
         open,
         count,
+        stop,
         close,
     }
 }
@@ -212,7 +213,7 @@ fn profiler_gc_lost(session: ResourceRef<Session>) -> Atom {
     atoms::ok()
 }
 
-/// A window opens, counts once its flags are set, or closes.
+/// A window opens, counts once its flags are set, stops that, and closes once they are taken away.
 #[rustler::nif]
 fn profiler_window(session: ResourceRef<Session>, step: Atom) -> NifResult<Atom> {
     let Some(number) = session.gc else {
@@ -222,6 +223,8 @@ fn profiler_window(session: ResourceRef<Session>, step: Atom) -> NifResult<Atom>
         GC.open(number);
     } else if step == atoms::count() {
         GC.count_from(number, tracer::now());
+    } else if step == atoms::stop() {
+        GC.count_until(number, tracer::now());
     } else if step == atoms::close() {
         GC.close(number, tracer::now());
     } else {
