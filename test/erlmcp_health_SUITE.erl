@@ -575,7 +575,7 @@ verdicts_on_series(_Config) ->
 a_day_in_a_minute(_Config) ->
     {Day, #{missed := Missed, stayed := Stayed, false := False}} = on_peer(fun() ->
         ok = logger:set_primary_config(level, critical),
-        erlmcp_bench_day:run(#{window => 300, connections => 2000})
+        erlmcp_bench_day:run(#{window => 400, connections => 2000})
     end),
     ct:pal("~p", [Day]),
     ?assertEqual([], Missed),

@@ -72,8 +72,9 @@ run(#{window := Window, connections := Connections}) ->
     true = unregister(?MODULE),
     Day = alarms(Changes),
     {Day, #{
-        false => [Alarm || #{phase := Phase, metric := Metric} = Alarm <- Day,
-            not lists:member(Metric, possible(Phase))],
+        false => [Alarm || #{phase := Phase, metric := Metric, after_ms := After} = Alarm <- Day,
+            not lists:member(Metric, possible(Phase)),
+            not lists:member(Metric, lingering(Phase, After div Window))],
         missed => [{Phase, Metric} || Phase <- [leak, slow_consumer, pause],
             Metric <- required(Phase),
             not lists:any(fun(#{phase := P, metric := M}) -> {P, M} =:= {Phase, Metric} end, Day)],
@@ -100,6 +101,12 @@ required(_) -> [].
 %% What is no false alarm: what is resident grows with the rest.
 possible(Phase) when Phase =:= leak; Phase =:= slow_consumer -> [memory_growth, resident_growth];
 possible(Phase) -> required(Phase).
+
+%% Growth is looked for in many windows, and some after its end it may be named once more.
+lingering(Phase, Windows) when Windows < 3, Phase =:= repaired; Windows < 3, Phase =:= caught_up ->
+    [memory_growth, resident_growth];
+lingering(_, _) ->
+    [].
 
 %% Lets it happen, and returns what changed meanwhile.
 phase(Phase, Window, Connections, Churn) ->
