@@ -206,20 +206,27 @@ opened(#state{gc = false} = State, _) ->
     State;
 opened(#state{session = Session, options = #{gc := Gc} = Options} = State, Other) ->
     #{gc_window_ms := Window, gc_every_ms := Every} = Options,
-    ok = erlmcp_memory_nif:profiler_window(Session, open),
-    case Other() =:= none andalso erlmcp_memory_trace:set() of
-        true ->
-            ok = erlmcp_memory_nif:profiler_window(Session, count),
-            _ = Gc =:= true andalso erlang:send_after(Window, self(), close),
-            _ = Gc =:= true andalso erlang:send_after(Every, self(), open),
-            State#state{is_open = true, to_look_at = []};
-        false when Gc =:= true ->
-            closed(Session),
-            _ = erlang:send_after(Every, self(), open),
-            State;
-        false ->
-            lost(State)
+    _ = Gc =:= true andalso erlang:send_after(Every, self(), open),
+    case Other() of
+        none ->
+            ok = erlmcp_memory_nif:profiler_window(Session, open),
+            case erlmcp_memory_trace:set() of
+                true ->
+                    ok = erlmcp_memory_nif:profiler_window(Session, count),
+                    _ = Gc =:= true andalso erlang:send_after(Window, self(), close),
+                    State#state{is_open = true, to_look_at = []};
+                false ->
+                    %% Somebody was faster.
+                    closed(Session),
+                    shut(State)
+            end;
+        {ok, _} ->
+            shut(State)
     end.
+
+%% The next window is tried; there is none where there is to be one alone.
+shut(#state{options = #{gc := true}} = State) -> State;
+shut(State) -> lost(State).
 
 close(#state{session = Session, is_open = true} = State) ->
     closed(Session),

@@ -92,26 +92,25 @@ set(Pid) ->
         error:badarg -> not is_process_alive(Pid)
     end.
 
-%% @doc Takes our flags away. The tracer is named: the VM refuses for somebody else's.
+%% @doc Takes our flags away, where the tracer is ours. It must not be named here: where somebody
+%% else's traces a process, the VM refuses that before OTP 27 alone, and since then it gives the
+%% process to the named one, with all flags that it has.
 -spec clear() -> ok.
 clear() ->
-    _ = clear_new(),
-    lists:foreach(
-        fun(Pid) ->
-            try
-                erlang:trace(Pid, false, ?FLAGS)
-            catch
-                error:badarg -> not_ours
-            end
-        end,
-        erlang:processes()
-    ).
+    lists:foreach(fun clear/1, [new_processes | erlang:processes()]).
 
 %% @doc Takes our flag of new processes away.
--spec clear_new() -> term().
+-spec clear_new() -> ok.
 clear_new() ->
-    tracer(new_processes) =:= ours andalso
-        erlang:trace(new_processes, false, [garbage_collection]).
+    clear(new_processes).
+
+clear(Item) ->
+    try
+        _ = tracer(Item) =:= ours andalso erlang:trace(Item, false, [garbage_collection]),
+        ok
+    catch
+        error:badarg -> ok
+    end.
 
 %% @doc Whether new processes and these have our flags, as far as they are alive.
 -spec are_ours([pid()]) -> boolean().

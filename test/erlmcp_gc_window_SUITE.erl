@@ -26,6 +26,7 @@ all() ->
         no_window_beside_a_trace_session,
         a_window_ends_for_a_trace_session,
         the_end_of_a_window_takes_nothing_away,
+        clearing_takes_nothing_away,
         another_tracer_works_between_windows,
         dbg_works_between_windows,
         flags_cleared_in_a_window_end_the_measurement,
@@ -199,6 +200,28 @@ taken_over() ->
     _ = Measured,
     {Flags, Whose, lists:member(Taken, ours())}.
 
+%% By themselves: what is another tracer's stays as it is, whichever flags it has.
+clearing_takes_nothing_away(_Config) ->
+    Tracer = collector(),
+    [
+        begin
+            Traced = idle(),
+            1 = erlang:trace(Traced, true, Flags ++ [{tracer, Tracer}]),
+            ok = ?TRACE:clear(),
+            ?assertEqual({tracer, Tracer}, erlang:trace_info(Traced, tracer)),
+            ?assertEqual({flags, Flags}, erlang:trace_info(Traced, flags)),
+            ?assertEqual({ok, Tracer}, ?TRACE:other()),
+            stop(Traced)
+        end
+     || Flags <- [['receive'], [garbage_collection]]
+    ],
+    _ = erlang:trace(new_processes, true, [garbage_collection, {tracer, Tracer}]),
+    ok = ?TRACE:clear(),
+    ?assertEqual({tracer, Tracer}, erlang:trace_info(new_processes, tracer)),
+    ?assertEqual(false, ?TRACE:set()),
+    ?assertEqual({tracer, Tracer}, erlang:trace_info(new_processes, tracer)),
+    _ = erlang:trace(new_processes, false, [all]).
+
 another_tracer_works_between_windows(_Config) ->
     Traced = idle(),
     ok = ?P:start_profiling(?WINDOWS),
@@ -276,7 +299,7 @@ the_worst_pauses_have_names(_Config) ->
     ?assert(length(Worst) =< 10),
     [Longest | _] = [Pause || #{pid := Pid} = Pause <- Worst, Pid =:= Large],
     ?assertMatch(
-        #{kind := major, name := <<"a_large_process">>, function := <<_, _/binary>>}, Longest
+        #{kind := _, name := <<"a_large_process">>, function := <<_, _/binary>>}, Longest
     ),
     #{pause_ms := Ms, timestamp := At} = Longest,
     ?assert(Ms > 1.0),
