@@ -4,6 +4,9 @@
 
 -export([run/2]).
 
+%% Its processes say what came of it by how they end.
+-dialyzer({no_return, [run/2, guard/3]}).
+
 -type failure() :: {error, timeout | {Class :: atom(), Reason :: term()}}.
 
 %% @doc What the function returns within so many milliseconds. When the caller ends, the process of

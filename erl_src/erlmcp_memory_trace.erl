@@ -6,7 +6,7 @@
 %% nobody else's are ever taken away.
 -module(erlmcp_memory_trace).
 
--export([other/0, sessions/0, set/0, clear/0, clear_new/0, are_ours/1]).
+-export([other/0, sessions/0, set/0, clear/0, clear_new/0, are_ours/1, is_our_tracer/1]).
 
 %% The same for every session: the VM takes two equal tracers for one.
 -define(TRACER, {tracer, erlmcp_memory_nif, []}).
@@ -53,18 +53,23 @@ first_tracer([Item | Rest]) ->
 first_tracer([]) ->
     none.
 
-%% Of new processes, or of one that may be gone meanwhile. A tracer module comes back as {Module, State},
-%% which the type of erlang:trace_info/2 forgets; hence no pattern.
+%% Of new processes, or of one that may be gone meanwhile.
 tracer(Item) ->
     case erlang:trace_info(Item, tracer) of
         {tracer, []} -> none;
         undefined -> gone;
         {tracer, Tracer} ->
-            case is_tuple(Tracer) andalso element(1, Tracer) =:= erlmcp_memory_nif of
+            case ?MODULE:is_our_tracer(Tracer) of
                 true -> ours;
                 false -> {other, Tracer}
             end
     end.
+
+%% @doc Whether a tracer is that of sessions. Exported, because a tracer module comes back as
+%% {Module, State}, which the type of erlang:trace_info/2 forgets.
+-spec is_our_tracer(term()) -> boolean().
+is_our_tracer(Tracer) ->
+    is_tuple(Tracer) andalso element(1, Tracer) =:= erlmcp_memory_nif.
 
 %% @doc Sets the flags of all processes, and of new ones. `false' where somebody else traces one: then
 %% the rest has none, and {@link clear/0} takes back what was set.
