@@ -3,9 +3,10 @@
 -module(erlmcp_memory_bounded).
 
 -export([run/2]).
+-export([guard/3, work/1]).
 
-%% Its processes say what came of it by how they end.
--dialyzer({no_return, [run/2, guard/3]}).
+%% Both say what came of it by how they end.
+-dialyzer({no_return, [guard/3, work/1]}).
 
 -type failure() :: {error, timeout | {Class :: atom(), Reason :: term()}}.
 
@@ -14,15 +15,17 @@
 -spec run(fun(() -> Result), Ms :: pos_integer()) -> {ok, Result} | failure().
 run(Fun, Ms) ->
     Caller = self(),
-    {Guard, Monitor} = spawn_monitor(fun() -> guard(Caller, Fun, Ms) end),
+    {Guard, Monitor} = spawn_monitor(?MODULE, guard, [Caller, Fun, Ms]),
     receive
         {'DOWN', Monitor, process, Guard, {?MODULE, Result}} -> Result;
         {'DOWN', Monitor, process, Guard, Reason} -> {error, {exit, Reason}}
     end.
 
+%% @private
+-spec guard(pid(), fun(() -> term()), pos_integer()) -> true | no_return().
 guard(Caller, Fun, Ms) ->
     Lives = monitor(process, Caller),
-    {Worker, Works} = spawn_monitor(fun() -> exit({?MODULE, result(Fun)}) end),
+    {Worker, Works} = spawn_monitor(?MODULE, work, [Fun]),
     receive
         {'DOWN', Works, process, Worker, {?MODULE, _} = Result} ->
             exit(Result);
@@ -34,6 +37,11 @@ guard(Caller, Fun, Ms) ->
         true = exit(Worker, kill),
         exit({?MODULE, {error, timeout}})
     end.
+
+%% @private
+-spec work(fun(() -> term())) -> no_return().
+work(Fun) ->
+    exit({?MODULE, result(Fun)}).
 
 result(Fun) ->
     try
