@@ -8,12 +8,14 @@ DROPPED ?= 200000
 ROUNDS ?= 3
 RUNS ?= 100
 SOAK_SECONDS ?= 600
+SERIES ?= 500
+WINDOW_MS ?= 2000
 
 # Each check says its name before it runs; the first one that fails ends the run.
 say = @printf '\n== %s\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test docs bench-memory bench-park bench-pool bench-schedulers \
+.PHONY: help setup build demo test docs bench-day bench-growth bench-memory bench-park bench-pool bench-schedulers \
     bench-servers bench-take soak stress loom memcheck miri fuzz matrix stranger fmt clean
 
 help:
@@ -28,6 +30,9 @@ help:
 	@echo '            (DROPPED=n links of a chain, ROUNDS=n)'
 	@echo 'make bench-servers  many parked servers: waking, going idle at once, storms, random work'
 	@echo '            (COUNT=n servers, SECONDS=n of waking, SOAK_SECONDS=n of random work)'
+	@echo 'make bench-growth  how often the verdict on growth is right (SERIES=n of each kind)'
+	@echo "make bench-day     a host's day in minutes, and the alarms that came and went (COUNT=n,"
+	@echo '            WINDOW_MS=n for the ten minutes that alarms look back)'
 	@echo 'make bench-take    messages appended and taken in one call, beside plain Erlang (MS=n)'
 	@echo 'make bench-park    parking beside the external format and ETS (RUNS=n of each)'
 	@echo 'make soak   a mixed load for ten minutes, and whether memory grows (SOAK_SECONDS=n)'
@@ -90,6 +95,14 @@ bench-schedulers: setup
 bench-servers: setup
 	@rebar3 as bench compile
 	@escript bench/run.escript erlmcp_bench_servers $(COUNT) $(SECONDS) $(SOAK_SECONDS)
+
+bench-growth: setup
+	@rebar3 as bench compile
+	@escript bench/run.escript erlmcp_bench_growth $(SERIES)
+
+bench-day: setup
+	@rebar3 as bench compile
+	@escript bench/run.escript erlmcp_bench_day $(WINDOW_MS) $(COUNT)
 
 bench-take: MS = 20
 bench-take: setup

@@ -88,6 +88,15 @@
     profiler_start/3,
     profiler_stop/1,
     profiler_gc_lost/1,
+    profiler_window/2,
+    profiler_tag/2,
+    profiler_growth/4,
+    memory_growth/2,
+    health_window/1,
+    gc_worst/1,
+    gc_unnamed/0,
+    gc_name/4,
+    file_descriptors/0,
     profiler_push/2,
     profiler_session/0,
     profiler_status/1,
@@ -350,9 +359,10 @@ library() ->
 native_bytes() ->
     ?NOT_LOADED.
 
-%% @doc Begins a session in place of the last one. It ends when the process dies.
--spec profiler_start(Sampler :: pid(), Keep :: pos_integer(), Gc :: boolean()) -> reference().
-profiler_start(_Sampler, _Keep, _Gc) ->
+%% @doc Begins a session in place of the last one; it ends when the process dies. Where it times
+%% collections, a window is open, in which nothing counts yet.
+-spec profiler_start(Owner :: pid(), Keep :: pos_integer(), Gc :: boolean()) -> reference().
+profiler_start(_Owner, _Keep, _Gc) ->
     ?NOT_LOADED.
 
 %% @doc Ends a session. Ending it again is not an error.
@@ -365,8 +375,62 @@ profiler_stop(_Session) ->
 profiler_gc_lost(_Session) ->
     ?NOT_LOADED.
 
-%% @doc Adds a snapshot, which may be compiled with an older header; `false' when the session has
-%% ended.
+%% @doc A window of the session opens, counts collections from now on, stops that, and closes.
+-spec profiler_window(reference(), open | count | stop | close) -> ok.
+profiler_window(_Session, _Step) ->
+    ?NOT_LOADED.
+
+%% @doc Gives the session a tag, by which its sampler knows it again.
+-spec profiler_tag(reference(), pos_integer()) -> ok.
+profiler_tag(_Session, _Tag) ->
+    ?NOT_LOADED.
+
+%% @doc What is said of the growth of the first kinds of memory, from the samples of the last
+%% milliseconds of the session.
+-spec profiler_growth(reference(), Back :: float(), asked(), Kinds :: pos_integer()) ->
+    [{Kind :: binary(), growth()}].
+profiler_growth(_Session, _Back, _Asked, _Kinds) ->
+    ?NOT_LOADED.
+
+%% @doc The same of points `{Milliseconds, Bytes}'.
+-spec memory_growth([{number(), non_neg_integer()}], asked()) -> growth().
+memory_growth(_Points, _Asked) ->
+    ?NOT_LOADED.
+
+-type asked() :: {Least :: float(), Matters :: float(), SpanMs :: float()}.
+%% Bytes an hour that growth is at least, those that matter, and for how long samples must go back.
+
+-type growth() ::
+    {growing | steady | too_short, BytesAnHour :: float(), Confidence :: float()}.
+
+%% @doc What the counters moved by in the last milliseconds, and how things stand: `window_ms',
+%% `reused', `avoidable', `paused_ns', `timed_ns', `pool_started', `gc_measured', `connections'.
+-spec health_window(pos_integer()) -> #{atom() => non_neg_integer() | boolean()}.
+health_window(_Window) ->
+    ?NOT_LOADED.
+
+%% @doc The worst pauses of the last milliseconds, the longest first: maps of `pid', `kind', `ns',
+%% `at', `ago_ns', `name' and `function' (`nil' until they are named).
+-spec gc_worst(pos_integer()) -> [#{atom() => term()}].
+gc_worst(_Window) ->
+    ?NOT_LOADED.
+
+%% @doc Those of the newest minute that have no name.
+-spec gc_unnamed() -> [{pid(), At :: non_neg_integer()}].
+gc_unnamed() ->
+    ?NOT_LOADED.
+
+%% @doc Names a pause.
+-spec gc_name(pid(), At :: non_neg_integer(), Name :: binary(), Function :: binary()) -> ok.
+gc_name(_Pid, _At, _Name, _Function) ->
+    ?NOT_LOADED.
+
+%% @doc `{Used, Limit}' of the process's file descriptors; `nil' where the system does not tell.
+-spec file_descriptors() -> {non_neg_integer(), non_neg_integer()} | nil.
+file_descriptors() ->
+    ?NOT_LOADED.
+
+%% @doc Adds a snapshot, which may be of an older header; `false' when the session has ended.
 -spec profiler_push(reference(), #memory_snapshot{}) -> boolean().
 profiler_push(_Session, _Snapshot) ->
     ?NOT_LOADED.

@@ -1,11 +1,13 @@
 %% @doc Measures the node's memory and its garbage collections, and explains them.
 %%
 %% One session runs on a node at a time. It takes a snapshot every interval and, unless told
-%% otherwise, times every garbage collection of every process with a native tracer: no message is
-%% sent, and a collection costs a few microseconds more, nearly all of them the VM's own work for a
-%% traced one; a measured pause includes about one of these. The session belongs to the node: it
-%% goes on after the process that started it has ended, until {@link stop_profiling/0}. When its
-%% process is killed the session ends, and each process loses its trace flag at its next collection.
+%% otherwise, times the garbage collections of all processes in ten seconds of each minute, with a
+%% native tracer: no message is sent, and a collection costs a few microseconds more, nearly all of
+%% them the VM's own work for a traced one; a measured pause includes about one of these. The session
+%% belongs to the node: it goes on when the process that started it is gone, until {@link
+%% stop_profiling/0}. Where the application is started, its process is supervised, and one that is
+%% killed is started anew and goes on with the session. Where it is not, the session ends with the
+%% process, and trace flags dissolve at each process's next collection.
 %%
 %% ```
 %% 1> erlmcp_memory_profiler:start_profiling(#{interval_ms => 1000}).
@@ -31,6 +33,10 @@
     analyze_memory_trend/1,
     generate_report/0, generate_report/1,
     alerts/0,
+    health/0,
+    memory_growth/0, memory_growth/1,
+    gc_pauses/0,
+    top_processes/2,
     memory_breakdown/0,
     inventory/0,
     metrics/0
@@ -42,6 +48,7 @@
 ]).
 
 -export_type([options/0, tracer/0, snapshot_map/0, gc/0, trend/0, alert/0]).
+-export_type([metric/0, health/0, growth/0, gc_pauses/0, top/0]).
 -export_type([inventory/0, holding/0, idle_holding/0, share_holding/0, breakdown/0]).
 -export_type([connection_options/0, load_options/0, load_result/0]).
 
@@ -54,8 +61,15 @@
 -define(MAX_MS, 16#FFFFFFFF).
 -define(MAX_ROUNDS, 1000000).
 -define(MAX_DRIVERS, 1000).
+-define(TOP_MS, 5000).
 
--type options() :: #{interval_ms => pos_integer(), keep => pos_integer(), gc => boolean()}.
+-type options() :: #{
+    interval_ms => pos_integer(),
+    keep => pos_integer(),
+    gc => boolean() | always,
+    gc_window_ms => pos_integer(),
+    gc_every_ms => pos_integer()
+}.
 %% See {@link start_profiling/1}.
 
 -type tracer() :: pid() | port() | {module(), term()} | {sessions, [term()]}.
@@ -65,11 +79,14 @@
 %% The fields of `#memory_snapshot{}' (`include/erlmcp_memory.hrl') as keys, and `total_memory_mb'.
 
 -type gc() :: #{atom() => term()}.
-%% `measured' (whether the collections of the whole session were timed; when somebody else cleared
-%% the trace flags, the rest is what was counted until then), `collections', `minor', `major'
-%% (numbers), `reclaimed_bytes' (what the collected heaps shrank by), and `pause_ms', a map of
-%% `min', `mean', `p50', `p90', `p99', `p999', `max' in milliseconds. All zero when nothing was
-%% measured.
+%% `measured' (whether the collections of the whole session were timed; when somebody else took the
+%% trace flags away, the rest is what was counted until then), `collections', `minor', `major'
+%% (numbers),
+%% `reclaimed_bytes' (what the collected heaps shrank by), and `pause_ms', a map of `min', `mean',
+%% `p50', `p90', `p99', `p999', `max' in milliseconds. `timed_ms' is for how long collections were
+%% timed, in all windows together: counts are those of that time and no others. `per_second' is their
+%% number over it, and so the rate of the node, and `time_share' (0.0 to 1.0) what pauses took of the
+%% time that its schedulers had. All zero when nothing was measured.
 
 -type trend() :: #{
     min_memory := non_neg_integer(),
@@ -82,14 +99,63 @@
 }.
 %% See {@link analyze_memory_trend/1}; the first five are in bytes.
 
+-type metric() ::
+    memory_per_connection
+    | reuse_ratio
+    | gc_pause
+    | memory_growth
+    | resident_growth
+    | processes
+    | ports
+    | file_descriptors.
+
 -type alert() :: #{
-    metric := memory_per_connection | reuse_ratio | gc_pause | memory_growth,
+    metric := metric(),
     level := warning | critical,
     value := number(),
     threshold := number(),
     advice := binary()
 }.
 %% See {@link alerts/0}.
+
+-type health() :: #{
+    metric := metric(),
+    level := ok | warning | critical | not_measured,
+    value := number() | undefined,
+    threshold := number(),
+    advice := binary()
+}.
+%% See {@link health/0}.
+
+-type growth() :: #{
+    total | resident | processes | binaries | ets | atoms | native => #{
+        verdict := growing | steady | too_short,
+        mb_per_hour := float(),
+        confidence := float()
+    }
+}.
+%% See {@link memory_growth/0}.
+
+-type gc_pauses() :: #{
+    measured := boolean(),
+    window_ms := pos_integer(),
+    timed_ms := float(),
+    time_share := float(),
+    worst := [
+        #{
+            pid := pid(),
+            kind := minor | major,
+            pause_ms := float(),
+            timestamp := integer(),
+            name := binary(),
+            function := binary()
+        }
+    ]
+}.
+%% See {@link gc_pauses/0}.
+
+-type top() :: #{processes := [erlmcp_memory_top:process()], complete := boolean()}.
+%% See {@link top_processes/2}.
 
 -type holding() :: #{count := non_neg_integer(), bytes := non_neg_integer()}.
 
@@ -156,27 +222,44 @@ start_profiling() ->
 %%
 %% Options: `interval_ms' between snapshots (5000; 1 to 4294967295), `keep', how many of the newest
 %% snapshots to keep (10080; at most 1,000,000, about 100 bytes each, taken as they come), `gc',
-%% whether to time garbage collections (true). Anything else is a `badarg'.
+%% when to time garbage collections: in windows (true), never (false), or `always'; and of these
+%% windows `gc_window_ms', how long one is (10000), and `gc_every_ms' from the beginning of one to
+%% that of the next (60000, at least the former). The first one begins at once. Anything else is a
+%% `badarg'.
+%%
+%% Between windows no process has trace flags of the session, so that `dbg', `recon_trace' and trace
+%% sessions work then. A window does not open where somebody else traces anything: then the next one
+%% is tried. Where the VM has trace sessions, one that is made while a window is open ends it with
+%% the next snapshot.
 %%
 %% `{error, {already_traced, Tracer}}': some process of the node is traced by another tracer, and
 %% nothing was started. `Tracer' is a pid, a port, `{Module, State}' or, on OTP 27 and later,
 %% `{sessions, Sessions}'. End that trace, or profile with `gc => false'. `{error, notsup}': the
 %% node's allocators are switched off (`erl +Mea min'), so that there is no `erlang:memory/0'.
 %%
-%% When somebody else clears trace flags later (`erlang:trace(all, false, [all])'), the session goes
-%% on, but reports `measured => false' from then on. It checks at each snapshot, before each report
-%% and before alerts.
+%% When somebody else takes trace flags away in a window (`erlang:trace(all, false, [all])'),
+%% the session goes on, but says `measured => false' from then on, and opens no more windows; it
+%% looks with each snapshot, before each report and before alerts.
 %%
-%% Looking for other tracers and setting flags goes process by process: with 100,000 processes it
-%% takes some hundreds of milliseconds in the caller and in the session's process; no other process
-%% waits.
+%% Looking for other tracers and setting flags goes process by process: on a node of 100,000 some
+%% hundreds of milliseconds in the caller, and in the session's process at both ends of a window;
+%% nobody else waits.
 -spec start_profiling(options()) ->
     ok | {error, {already_traced, tracer()} | notsup}.
 start_profiling(Options) when is_map(Options) ->
-    Defaults = #{interval_ms => 5000, keep => 10080, gc => true},
+    Defaults = #{
+        interval_ms => 5000, keep => 10080, gc => true, gc_window_ms => 10000, gc_every_ms => 60000
+    },
     case wrong_options(fun wrong/2, Options) of
-        [] -> erlmcp_memory_sampler:start(maps:merge(Defaults, Options));
-        [Text | _] -> ?BADARG([Options], 1, Text)
+        [] ->
+            case maps:merge(Defaults, Options) of
+                #{gc_window_ms := Window, gc_every_ms := Every} when Window > Every ->
+                    ?BADARG([Options], 1, <<"gc_window_ms is more than gc_every_ms">>);
+                All ->
+                    erlmcp_memory_sampler:start(All)
+            end;
+        [Text | _] ->
+            ?BADARG([Options], 1, Text)
     end;
 start_profiling(Options) ->
     ?BADARG([Options], 1, <<"not a map of options">>).
@@ -189,9 +272,14 @@ wrong(interval_ms, Ms) when is_integer(Ms), Ms >= 1, Ms =< ?MAX_MS -> ok;
 wrong(interval_ms, _) -> <<"interval_ms is not an integer from 1 to 4294967295">>;
 wrong(keep, Keep) when is_integer(Keep), Keep >= 1, Keep =< ?MAX_KEEP -> ok;
 wrong(keep, _) -> <<"keep is not an integer from 1 to 1000000">>;
-wrong(gc, Gc) when is_boolean(Gc) -> ok;
-wrong(gc, _) -> <<"gc is not a boolean">>;
-wrong(_, _) -> <<"an unknown option; known are interval_ms, keep and gc">>.
+wrong(gc, Gc) when is_boolean(Gc); Gc =:= always -> ok;
+wrong(gc, _) -> <<"gc is not a boolean or always">>;
+wrong(gc_window_ms, Ms) when is_integer(Ms), Ms >= 1, Ms =< ?MAX_MS -> ok;
+wrong(gc_window_ms, _) -> <<"gc_window_ms is not an integer from 1 to 4294967295">>;
+wrong(gc_every_ms, Ms) when is_integer(Ms), Ms >= 1, Ms =< ?MAX_MS -> ok;
+wrong(gc_every_ms, _) -> <<"gc_every_ms is not an integer from 1 to 4294967295">>;
+wrong(_, _) ->
+    <<"an unknown option; known are interval_ms, keep, gc, gc_window_ms and gc_every_ms">>.
 
 %% @doc Ends the running session, with a last snapshot, and sums it up.
 %%
@@ -220,7 +308,7 @@ stop_profiling() ->
 summary(Session) ->
     #{baseline := Baseline, last := Final, held := Held, duration_ms := Duration} =
         erlmcp_memory_nif:profiler_status(Session),
-    #{pause_ms := #{mean := Mean}} = Gc = erlmcp_memory_nif:profiler_gc(),
+    #{pause_ms := #{mean := Mean}} = Gc = erlmcp_memory_pauses:gc(),
     #{
         baseline => erlmcp_memory_snapshot:to_map(Baseline),
         final => erlmcp_memory_snapshot:to_map(Final),
@@ -406,25 +494,101 @@ memory_breakdown() ->
 metrics() ->
     erlmcp_memory_metrics:text().
 
-%% @doc What is over its threshold now; `[]' when all is well.
+%% @doc What is over its threshold now; `[]' when all is well: those of {@link health/0} whose level is
+%% `warning' or `critical'.
+-spec alerts() -> [alert()] | {error, notsup}.
+alerts() ->
+    erlmcp_memory_health:alerts(erlmcp_memory_health:health()).
+
+%% @doc Every metric with its level, each time: `ok', `warning', `critical', or `not_measured' where
+%% nothing can be said; then `value' is `undefined'.
 %%
 %% <table border="1">
 %% <tr><th>metric</th><th>value</th><th>warning</th><th>critical</th></tr>
-%% <tr><td>`memory_per_connection'</td><td>MB: total memory over the pool's states in use, from
-%%   100 of these on: below, the node's own memory would be blamed on a few connections</td><td>over 2.5</td><td>over 3.0</td></tr>
-%% <tr><td>`reuse_ratio'</td><td>percent of the pool's acquisitions, when there were
-%%   any</td><td>under 70.0</td><td>under 50.0</td></tr>
-%% <tr><td>`gc_pause'</td><td>ms: the longest pause of the running session, or the last
-%%   one</td><td>over 80.0</td><td>over 150.0</td></tr>
-%% <tr><td>`memory_growth'</td><td>MB an hour, over the snapshots of that session, when
-%%   significant</td><td>over 5.0</td><td>over 10.0</td></tr>
+%% <tr><td>`memory_per_connection'</td><td>MB: total memory over connections (pooled states in use,
+%%   compact states and parked terms, or what the setting `connection_count' says), from 100 of
+%%   these on: below, the node's own memory would be blamed on a few
+%%   connections</td><td>over 2.5</td><td>over 3.0</td></tr>
+%% <tr><td>`reuse_ratio'</td><td>percent of the pool's acquisitions in the window, when there were a
+%%   hundred: reused ones among these and those that had to make a state although one had come back
+%%   in the window and had not been kept. All others that had to make one are growth, and not
+%%   judged</td><td>under 70.0</td><td>under 50.0</td></tr>
+%% <tr><td>`gc_pause'</td><td>ms: the longest pause in the window</td><td>over 80.0</td><td>over
+%%   150.0</td></tr>
+%% <tr><td>`memory_growth'</td><td>MB an hour of total memory, where it is significant and goes on,
+%%   0.0 where memory is steady: see {@link memory_growth/0}</td><td>over 5.0</td><td>over
+%%   10.0</td></tr>
+%% <tr><td>`resident_growth'</td><td>the same of resident memory</td><td>over 5.0</td><td>over
+%%   10.0</td></tr>
+%% <tr><td>`processes', `ports', `file_descriptors'</td><td>percent of the limit that is in
+%%   use</td><td>over 80.0</td><td>over 95.0</td></tr>
 %% </table>
 %%
-%% Pauses of a session that lost its trace flags raise no alert. `advice' is a sentence that names
-%% the call to use. `{error, notsup}' where the node's allocators are switched off (`erl +Mea min').
--spec alerts() -> [alert()] | {error, notsup}.
-alerts() ->
-    erlmcp_memory_report:alerts().
+%% The window is the last ten minutes (setting `alert_window', in milliseconds), so that an alert ends
+%% when its cause has ended. Growth needs a running session, and pauses one that times collections.
+%% Thresholds are the setting `alert_thresholds', a map of `Metric => {Warning, Critical}'.
+%% `advice' is a sentence that names the call that helps.
+%%
+%% Where the application is started, or a session runs, somebody looks every five seconds. When a
+%% level changes, the setting `{alert_handler, {Module, Function}}' is called with the map and
+%% `previous', the level of before, in a process of its own for at most five seconds. A level that
+%% comes to be measured, or is no longer, is no change, but where an alert ends by it. Where the
+%% module `telemetry' is loaded, it executes `[erlmcp_memory, alert]' with the `value', and
+%% `[erlmcp_memory, sample]' with each snapshot.
+%%
+%% Raises `{invalid_config, Key, Value}' for a wrong setting. `{error, notsup}' where the node's
+%% allocators are switched off (`erl +Mea min').
+-spec health() -> [health()] | {error, notsup}.
+health() ->
+    erlmcp_memory_health:health().
+
+%% @doc Whether memory grows, by kind: the last six hours (36 windows of {@link health/0}) of the running
+%% session, or of the last one.
+%%
+%% `growing': it grows, certainly, and goes on. `steady': it does not, or no faster than matters (5 MB
+%% an hour, the warning of `memory_growth') at 19 to 1. `too_short': neither can be said, because
+%% samples go back less than half an hour or are noisy. `mb_per_hour' is the Theil-Sen slope, whatever
+%% the verdict, and `confidence' how sure that is, from 0.0 to 1.0; 0.0 for `too_short'. A start that
+%% filled the node up, and a node that was level since, is `steady'.
+%%
+%% Kinds are `total', `resident', and of the total `processes', `binaries', `ets', `atoms' and
+%% `native' (which lies among binaries and others).
+-spec memory_growth() -> growth() | {error, no_profiling_data}.
+memory_growth() ->
+    erlmcp_memory_growth:session().
+
+%% @doc The same of these snapshots, records or maps, as {@link analyze_memory_trend/1} takes them; for
+%% the kinds that all of them have.
+-spec memory_growth([#memory_snapshot{} | snapshot_map()]) ->
+    growth() | {error, no_data | invalid_input}.
+memory_growth(Snapshots) ->
+    erlmcp_memory_growth:snapshots(Snapshots).
+
+%% @doc The ten longest garbage collection pauses of the last ten minutes (of the window of {@link
+%% health/0}), the longest first, and `time_share', what all pauses took of the time of schedulers.
+%%
+%% Each has `pause_ms', the `timestamp' of its end in milliseconds since the epoch, and the process
+%% with its label or registered `name', and the `function' where it began. These are asked with the
+%% next snapshot, and empty where the process was gone by then. `measured' is false where no session
+%% times collections; `timed_ms' is for how long they were timed in the window.
+-spec gc_pauses() -> gc_pauses().
+gc_pauses() ->
+    erlmcp_memory_pauses:pauses().
+
+%% @doc The processes that have most of `memory', of `binary' (bytes of binaries that they refer to) or of
+%% `message_queue_len': at most `Count' (1 to 1000), the greatest first.
+%%
+%% That is a walk over all processes, in a process of its own and for at most five seconds: after
+%% these, `complete' is false, and the greatest of those looked at are returned.
+-spec top_processes(memory | binary | message_queue_len, Count :: 1..1000) -> top().
+top_processes(By, Count) when
+    By =/= memory, By =/= binary, By =/= message_queue_len
+->
+    ?BADARG([By, Count], 1, <<"not memory, binary or message_queue_len">>);
+top_processes(By, Count) when is_integer(Count), Count >= 1, Count =< 1000 ->
+    erlmcp_memory_top:top(By, Count, ?TOP_MS);
+top_processes(By, Count) ->
+    ?BADARG([By, Count], 2, <<"not an integer from 1 to 1000">>).
 
 %% @doc The same as `create_test_connections(Count, Server, #{})'.
 -spec create_test_connections(pos_integer(), pid()) -> {ok, [pid()]} | {error, term()}.

@@ -1,18 +1,14 @@
 %% @private
-%% @doc Explains the profiler's data: the report for an operator, and the alerts.
+%% @doc What the profiler's data mean: the report for an operator.
 -module(erlmcp_memory_report).
 
--export([session/0, generate/0, alerts/0, evaluate/1]).
-
--export_type([metric/0]).
+-export([session/0, generate/0]).
 
 -include("erlmcp_memory.hrl").
 
 -define(MB, 1048576).
 
--type metric() :: memory_per_connection | reuse_ratio | gc_pause | memory_growth.
-
-%% @doc The last session, running or not, if it has a snapshot, and its status.
+%% @doc The last session, running or not, when it has a snapshot, and how it stands.
 -spec session() -> {ok, reference(), #{atom() => term()}} | none.
 session() ->
     case erlmcp_memory_nif:profiler_session() of
@@ -25,106 +21,6 @@ session() ->
             end
     end.
 
-%% @doc The alerts of the node now.
--spec alerts() -> [erlmcp_memory_profiler:alert()] | {error, notsup}.
-alerts() ->
-    case erlmcp_memory_snapshot:total() of
-        {ok, Total} ->
-            _ = erlmcp_memory_sampler:look(),
-            evaluate(figures(Total));
-        {error, notsup} ->
-            {error, notsup}
-    end.
-
-figures(Total) ->
-    maps:merge(pool_figures(Total), session_figures()).
-
-%% With at least this many states in use, what the node itself takes (some 50 MB) is a small part of
-%% the total memory for each connection. With fewer, an idle node would raise an alert.
--define(MANY, 100).
-
-%% The pool may not be running; then it has no figures.
-pool_figures(Total) ->
-    Pool = erlmcp_memory_pool,
-    try whereis(Pool) =/= undefined andalso Pool:pool_stats() of
-        #{in_use := InUse, reused := Reused, created := Created, reuse_ratio := Ratio} ->
-            maps:from_list(
-                [
-                    {memory_per_connection, Total / InUse / ?MB}
-                 || InUse >= ?MANY
-                ] ++
-                    [{reuse_ratio, Ratio} || Reused + Created > 0]
-            );
-        _ ->
-            #{}
-    catch
-        %% It may stop between the check and the call.
-        exit:_ -> #{};
-        error:undef -> #{}
-    end.
-
-session_figures() ->
-    case session() of
-        {ok, Session, #{gc_measured := Measured}} ->
-            #{pause_ms := #{max := Longest}} = erlmcp_memory_nif:profiler_gc(),
-            maps:from_list(
-                [{gc_pause, Longest} || Measured] ++
-                    case erlmcp_memory_nif:profiler_trend(Session) of
-                        #{leak_indication := <<"possible_memory_leak">>, trend_slope := Slope} ->
-                            [{memory_growth, Slope * 3600 / ?MB}];
-                        _ ->
-                            []
-                    end
-            );
-        none ->
-            #{}
-    end.
-
-%% @doc The alerts for these figures: MB a connection, percent reused, milliseconds of pause, MB of
-%% growth an hour. A figure that is missing raises none.
--spec evaluate(#{metric() => number()}) -> [erlmcp_memory_profiler:alert()].
-evaluate(Figures) ->
-    [
-        #{
-            metric => Metric,
-            level => Level,
-            value => Value,
-            threshold => Threshold,
-            advice => advice(Metric)
-        }
-     || {Metric, Bad, Warning, Critical} <- thresholds(),
-        {ok, Value} <- [maps:find(Metric, Figures)],
-        {Level, Threshold} <- level(Bad, Value, Warning, Critical)
-    ].
-
-thresholds() ->
-    [
-        {memory_per_connection, over, 2.5, 3.0},
-        {reuse_ratio, under, 70.0, 50.0},
-        {gc_pause, over, 80.0, 150.0},
-        {memory_growth, over, 5.0, 10.0}
-    ].
-
-level(over, Value, _, Critical) when Value > Critical -> [{critical, Critical}];
-level(over, Value, Warning, _) when Value > Warning -> [{warning, Warning}];
-level(under, Value, _, Critical) when Value < Critical -> [{critical, Critical}];
-level(under, Value, Warning, _) when Value < Warning -> [{warning, Warning}];
-level(_, _, _, _) -> [].
-
-advice(memory_per_connection) ->
-    <<"Hold what is equal for all connections once with erlmcp_connection_optimizer:share/1, and "
-        "let idle connections hibernate.">>;
-advice(reuse_ratio) ->
-    <<"Make more states ahead of need with erlmcp_memory_pool:configure(pool_size, N), and keep "
-        "more idle ones with erlmcp_memory_pool:configure(max_pool_size, N).">>;
-advice(gc_pause) ->
-    <<"Move large states off the process heaps with "
-        "erlmcp_connection_optimizer:create_optimized_state/1; "
-        "erlmcp_memory_profiler:start_profiling/0 begins a new measurement.">>;
-advice(memory_growth) ->
-    <<"Read erlmcp_memory_profiler:generate_report/0 for the kind of memory that grows, and "
-        "erlmcp_memory_pool:pool_info/0 for states that are not given back.">>.
-
 %% @doc The report.
 -spec generate() -> {ok, string()} | {error, no_profiling_data}.
 generate() ->
@@ -135,8 +31,6 @@ generate() ->
     end.
 
 text(Session, #{baseline := First, last := Last} = Status) ->
-    %% If there is a session, there is this too.
-    {ok, Total} = erlmcp_memory_snapshot:total(),
     [
         "Memory profile of ", atom_to_list(node()), "\n\n",
         duration(Status), "\n\n",
@@ -150,10 +44,12 @@ text(Session, #{baseline := First, last := Last} = Status) ->
         ),
         "\n",
         trend_text(erlmcp_memory_nif:profiler_trend(Session)),
+        growth_text(erlmcp_memory_growth:session()),
         "\n",
-        gc_text(Status, erlmcp_memory_nif:profiler_gc()),
+        gc_text(Status, erlmcp_memory_pauses:gc()),
+        worst_text(erlmcp_memory_pauses:pauses()),
         "\n",
-        alerts_text(evaluate(figures(Total))),
+        alerts_text(erlmcp_memory_health:alerts(erlmcp_memory_health:levels())),
         "\n",
         breakdown_text(erlmcp_memory_figures:breakdown()),
         "\n",
@@ -208,6 +104,19 @@ trend_text(#{
 trend_text(undefined) ->
     "Trend: needs at least two snapshots\n".
 
+growth_text(#{total := Total, resident := Resident}) ->
+    [
+        io_lib:format("Growth of ~s: ~s~s~n", [Name, Verdict, sure(Growth)])
+     || {Name, #{verdict := Verdict} = Growth} <- [{"total", Total}, {"resident", Resident}]
+    ];
+growth_text(_) ->
+    [].
+
+sure(#{verdict := too_short}) ->
+    [];
+sure(#{mb_per_hour := Rate, confidence := Confidence}) ->
+    io_lib:format(" (~.2f MB/hour, confidence ~.3f)", [Rate, Confidence]).
+
 gc_text(#{gc_measured := false, gc_lost_ms := nil}, _) ->
     "Garbage collections: not measured in this session\n";
 gc_text(#{gc_lost_ms := Ms} = Status, Gc) when Ms =/= nil ->
@@ -219,14 +128,24 @@ gc_text(#{gc_lost_ms := Ms} = Status, Gc) when Ms =/= nil ->
         ),
         gc_text(Status#{gc_lost_ms := nil, gc_measured := true}, Gc)
     ];
-gc_text(_, #{minor := Minor, major := Major, reclaimed_bytes := Reclaimed, pause_ms := Pause}) ->
+gc_text(_, #{minor := Minor, major := Major, reclaimed_bytes := Reclaimed, pause_ms := Pause} = Gc) ->
+    #{timed_ms := Timed, per_second := Rate, time_share := Share} = Gc,
     io_lib:format(
         "Garbage collections: ~b minor, ~b major, ~s reclaimed~n"
+        "Timed for ~.1f s: ~.1f a second, ~.3f % of the time of schedulers~n"
         "GC pauses in ms: mean ~.3f, p50 ~.3f, p90 ~.3f, p99 ~.3f, p99.9 ~.3f, max ~.3f~n",
-        [Minor, Major, mb(Reclaimed)] ++
+        [Minor, Major, mb(Reclaimed), Timed / 1000, Rate, 100 * Share] ++
             [maps:get(Key, Pause) || Key <- [mean, p50, p90, p99, p999, max]]
     ).
 
+worst_text(#{worst := Worst}) ->
+    [
+        io_lib:format("  ~.3f ms: ~p ~ts ~ts~n", [Pause, Pid, Name, Function])
+     || #{pause_ms := Pause, pid := Pid, name := Name, function := Function} <- Worst
+    ].
+
+alerts_text({error, notsup}) ->
+    [];
 alerts_text([]) ->
     "Alerts: none\n";
 alerts_text(Alerts) ->

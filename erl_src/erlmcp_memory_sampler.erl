@@ -1,37 +1,51 @@
 %% @private
-%% @doc The process that owns the trace and takes a snapshot every interval.
+%% @doc The process that takes a snapshot every interval, and opens the windows in which garbage
+%% collections are timed.
 %%
-%% It is registered, so there is one session on a node; a start while one runs ends that one first.
-%% It is linked to no process: a session belongs to the node, and goes on when the shell or the
-%% remote call that started it has ended. The native session watches this process and ends with it;
-%% the session holds the data, so they outlive this process.
+%% It is registered, so there is one session a node; a start while one runs ends that one first.
+%% Where the application is started, a supervisor has it: the native session, in which the data lie,
+%% is the supervisor's then, and a sampler that is started anew goes on with it. Where only the
+%% library is used it belongs to nobody, and the session ends with it.
+%%
+%% In both cases it goes on when the shell or the remote call that started it is gone.
 -module(erlmcp_memory_sampler).
 -behaviour(gen_server).
 
--export([start/1, stop/0, look/0]).
--export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
+-export([start/1, start_link/1, stop/0, look/0]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([options/0]).
 
 -include("erlmcp_memory.hrl").
 
--type options() :: #{interval_ms := pos_integer(), keep := pos_integer(), gc := boolean()}.
+-type options() :: #{
+    interval_ms := pos_integer(),
+    keep := pos_integer(),
+    gc := boolean() | always,
+    gc_window_ms := pos_integer(),
+    gc_every_ms := pos_integer()
+}.
+
+-type argument() :: {options(), Owner :: pid() | self, Tag :: pos_integer()}.
 
 -record(state, {
     %% the native session
     session :: reference(),
-    interval_ms :: pos_integer(),
-    %% whether trace flags are set, and are all that were set
+    options :: options(),
+    %% whether trace flags are set, now and again, and all that were set were there when they were
+    %% looked at
     gc :: boolean(),
-    %% processes whose flags are still to be checked before all are checked again
-    to_look_at = [] :: [pid()]
+    is_open = false :: boolean(),
+    %% processes whose flags are to be looked at before all are looked at anew
+    to_look_at = [] :: [pid()],
+    %% tells others of a snapshot
+    teller = none :: pid() | none
 }).
 
-%% The same for every session: to the VM, two equal tracers are one.
--define(TRACER, {tracer, erlmcp_memory_nif, []}).
--define(FLAGS, [garbage_collection, ?TRACER]).
-%% The most processes whose flags are checked with each snapshot. Each check is a signal.
+%% Processes whose flags are looked at with each snapshot, at most. Each is asked by a signal.
 -define(AT_ONCE, 32).
+%% How often levels are looked at where nobody else does.
+-define(WATCH_MS, 5000).
 
 %% @doc Starts a session, after ending the running one. Anything that prevents the start is looked
 %% for before that one is ended.
@@ -39,7 +53,7 @@
 start(#{gc := Gc} = Options) ->
     case erlmcp_memory_snapshot:total() of
         {ok, _} ->
-            case Gc andalso other_tracer() of
+            case Gc =/= false andalso erlmcp_memory_trace:other() of
                 {ok, Tracer} -> {error, {already_traced, Tracer}};
                 _ -> replace(Options)
             end;
@@ -49,13 +63,28 @@ start(#{gc := Gc} = Options) ->
 
 replace(Options) ->
     _ = stop(),
-    case gen_server:start({local, ?MODULE}, ?MODULE, Options, []) of
+    case start_one(Options, erlang:unique_integer([positive])) of
         {ok, _} ->
             ok;
         {error, {already_started, _}} ->
             %% Another caller was faster; the last one to start wins.
             replace(Options)
     end.
+
+start_one(Options, Tag) ->
+    Owner = whereis(erlmcp_memory_sampler_sup),
+    try Owner =/= undefined andalso supervisor:start_child(Owner, [{Options, Owner, Tag}]) of
+        false -> gen_server:start({local, ?MODULE}, ?MODULE, {Options, self, Tag}, []);
+        Started -> Started
+    catch
+        %% The application is stopped in this moment.
+        exit:{_, {gen_server, call, _}} -> start_one(Options, Tag)
+    end.
+
+%% @doc For the supervisor.
+-spec start_link(argument()) -> gen_server:start_ret().
+start_link(Argument) ->
+    gen_server:start_link({local, ?MODULE}, ?MODULE, Argument, []).
 
 %% @doc Takes the last snapshot and ends the running session.
 -spec stop() -> ok | {error, profiling_not_started}.
@@ -76,21 +105,49 @@ call(Request) ->
     end.
 
 %% @private
--spec init(options()) -> {ok, #state{}}.
-init(#{interval_ms := Interval, keep := Keep, gc := Gc}) ->
-    Session = erlmcp_memory_nif:profiler_start(self(), Keep, Gc),
-    State = #state{session = Session, interval_ms = Interval, gc = Gc},
-    Traced = kept(not Gc orelse trace_all(), State),
-    schedule(Traced),
-    {ok, sample(Traced)}.
+-spec init(argument()) -> {ok, #state{}}.
+init({#{gc := Gc} = Options, Owner, Tag}) ->
+    _ = process_flag(trap_exit, true),
+    State =
+        case resumed(Tag) of
+            {ok, Running, Measured} ->
+                %% What the one before had set is set anew, as far as nobody traces meanwhile.
+                Measured andalso closed(Running),
+                opened(#state{session = Running, options = Options, gc = Measured});
+            none ->
+                %% Other tracers were looked for by start/1.
+                Measured = Gc =/= false,
+                New = erlmcp_memory_nif:profiler_start(owner(Owner), keep(Options), Measured),
+                ok = erlmcp_memory_nif:profiler_tag(New, Tag),
+                opened(#state{session = New, options = Options, gc = Measured}, fun() -> none end)
+        end,
+    sample_later(State),
+    watch_later(),
+    {ok, sample(State)}.
+
+owner(self) -> self();
+owner(Owner) -> Owner.
+
+keep(#{keep := Keep}) -> Keep.
+
+%% The session that a sampler with this tag had.
+resumed(Tag) ->
+    case erlmcp_memory_nif:profiler_session() of
+        undefined ->
+            none;
+        Session ->
+            case erlmcp_memory_nif:profiler_status(Session) of
+                #{tag := Tag, running := true, gc_measured := Measured} -> {ok, Session, Measured};
+                _ -> none
+            end
+    end.
 
 %% @private
 -spec handle_call(term(), gen_server:from(), #state{}) ->
     {stop, normal, ok, #state{}} | {reply, ok | {error, unknown_request}, #state{}}.
 handle_call(stop, _From, State) ->
-    #state{session = Session, gc = Gc} = Last = sample(State),
+    #state{session = Session} = Last = close(sample(State)),
     ok = erlmcp_memory_nif:profiler_stop(Session),
-    _ = Gc andalso untrace_all(),
     {stop, normal, ok, Last};
 handle_call(look, _From, State) ->
     {reply, ok, looked(State)};
@@ -105,136 +162,110 @@ handle_cast(_Message, State) ->
 %% @private
 -spec handle_info(term(), #state{}) -> {noreply, #state{}}.
 handle_info(sample, State) ->
-    schedule(State),
+    sample_later(State),
     {noreply, sample(State)};
+handle_info(open, #state{is_open = false} = State) ->
+    {noreply, opened(State)};
+handle_info(close, #state{is_open = true} = State) ->
+    %% Flags that somebody took away in the window are noticed before ours go.
+    {noreply, close(looked(State))};
+handle_info(watch, State) ->
+    watch_later(),
+    %% Where the application is started, its own process does that.
+    _ = whereis(erlmcp_memory_monitor) =:= undefined andalso erlmcp_memory_watch:check(),
+    {noreply, State};
 handle_info(_Message, State) ->
     {noreply, State}.
 
-sample(State) ->
-    #state{session = Session} = Looked = looked(State),
-    #memory_snapshot{} = Snapshot = erlmcp_memory_snapshot:measure(sampler),
-    true = erlmcp_memory_nif:profiler_push(Session, Snapshot),
-    Looked.
+%% @private
+-spec terminate(term(), #state{}) -> term().
+terminate(_Reason, State) ->
+    close(State).
 
-schedule(#state{interval_ms = Interval}) ->
+sample(State) ->
+    #state{session = Session, teller = Teller} = Looked = looked(State),
+    #memory_snapshot{} = Snapshot = erlmcp_memory_snapshot:measure(sampler),
+    _ = erlmcp_memory_nif:profiler_push(Session, Snapshot),
+    Looked#state{teller = erlmcp_memory_watch:sampled(Snapshot, Teller)}.
+
+sample_later(#state{options = #{interval_ms := Interval}}) ->
     _ = erlang:send_after(Interval, self(), sample),
     ok.
 
-%%% Trace flags
+watch_later() ->
+    _ = erlang:send_after(?WATCH_MS, self(), watch),
+    ok.
 
-%% Flags are set process by process: that waits for the scheduler that runs the process at the time.
-%% The VM's own pass over all of them stops all normal schedulers instead and, in releases before
-%% 25.3.2.11 and 26.2.4, crashes when a dirty scheduler reads a process's tracer at that moment. New
-%% processes come first, so that none is missed.
-trace_all() ->
-    _ = erlang:trace(new_processes, true, ?FLAGS),
-    lists:all(fun trace/1, erlang:processes()).
+%%% Windows
 
-%% Whether the flag is set: a process may have ended, but must not be traced by another tracer.
-trace(Pid) ->
-    try erlang:trace(Pid, true, ?FLAGS) of
-        1 -> true
-    catch
-        error:badarg -> not is_process_alive(Pid)
+%% Opens a window, where nobody else traces: else the next one is tried.
+opened(State) ->
+    opened(State, fun erlmcp_memory_trace:other/0).
+
+opened(#state{gc = false} = State, _) ->
+    State;
+opened(#state{session = Session, options = #{gc := Gc} = Options} = State, Other) ->
+    #{gc_window_ms := Window, gc_every_ms := Every} = Options,
+    _ = Gc =:= true andalso erlang:send_after(Every, self(), open),
+    case Other() of
+        none ->
+            ok = erlmcp_memory_nif:profiler_window(Session, open),
+            case erlmcp_memory_trace:set() of
+                true ->
+                    ok = erlmcp_memory_nif:profiler_window(Session, count),
+                    _ = Gc =:= true andalso erlang:send_after(Window, self(), close),
+                    State#state{is_open = true, to_look_at = []};
+                false ->
+                    %% Somebody was faster.
+                    closed(Session),
+                    shut(State)
+            end;
+        {ok, _} ->
+            shut(State)
     end.
 
-%% The tracer is named: the flags of other tracers are left alone.
-untrace_all() ->
-    _ = untrace_new(),
-    lists:foreach(
-        fun(Pid) ->
-            try
-                erlang:trace(Pid, false, ?FLAGS)
-            catch
-                error:badarg -> gone
-            end
-        end,
-        erlang:processes()
-    ).
+%% The next window is tried; there is none where there is to be one alone.
+shut(#state{options = #{gc := true}} = State) -> State;
+shut(State) -> lost(State).
 
-untrace_new() ->
-    is_ours(new_processes) andalso erlang:trace(new_processes, false, [garbage_collection]).
+close(#state{session = Session, is_open = true} = State) ->
+    closed(Session),
+    State#state{is_open = false, to_look_at = []};
+close(State) ->
+    State.
 
-%% Somebody else may clear our flags at any time (`dbg', `recon_trace'): of all processes, of those
-%% that exist, of new ones, of single ones. So each time a few processes are checked in turn, and
-%% always this one and new ones.
-looked(#state{gc = false} = State) ->
+%% First nothing counts, then flags go, and last the tracer says that it wants none: before, it would
+%% leave a process to somebody else with our flag on it.
+closed(Session) ->
+    ok = erlmcp_memory_nif:profiler_window(Session, stop),
+    ok = erlmcp_memory_trace:clear(),
+    ok = erlmcp_memory_nif:profiler_window(Session, close).
+
+%% Somebody else may clear our flags in a window (`dbg', `recon_trace'): of all processes, of those
+%% that are there, of new ones, of single ones. So each time a few processes are looked at in turn,
+%% this one and new ones always. A window makes room for a trace session that came meanwhile.
+looked(#state{is_open = false} = State) ->
     State;
-looked(#state{to_look_at = []} = State) ->
-    looked(State, erlang:processes());
-looked(#state{to_look_at = Pids} = State) ->
-    looked(State, Pids).
+looked(#state{options = #{gc := Gc}, to_look_at = ToLookAt} = State) ->
+    case Gc =:= true andalso erlmcp_memory_trace:sessions() of
+        [_ | _] ->
+            close(State);
+        _ when ToLookAt =:= [] ->
+            looked(State, erlang:processes());
+        _ ->
+            looked(State, ToLookAt)
+    end.
 
 looked(State, Pids) ->
     {Some, Rest} = lists:split(min(?AT_ONCE, length(Pids)), Pids),
-    kept(
-        lists:all(fun is_ours/1, [new_processes, self() | Some]),
-        State#state{to_look_at = Rest}
-    ).
+    case erlmcp_memory_trace:are_ours([self() | Some]) of
+        true -> State#state{to_look_at = Rest};
+        false -> lost(State)
+    end.
 
-%% The flags that remain when some were cleared go away by themselves, since no session counts any
-%% more: process by process they could be mistaken for another tracer's.
-kept(true, State) ->
-    State;
-kept(false, #state{session = Session} = State) ->
+%% What is left of our flags when some were taken dissolves by itself, since nothing counts any
+%% more: process by process they could be taken for somebody else's.
+lost(#state{session = Session} = State) ->
     ok = erlmcp_memory_nif:profiler_gc_lost(Session),
-    _ = untrace_new(),
-    State#state{gc = false, to_look_at = []}.
-
-%% Whether this session traces the process, or it is gone. A tracer module is returned as {Module,
-%% State}, which the type of erlang:trace_info/2 omits; hence no pattern.
-is_ours(Item) ->
-    case erlang:trace_info(Item, tracer) of
-        {tracer, Tracer} -> is_our_tracer(Tracer);
-        undefined -> true
-    end.
-
-is_our_tracer(Tracer) ->
-    is_tuple(Tracer) andalso element(1, Tracer) =:= erlmcp_memory_nif.
-
-%% Who else traces on this node. Looked for before anything is switched on: the VM allows one tracer
-%% for a process, so a second one would silently miss what the first one traces, and some releases
-%% of OTP 27 crash when two trace sessions follow one process's collections.
-other_tracer() ->
-    case sessions() of
-        [] -> first_tracer([new_processes | erlang:processes()]);
-        Sessions -> {ok, {sessions, Sessions}}
-    end.
-
-%% The trace sessions of this node, if the VM has sessions, without that of erlang:trace/3, which is
-%% used here and is checked process by process. The functions for sessions refuse that one.
-sessions() ->
-    Module = trace,
-    case
-        code:ensure_loaded(Module) =:= {module, Module} andalso
-            erlang:function_exported(Module, session_info, 1) andalso
-            Module:session_info(all)
-    of
-        Sessions when is_list(Sessions) ->
-            [Session || Session <- Sessions, answers(Module, Session)];
-        _ ->
-            []
-    end.
-
-answers(Module, Session) ->
-    try Module:info(Session, new_processes, flags) of
-        {flags, _} -> true;
-        undefined -> false
-    catch
-        error:badarg -> false
-    end.
-
-first_tracer([Item | Rest]) ->
-    case erlang:trace_info(Item, tracer) of
-        {tracer, Tracer} ->
-            %% Ours: of the running session, or left behind by a killed sampler.
-            case Tracer =:= [] orelse is_our_tracer(Tracer) of
-                true -> first_tracer(Rest);
-                false -> {ok, Tracer}
-            end;
-        undefined ->
-            %% it has ended since
-            first_tracer(Rest)
-    end;
-first_tracer([]) ->
-    none.
+    _ = erlmcp_memory_trace:clear_new(),
+    State#state{gc = false, is_open = false, to_look_at = []}.

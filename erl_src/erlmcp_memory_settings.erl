@@ -12,8 +12,11 @@
 -export([connection_state_compact/0, compression_enabled/0, pool_sizes/0]).
 -export([connection_idle_after/0, awake_memory_limit/0, is_idle_after/1]).
 -export([is_pool_size/1, pool_size_limit/0]).
+-export([alert_window/0, alert_thresholds/0, alert_handler/0, connection_count/0]).
 
--export_type([invalid/0]).
+-export_type([invalid/0, thresholds/0]).
+
+-type thresholds() :: #{Metric :: atom() => {Warning :: number(), Critical :: number()}}.
 
 -type invalid() :: {invalid_config, Key :: atom(), Value :: term()}.
 %% A setting that is wrong.
@@ -40,7 +43,57 @@ connection_idle_after() ->
 awake_memory_limit() ->
     checked(awake_memory_limit, 536870912, fun is_memory_limit/1).
 
-%% @doc Whether a term is a time that a server can wait for.
+%% @doc Milliseconds that ratios and pauses are judged over. Raises {@link invalid()}.
+-spec alert_window() -> pos_integer().
+alert_window() ->
+    checked(alert_window, 600000, fun(Ms) -> is_integer(Ms) andalso Ms >= 100 andalso Ms =< 3600000 end).
+
+%% @doc Where a metric is a warning and where it is critical: the defaults, with those of the host in
+%% their place. Raises {@link invalid()}.
+-spec alert_thresholds() -> thresholds().
+alert_thresholds() ->
+    Defaults = #{
+        memory_per_connection => {2.5, 3.0},
+        reuse_ratio => {70.0, 50.0},
+        gc_pause => {80.0, 150.0},
+        memory_growth => {5.0, 10.0},
+        resident_growth => {5.0, 10.0},
+        processes => {80.0, 95.0},
+        ports => {80.0, 95.0},
+        file_descriptors => {80.0, 95.0}
+    },
+    IsValid = fun(Given) ->
+        is_map(Given) andalso
+            maps:without(maps:keys(Defaults), Given) =:= #{} andalso
+            lists:all(fun is_threshold/1, maps:to_list(Given))
+    end,
+    maps:merge(Defaults, checked(alert_thresholds, #{}, IsValid)).
+
+%% The ratio is bad where it is low, all others where they are high.
+is_threshold({Metric, {Warning, Critical}}) when is_number(Warning), is_number(Critical) ->
+    {Least, Most} =
+        case Metric of
+            reuse_ratio -> {Critical, Warning};
+            _ -> {Warning, Critical}
+        end,
+    Least >= 0 andalso Least =< Most;
+is_threshold(_) ->
+    false.
+
+%% @doc Who is called when a level changes. Raises {@link invalid()}.
+-spec alert_handler() -> {module(), atom()} | undefined.
+alert_handler() ->
+    checked(alert_handler, undefined, fun is_function_or_none/1).
+
+%% @doc Who says how many connections there are. Raises {@link invalid()}.
+-spec connection_count() -> {module(), atom()} | undefined.
+connection_count() ->
+    checked(connection_count, undefined, fun is_function_or_none/1).
+
+is_function_or_none({Module, Function}) -> is_atom(Module) andalso is_atom(Function);
+is_function_or_none(Value) -> Value =:= undefined.
+
+%% @doc Whether a time is one for which a server can wait.
 -spec is_idle_after(term()) -> boolean().
 is_idle_after(infinity) -> true;
 is_idle_after(Value) -> is_integer(Value) andalso Value >= 0 andalso Value =< 16#ffffffff.

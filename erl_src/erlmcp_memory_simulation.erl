@@ -134,7 +134,7 @@ stop_pool(Pool) ->
 
 %% Calls Fun() while collections are measured, or not measured if another tracer is active.
 with_profiler(Fun) ->
-    Options = #{interval_ms => 1000},
+    Options = #{interval_ms => 1000, gc => always},
     Unmeasured =
         case erlmcp_memory_profiler:start_profiling(Options) of
             ok ->

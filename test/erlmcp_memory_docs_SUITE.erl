@@ -72,7 +72,7 @@ calls(Config) ->
     gen_server:stop(erlmcp_memory_pool).
 
 operating(Config) ->
-    run("guides/operating.md", Config, 9).
+    run("guides/operating.md", Config, 13).
 
 limits(Config) ->
     run("guides/limits.md", Config, 0).

@@ -13,7 +13,7 @@
 %% @doc Runs the fun in the calling process and returns the pauses of the node during it.
 -spec watch(fun(() -> term())) -> pauses().
 watch(Fun) ->
-    ok = erlmcp_memory_profiler:start_profiling(#{interval_ms => 600000}),
+    ok = erlmcp_memory_profiler:start_profiling(#{interval_ms => 600000, gc => always}),
     Slices = spawn_link(fun() -> slices(0) end),
     undefined = erlang:system_monitor(Slices, [{long_schedule, 2}]),
     Hearts = [spawn_link(fun() -> heart(0) end) || _ <- lists:seq(1, erlang:system_info(schedulers))],

@@ -11,15 +11,17 @@
 //! place of its thread, for what comes next there: a major one of the same process at once goes
 //! on from its start, anything else (a reader too) has it counted by itself.
 //!
-//! Nothing is counted while no session is active. What the last session counted stays readable
-//! until the next one begins.
+//! A session counts in windows: while one opens, trace flags are set and nothing counts; then all
+//! collections count, for a time that is measured; between windows nothing does. Nothing is counted
+//! while no session is on. What the last session counted stays readable until the next one begins.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::histogram::{BucketCounts, Buckets, Distribution, LatencyHistogram};
 use crate::threads::{SHARDS, thread_shard};
+use crate::worst::{Pause, Worst};
 
 /// The kind of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +53,15 @@ const AT_ONCE_NANOS: u64 = 20_000;
 
 /// Counts collections, for every scheduler at once.
 pub struct GcMonitor {
-    /// The number of the active session; 0 if there is none.
-    active: AtomicU64,
+    /// The number of the session that is on; 0 while there is none.
+    session: AtomicU64,
     last_session: AtomicU64,
+    /// Whether trace flags are wanted: in a window, and while one opens.
+    tracing: AtomicBool,
+    /// Whether collections count: in a window.
+    counting: AtomicBool,
+    /// Held while any of these changes.
+    timed: Mutex<Timed>,
     open: [Mutex<Vec<Open>>; SHARDS],
     /// By thread; never locked together with `open`.
     fruitless: [Mutex<Option<Fruitless>>; SHARDS],
@@ -61,6 +69,21 @@ pub struct GcMonitor {
     pauses: LatencyHistogram,
     buckets: Buckets,
     longest: [AtomicU64; 2],
+    worst: Worst,
+}
+
+/// How long collections counted: in windows that are over, and since when in the one that is open.
+struct Timed {
+    nanos: u64,
+    since: Option<u64>,
+}
+
+impl Timed {
+    fn close(&mut self, nanos: u64) {
+        if let Some(since) = self.since.take() {
+            self.nanos += nanos.saturating_sub(since);
+        }
+    }
 }
 
 struct Open {
@@ -108,11 +131,17 @@ pub struct GcTotals {
 }
 
 impl GcMonitor {
-    /// A monitor with no active session.
+    /// A monitor with no session.
     pub const fn new() -> Self {
         GcMonitor {
-            active: AtomicU64::new(0),
+            session: AtomicU64::new(0),
             last_session: AtomicU64::new(0),
+            tracing: AtomicBool::new(false),
+            counting: AtomicBool::new(false),
+            timed: Mutex::new(Timed {
+                nanos: 0,
+                since: None,
+            }),
             open: [const { Mutex::new(Vec::new()) }; SHARDS],
             fruitless: [const { Mutex::new(None) }; SHARDS],
             counters: [const {
@@ -125,32 +154,96 @@ impl GcMonitor {
             pauses: LatencyHistogram::new(),
             buckets: Buckets::new(),
             longest: [const { AtomicU64::new(0) }; 2],
+            worst: Worst::new(),
         }
     }
 
-    /// Begins a session with all counts at zero, instead of the one that may be active. Answers
-    /// its number, for [`GcMonitor::deactivate`].
-    pub fn activate(&self) -> u64 {
-        self.active.store(0, Ordering::SeqCst);
-        self.clear();
+    /// Begins a session with all counts at zero and no window, instead of the one that may be on.
+    /// Returns its number.
+    pub fn begin(&self) -> u64 {
+        let mut timed = self.timed.lock();
+        self.clear(&mut timed);
         let session = self.last_session.fetch_add(1, Ordering::SeqCst) + 1;
-        self.active.store(session, Ordering::SeqCst);
+        self.session.store(session, Ordering::SeqCst);
         session
     }
 
-    /// Forgets what was counted, and ends the session that may be active.
+    /// Forgets what was counted, and ends the session that may be on.
     pub fn reset(&self) {
-        self.active.store(0, Ordering::SeqCst);
-        self.clear();
+        self.clear(&mut self.timed.lock());
     }
 
-    fn clear(&self) {
+    /// A window of that session opens: flags may be set. Does nothing when another one has taken
+    /// its place.
+    pub fn open(&self, session: u64) {
+        let _timed = self.timed.lock();
+        if self.session.load(Ordering::SeqCst) == session {
+            self.tracing.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// All flags of the window are set: collections count from now on.
+    pub fn count_from(&self, session: u64, nanos: u64) {
+        let mut timed = self.timed.lock();
+        let is_open = self.tracing.load(Ordering::SeqCst);
+        if is_open && self.session.load(Ordering::SeqCst) == session && timed.since.is_none() {
+            self.forget_open();
+            timed.since = Some(nanos);
+            self.counting.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Nothing counts any more, and the window of that session is over once its flags are taken
+    /// away. What is open is forgotten with the next one.
+    pub fn count_until(&self, session: u64, nanos: u64) {
+        let mut timed = self.timed.lock();
+        if self.session.load(Ordering::SeqCst) == session {
+            self.counting.store(false, Ordering::SeqCst);
+            timed.close(nanos);
+        }
+    }
+
+    /// The window of that session is over: no flags are wanted. A tracer that wants none gives its
+    /// processes to the next one that asks, with the flags they have; so these go first.
+    pub fn close(&self, session: u64, nanos: u64) {
+        let mut timed = self.timed.lock();
+        if self.session.load(Ordering::SeqCst) == session {
+            self.close_window(&mut timed, nanos);
+        }
+    }
+
+    fn close_window(&self, timed: &mut Timed, nanos: u64) {
+        self.counting.store(false, Ordering::SeqCst);
+        self.tracing.store(false, Ordering::SeqCst);
+        timed.close(nanos);
+    }
+
+    /// For how many nanoseconds collections counted until now.
+    pub fn timed(&self, nanos: u64) -> u64 {
+        let timed = self.timed.lock();
+        let open = timed.since.map_or(0, |since| nanos.saturating_sub(since));
+        timed.nanos + open
+    }
+
+    fn forget_open(&self) {
         for open in &self.open {
             open.lock().clear();
         }
+    }
+
+    fn clear(&self, timed: &mut Timed) {
+        self.session.store(0, Ordering::SeqCst);
+        self.counting.store(false, Ordering::SeqCst);
+        self.tracing.store(false, Ordering::SeqCst);
+        *timed = Timed {
+            nanos: 0,
+            since: None,
+        };
+        self.forget_open();
         for fruitless in &self.fruitless {
             fruitless.lock().take();
         }
+        self.worst.clear();
         for counters in &self.counters {
             counters.minor.store(0, Ordering::Relaxed);
             counters.major.store(0, Ordering::Relaxed);
@@ -164,22 +257,34 @@ impl GcMonitor {
     }
 
     /// Ends that session; does nothing when another one has taken its place.
-    pub fn deactivate(&self, session: u64) {
-        let _was_other =
-            self.active
-                .compare_exchange(session, 0, Ordering::SeqCst, Ordering::SeqCst);
+    pub fn end(&self, session: u64, nanos: u64) {
+        let mut timed = self.timed.lock();
+        if self.session.load(Ordering::SeqCst) == session {
+            self.session.store(0, Ordering::SeqCst);
+            self.close_window(&mut timed, nanos);
+        }
     }
 
-    /// Whether a session is active.
+    /// Whether trace flags are wanted.
     #[inline]
-    pub fn is_active(&self) -> bool {
-        self.active.load(Ordering::Relaxed) != 0
+    pub fn is_tracing(&self) -> bool {
+        self.tracing.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn is_counting(&self) -> bool {
+        self.counting.load(Ordering::Relaxed)
+    }
+
+    /// The worst pauses of the last windows.
+    pub fn worst(&self) -> &Worst {
+        &self.worst
     }
 
     /// A process begins a collection at `nanos` of any monotonic clock, with a heap of `bytes`.
     /// A start that was open for it is forgotten: its end was not reported.
     pub fn started(&self, process: u64, kind: Kind, nanos: u64, bytes: u64) {
-        if !self.is_active() {
+        if !self.is_counting() {
             return;
         }
         let mut start = Open {
@@ -213,7 +318,7 @@ impl GcMonitor {
     /// The collection that the process has open ends at `nanos`, with a heap of `bytes`. An end
     /// whose start was not seen is ignored.
     pub fn ended(&self, process: u64, kind: Kind, nanos: u64, bytes: u64) {
-        if !self.is_active() {
+        if !self.is_counting() {
             return;
         }
         let start = {
@@ -233,20 +338,16 @@ impl GcMonitor {
                 self.count_fruitless(&before);
             }
         } else {
-            self.count(
-                kind,
-                nanos.saturating_sub(start.nanos),
-                start.bytes.saturating_sub(bytes),
-            );
+            self.count(kind, &start, nanos, start.bytes.saturating_sub(bytes));
         }
     }
 
     fn count_fruitless(&self, minor: &Fruitless) {
-        let pause = minor.ended.saturating_sub(minor.start.nanos);
-        self.count(Kind::Minor, pause, 0);
+        self.count(Kind::Minor, &minor.start, minor.ended, 0);
     }
 
-    fn count(&self, kind: Kind, pause: u64, reclaimed: u64) {
+    fn count(&self, kind: Kind, start: &Open, ended: u64, reclaimed: u64) {
+        let pause = ended.saturating_sub(start.nanos);
         let counters = &self.counters[thread_shard()];
         match kind {
             Kind::Minor => counters.minor.fetch_add(1, Ordering::Relaxed),
@@ -261,6 +362,13 @@ impl GcMonitor {
                 longest.fetch_max(pause, Ordering::Relaxed);
             }
         }
+        self.worst.note(pause, ended, || Pause {
+            process: start.process,
+            kind,
+            nanos: pause,
+            at: ended,
+            named: None,
+        });
     }
 
     /// Counts the fruitless minor collections that nothing has followed yet.
@@ -274,14 +382,17 @@ impl GcMonitor {
     }
 
     /// The longest pause in nanoseconds since this consumer asked last; 0 while no session is
-    /// active.
+    /// on.
     pub fn take_longest(&self, consumer: Consumer) -> u64 {
         self.settle();
         let longest = self.longest[consumer as usize].swap(0, Ordering::Relaxed);
-        if self.is_active() { longest } else { 0 }
+        match self.session.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => longest,
+        }
     }
 
-    /// What the active session, or the last one, counted so far.
+    /// What the session that is on, or the last one, counted so far.
     pub fn summary(&self) -> GcSummary {
         let totals = self.totals();
         GcSummary {

@@ -3,6 +3,16 @@
 use super::*;
 use proptest::prelude::*;
 
+impl GcMonitor {
+    /// Begins a session that counts at once.
+    fn activate(&self) -> u64 {
+        let session = self.begin();
+        self.open(session);
+        self.count_from(session, 0);
+        session
+    }
+}
+
 #[test]
 fn nothing_is_counted_without_a_session() {
     let gc = GcMonitor::new();
@@ -118,18 +128,18 @@ fn an_ended_session_stays_readable_and_can_not_end_its_successor() {
     let first = gc.activate();
     gc.started(1, Kind::Minor, 0, 64);
     gc.ended(1, Kind::Major, 8, 0);
-    gc.deactivate(first);
-    assert!(!gc.is_active());
+    gc.end(first, 0);
+    assert!(!gc.is_tracing());
     assert_eq!(gc.take_longest(Consumer::Caller), 0);
     assert_eq!(gc.summary().major, 1);
 
     let second = gc.activate();
     assert_ne!(first, second);
     assert_eq!(gc.summary().major, 0);
-    gc.deactivate(first);
-    assert!(gc.is_active());
+    gc.end(first, 0);
+    assert!(gc.is_tracing());
     gc.reset();
-    assert!(!gc.is_active());
+    assert!(!gc.is_tracing());
 }
 
 #[test]
@@ -213,4 +223,54 @@ proptest! {
             counted.iter().map(|(_, pause, _)| *pause).max().unwrap_or(0)
         );
     }
+}
+
+#[test]
+fn collections_count_in_windows_and_the_windows_are_timed() {
+    let gc = GcMonitor::new();
+    let one = |process, from, to| {
+        gc.started(process, Kind::Minor, from, 100);
+        gc.ended(process, Kind::Minor, to, 50);
+    };
+    let session = gc.begin();
+    one(1, 0, 10);
+    gc.open(session);
+    assert!(gc.is_tracing());
+    one(1, 20, 30);
+    assert_eq!((gc.summary().minor, gc.timed(40)), (0, 0));
+    gc.count_from(session, 100);
+    one(1, 110, 117);
+    gc.started(2, Kind::Minor, 190, 100);
+    assert_eq!(gc.timed(150), 50);
+    gc.count_until(session, 200);
+    one(1, 201, 202);
+    assert!(gc.is_tracing());
+    gc.close(session, 205);
+    assert!(!gc.is_tracing());
+    one(1, 210, 300);
+    assert_eq!((gc.summary().minor, gc.timed(900)), (1, 100));
+    // What a window measured is read after it too.
+    assert_eq!(gc.take_longest(Consumer::Sampler), 7);
+    // A collection that was open when the window closed is not one of fifty windows.
+    gc.open(session);
+    gc.count_from(session, 1_000);
+    gc.ended(2, Kind::Minor, 1_010, 10);
+    one(2, 1_020, 1_025);
+    gc.end(session, 1_030);
+    assert_eq!((gc.summary().minor, gc.timed(9_999)), (2, 130));
+    assert_eq!(gc.summary().pauses.max(), 7);
+    let worst: Vec<_> = gc
+        .worst()
+        .since(0)
+        .iter()
+        .map(|pause| pause.nanos)
+        .collect();
+    assert_eq!(worst, [7, 5]);
+    // A window of a session that is over does nothing.
+    gc.open(session);
+    gc.count_from(session, 2_000);
+    assert!(!gc.is_tracing());
+    one(3, 2_010, 2_020);
+    assert_eq!(gc.summary().minor, 2);
+    assert_eq!(gc.take_longest(Consumer::Sampler), 0);
 }

@@ -130,12 +130,12 @@ pub fn trend(mut points: Vec<Point>) -> Option<Trend> {
         delta,
         growth_per_step: delta as f64 / (points.len() - 1) as f64,
         slope,
-        leak: is_leak(&groups, slope),
+        leak: is_leak(&groups, slope, LEAK_BYTES_PER_HOUR),
     })
 }
 
 /// Seconds and bytes since the first point, averaged in groups of neighbours when there are many.
-fn grouped(points: &[Point]) -> Vec<(f64, f64)> {
+pub(crate) fn grouped(points: &[Point]) -> Vec<(f64, f64)> {
     let origin = points[0];
     let groups = points.len().min(MAX_POINTS);
     (0..groups)
@@ -155,15 +155,15 @@ fn grouped(points: &[Point]) -> Vec<(f64, f64)> {
 }
 
 /// The points of the last part of the time, so large a share of it.
-fn last(points: &[(f64, f64)], share: f64) -> &[(f64, f64)] {
+pub(crate) fn last(points: &[(f64, f64)], share: f64) -> &[(f64, f64)] {
     let (from, to) = (points[0].0, points[points.len() - 1].0);
     let start = to - (to - from) * share;
     &points[points.partition_point(|point| point.0 < start)..]
 }
 
-/// Whether points of that Theil-Sen slope are a leak.
-fn is_leak(points: &[(f64, f64)], slope: f64) -> bool {
-    let is_worth_a_call = |slope: f64| slope * 3600.0 >= LEAK_BYTES_PER_HOUR;
+/// Whether points of that Theil-Sen slope are a leak of at least so many bytes an hour.
+pub(crate) fn is_leak(points: &[(f64, f64)], slope: f64, least: f64) -> bool {
+    let is_worth_a_call = |slope: f64| slope * 3600.0 >= least;
     let whole = || {
         is_worth_a_call(slope)
             && (about_a_line(points, slope).is_significant(0.0)
@@ -211,7 +211,7 @@ fn least_squares(points: &[(f64, f64)]) -> (f64, f64) {
 }
 
 /// A slope, and what is needed to judge it: the scatter that it leaves.
-struct Fit {
+pub(crate) struct Fit {
     slope: f64,
     residuals: Vec<f64>,
     /// What the scatter of one residual is divided by to give that of the slope, squared.
@@ -221,7 +221,7 @@ struct Fit {
 }
 
 /// The samples as a line of that slope through their mean, and noise.
-fn about_a_line(points: &[(f64, f64)], slope: f64) -> Fit {
+pub(crate) fn about_a_line(points: &[(f64, f64)], slope: f64) -> Fit {
     let n = points.len() as f64;
     let mean_time = points.iter().map(|point| point.0).sum::<f64>() / n;
     let mean_bytes = points.iter().map(|point| point.1).sum::<f64>() / n;
@@ -241,7 +241,7 @@ fn about_a_line(points: &[(f64, f64)], slope: f64) -> Fit {
 
 /// The samples as a random walk that drifts: Brownian motion, whose steps vary with the time
 /// they take. Its most likely drift depends on the first and the last sample alone.
-fn about_a_mean_step(points: &[(f64, f64)]) -> Fit {
+pub(crate) fn about_a_mean_step(points: &[(f64, f64)]) -> Fit {
     let (first, last) = (points[0], points[points.len() - 1]);
     let weight = last.0 - first.0;
     let slope = (last.1 - first.1) / weight;
@@ -258,14 +258,42 @@ fn about_a_mean_step(points: &[(f64, f64)]) -> Fit {
     }
 }
 
+/// What a slope scatters by.
+enum Scatter {
+    /// There are too few independent samples to say.
+    Unknown,
+    /// By nothing.
+    None,
+    /// By this standard error, with so many degrees of freedom.
+    Of { error: f64, degrees: f64 },
+}
+
 impl Fit {
     /// Whether the slope is surely positive, with at least this many independent samples.
     fn is_significant(&self, samples: f64) -> bool {
+        match self.scatter(samples) {
+            Scatter::Unknown => false,
+            Scatter::None => self.slope > 0.0,
+            Scatter::Of { error, degrees } => self.slope / error > critical_t(degrees),
+        }
+    }
+
+    /// How sure it is that the true slope is above `least`: from 0.0 to 1.0.
+    pub(crate) fn above(&self, least: f64) -> f64 {
+        match self.scatter(0.0) {
+            Scatter::Unknown => 0.5,
+            Scatter::None => f64::from(u8::from(self.slope > least)),
+            Scatter::Of { error, degrees } => student((self.slope - least) / error, degrees),
+        }
+    }
+
+    /// What the slope scatters by, with so many independent samples at least.
+    fn scatter(&self, samples: f64) -> Scatter {
         let n = self.residuals.len() as f64;
         let explained = self.slope * self.slope * self.weight;
-        if n <= self.parameters || n < samples || explained.is_nan() || explained <= 0.0 {
-            // Two points are always on a line.
-            return false;
+        if n <= self.parameters || n < samples || explained.is_nan() || self.weight <= 0.0 {
+            // Two points always lie on a line.
+            return Scatter::Unknown;
         }
         let scatter: f64 = self
             .residuals
@@ -274,16 +302,18 @@ impl Fit {
             .sum();
         if scatter <= explained * 1e-12 {
             // A straight line but for rounding; the autocorrelation of rounding says nothing.
-            return self.slope > 0.0;
+            return Scatter::None;
         }
         let r = autocorrelation(&self.residuals, scatter);
         let independent = n * (1.0 - r) / (1.0 + r);
         let degrees = independent - self.parameters;
         if degrees < 1.0 || independent < samples {
-            return false;
+            return Scatter::Unknown;
         }
-        let error = (scatter / degrees / self.weight).sqrt();
-        self.slope / error > critical_t(degrees)
+        Scatter::Of {
+            error: (scatter / degrees / self.weight).sqrt(),
+            degrees,
+        }
     }
 }
 
@@ -298,8 +328,8 @@ fn autocorrelation(residuals: &[f64], scatter: f64) -> f64 {
     (low + (2.0 + 4.0 * low) / residuals.len() as f64).clamp(0.0, 1.0)
 }
 
-/// The median of the slopes of all pairs of points of different times; 0.0 if there are none.
-fn theil_sen(points: &[(f64, f64)]) -> f64 {
+/// The median of the slopes of all pairs of points of different times; 0.0 when there is none.
+pub(crate) fn theil_sen(points: &[(f64, f64)]) -> f64 {
     let mut slopes = Vec::with_capacity(points.len() * points.len().saturating_sub(1) / 2);
     for (at, &(time, bytes)) in points.iter().enumerate() {
         for &(later, more) in &points[at + 1..] {
@@ -320,7 +350,22 @@ fn theil_sen(points: &[(f64, f64)]) -> f64 {
     }
 }
 
-/// What Student's t with this many degrees of freedom exceeds once in 10,000 times. Between the
+/// How often Student's t with so many degrees of freedom is below a value, by Wallace's normal
+/// approximation (1959), right to about 0.002.
+fn student(t: f64, degrees: f64) -> f64 {
+    let z = (8.0 * degrees + 1.0) / (8.0 * degrees + 3.0)
+        * (degrees * (t * t / degrees).ln_1p()).sqrt();
+    // The normal distribution's tail (Abramowitz and Stegun, 26.2.17).
+    let k = 1.0 / (1.0 + 0.231_641_9 * z);
+    let polynomial = k
+        * (0.319_381_530
+            + k * (-0.356_563_782
+                + k * (1.781_477_937 + k * (-1.821_255_978 + k * 1.330_274_429))));
+    let tail = (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt() * polynomial;
+    if t < 0.0 { tail } else { 1.0 - tail }
+}
+
+/// What Student's t with so many degrees of freedom exceeds once in 10,000 times. Between the
 /// entries of the table the larger value holds.
 fn critical_t(degrees: f64) -> f64 {
     const TABLE: [(f64, f64); 38] = [

@@ -6,6 +6,7 @@ mod buffer;
 mod connection;
 mod cycles;
 mod garbage;
+mod health;
 mod histogram;
 mod inside;
 mod inventory;

@@ -56,6 +56,16 @@ pub fn stock() -> (Stock, Usage) {
     (in_use, idle)
 }
 
+/// Acquisitions that were served, those that had to make a state, and states that came back and
+/// were not kept. Those that say nothing of the host's load are left out.
+pub fn acquisitions() -> (u64, u64, u64) {
+    let stats = STATES.stats();
+    let created = stats
+        .created
+        .saturating_sub(CREATED_ASIDE.load(Ordering::Relaxed));
+    (stats.reused, created, stats.dropped)
+}
+
 /// A state on lease; nothing once it was released.
 type Leased = Option<Lease<'static, ConnectionState>>;
 

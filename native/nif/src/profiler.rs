@@ -28,6 +28,10 @@ mod atoms {
         memory_snapshot,
         sampler,
         caller,
+        open,
+        count,
+        stop,
+        close,
     }
 }
 
@@ -45,12 +49,14 @@ const STEP: usize = 1_024;
 static LAST: Mutex<Option<ResourceRef<Session>>> = Mutex::new(None);
 
 /// A profiling session. It watches the sampler and ends with it, however it ends.
-struct Session {
+pub struct Session {
     recording: Mutex<Recording>,
     /// The number of its session in [`GC`]; `None` when collections are not measured.
     gc: Option<u64>,
     /// After how many milliseconds of the session its trace flags were found cleared.
     gc_lost: OnceLock<u64>,
+    /// By what its sampler knows it again when that is started anew.
+    tag: OnceLock<u64>,
 }
 
 resource!(Session, c"erlmcp_memory_session", Session::end);
@@ -79,12 +85,12 @@ impl Session {
     fn end(&self) {
         self.recording.lock().end();
         if let Some(number) = self.gc {
-            GC.deactivate(number);
+            GC.end(number, tracer::now());
         }
     }
 
     /// Whether the collections of the whole session are counted.
-    fn measures(&self) -> bool {
+    pub fn measures(&self) -> bool {
         self.gc.is_some() && self.gc_lost.get().is_none()
     }
 
@@ -155,8 +161,8 @@ record!(
     connections
 );
 
-/// Begins a session that the given process samples for, in place of the last one. Dirty: the last
-/// one's samples may be many to free.
+/// Begins a session that ends with the given process, in place of the last one; where it times
+/// collections, a window of it opens. Dirty: the last one's samples may be many to free.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn profiler_start(
     env: Env,
@@ -166,7 +172,9 @@ fn profiler_start(
 ) -> NifResult<ResourceRef<Session>> {
     tracer::prepare();
     let number = if gc {
-        Some(GC.activate())
+        let number = GC.begin();
+        GC.open(number);
+        Some(number)
     } else {
         GC.reset();
         None
@@ -175,6 +183,7 @@ fn profiler_start(
         recording: Mutex::new(Recording::new(usize::try_from(keep).unwrap_or(usize::MAX))),
         gc: number,
         gc_lost: OnceLock::new(),
+        tag: OnceLock::new(),
     });
     if !session.monitor(env, &sampler) {
         session.end();
@@ -198,10 +207,37 @@ fn profiler_stop(session: ResourceRef<Session>) -> Atom {
 #[rustler::nif]
 fn profiler_gc_lost(session: ResourceRef<Session>) -> Atom {
     if let Some(number) = session.gc {
-        GC.deactivate(number);
+        GC.end(number, tracer::now());
         let after = session.recording.lock().duration().as_millis() as u64;
         let _first = session.gc_lost.set(after);
     }
+    atoms::ok()
+}
+
+/// A window opens, counts once its flags are set, stops that, and closes once they are taken away.
+#[rustler::nif]
+fn profiler_window(session: ResourceRef<Session>, step: Atom) -> NifResult<Atom> {
+    let Some(number) = session.gc else {
+        return Err(Error::BadArg);
+    };
+    if step == atoms::open() {
+        GC.open(number);
+    } else if step == atoms::count() {
+        GC.count_from(number, tracer::now());
+    } else if step == atoms::stop() {
+        GC.count_until(number, tracer::now());
+    } else if step == atoms::close() {
+        GC.close(number, tracer::now());
+    } else {
+        return Err(Error::BadArg);
+    }
+    Ok(atoms::ok())
+}
+
+/// Gives a session its tag, once.
+#[rustler::nif]
+fn profiler_tag(session: ResourceRef<Session>, tag: u64) -> Atom {
+    let _first = session.tag.set(tag);
     atoms::ok()
 }
 
@@ -226,6 +262,7 @@ fn profiler_session(env: Env) -> Term {
 #[rustler(encode)]
 struct Status {
     running: bool,
+    tag: Option<u64>,
     gc_measured: bool,
     gc_lost_ms: Option<u64>,
     baseline: Option<Snapshot>,
@@ -242,6 +279,7 @@ fn profiler_status(session: ResourceRef<Session>) -> Status {
     let recording = session.recording.lock();
     Status {
         running: recording.is_running(),
+        tag: session.tag.get().copied(),
         gc_measured: session.measures(),
         gc_lost_ms: session.gc_lost.get().copied(),
         baseline: recording.baseline().map(Snapshot),
@@ -316,9 +354,9 @@ fn session_trend<'a>(env: Env<'a>, session: Term<'a>, lane: Lane) -> Result<Term
 
 nif!(session_trend => profiler_trend(session));
 
-/// `{Timestamp, Bytes}`: the timestamp an integer of 64 bits or a float, the bytes an integer not
-/// below 0.
-fn point(item: Term) -> NifResult<Point> {
+/// `{Timestamp, Bytes}`: the timestamp an integer of 64 bits or a float, the bytes an integer of
+/// 0 and up.
+pub fn point(item: Term) -> NifResult<Point> {
     let (timestamp, bytes): (Term, i64) = item.decode()?;
     Ok(Point {
         ms: match timestamp.decode::<i64>() {
@@ -347,6 +385,37 @@ fn list_trend<'a>(env: Env<'a>, items: Term<'a>, lane: Lane) -> Result<Term<'a>,
 
 nif!(list_trend => memory_trend(items));
 
+/// Kinds of memory by name, and where a sample has them.
+pub type Kinds = [(&'static str, fn(&Sample) -> u64)];
+
+/// The points of the samples of the last `back` milliseconds of a session's time, for each kind.
+pub fn points(
+    session: &ResourceRef<Session>,
+    back: f64,
+    kinds: &Kinds,
+) -> Vec<(&'static str, Vec<Point>)> {
+    let samples = session.samples();
+    let since = samples
+        .last()
+        .map_or(0.0, |last| last.monotonic_ms() - back);
+    let of = |bytes: fn(&Sample) -> u64| {
+        let recent = samples.iter().filter(|one| one.monotonic_ms() >= since);
+        let point = recent.map(|sample| Point {
+            ms: sample.monotonic_ms(),
+            bytes: bytes(sample),
+        });
+        point.collect()
+    };
+    let named = kinds.iter().map(|&(name, bytes)| (name, of(bytes)));
+    named.collect()
+}
+
+/// Whether the last session times collections: not where it does not, or where its flags were
+/// taken away.
+pub fn measures() -> bool {
+    LAST.lock().as_ref().is_some_and(|last| last.measures())
+}
+
 #[derive(NifMap)]
 #[rustler(encode)]
 struct GcMap {
@@ -356,20 +425,23 @@ struct GcMap {
     major: u64,
     reclaimed_bytes: u64,
     pause_ms: Millis,
+    timed_ms: f64,
+    paused_ms: f64,
 }
 
 /// The collections of the last session, running or not.
 #[rustler::nif]
 fn profiler_gc() -> GcMap {
-    let measured = LAST.lock().as_ref().is_some_and(|last| last.measures());
     let summary = GC.summary();
     GcMap {
-        measured,
+        measured: measures(),
         collections: summary.minor + summary.major,
         minor: summary.minor,
         major: summary.major,
         reclaimed_bytes: summary.reclaimed_bytes,
         pause_ms: Millis::from(&summary.pauses),
+        timed_ms: GC.timed(tracer::now()) as f64 / 1e6,
+        paused_ms: GC.totals().pauses.sum as f64 / 1e6,
     }
 }
 

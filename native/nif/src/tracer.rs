@@ -39,10 +39,15 @@ pub fn prepare() {
     LazyLock::force(&CLOCK);
 }
 
-/// Whether to go on tracing. Without an active session it returns `remove`, so trace flags that a
-/// killed sampler left behind go away at each process's next collection.
+/// Nanoseconds of the clock that collections are timed by.
+pub fn now() -> u64 {
+    CLOCK.elapsed().as_nanos() as u64
+}
+
+/// Whether to go on tracing. Without an open window the answer is `remove`, so trace flags that a
+/// killed sampler left behind dissolve at each process's next collection.
 fn enabled<'a>(env: Env<'a>, _tag: Term<'a>, _state: Term<'a>, _tracee: Term<'a>) -> Term<'a> {
-    let answer = if GC.is_active() {
+    let answer = if GC.is_tracing() {
         atoms::trace()
     } else {
         atoms::remove()
@@ -64,9 +69,7 @@ fn trace<'a>(
 ) -> Term<'a> {
     // The word of a process stays the same while it lives; here it is only a key.
     let process = word(tracee);
-    // A start is timed after its list is read, an end before, so that the pause excludes the
-    // tracer.
-    let now = || CLOCK.elapsed().as_nanos() as u64;
+    // A start is timed after its list is read, an end before: the pause is the process's own.
     let started = |kind| {
         let bytes = heap_bytes(info);
         GC.started(process, kind, now(), bytes);

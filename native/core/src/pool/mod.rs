@@ -131,7 +131,10 @@ impl<T: Recycle> Pool<T> {
         };
         if let Some(object) = rest {
             // Freed here, outside of every lock, where no shard has room.
-            drop(self.place(home, object));
+            if let Some(object) = self.place(home, object) {
+                self.shards[home].lock().counts.dropped += 1;
+                drop(object);
+            }
         }
     }
 

@@ -13,6 +13,8 @@ pub(super) struct Counts {
     pub(super) created: u64,
     /// Leases that ended.
     pub(super) returned: u64,
+    /// Idle objects that were freed for want of room, or of use.
+    pub(super) dropped: u64,
 }
 
 /// What the lock protects.

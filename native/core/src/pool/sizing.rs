@@ -82,7 +82,12 @@ impl<T: Recycle> Pool<T> {
         for (shard, unused) in self.shards.iter().zip(unused) {
             let mut here = unused.min(left);
             while here > 0 {
-                let old = shard.lock().take_oldest(here.min(CHUNK));
+                let old = {
+                    let mut shelf = shard.lock();
+                    let old = shelf.take_oldest(here.min(CHUNK));
+                    shelf.counts.dropped += old.len() as u64;
+                    old
+                };
                 if old.is_empty() {
                     break;
                 }

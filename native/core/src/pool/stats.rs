@@ -14,6 +14,9 @@ pub struct Stats {
     pub reused: u64,
     /// Acquisitions that had to make an object.
     pub created: u64,
+    /// Objects that came back and were not kept, or not for long: those over `max_pool_size`, and
+    /// those that trimming freed.
+    pub dropped: u64,
     /// Bytes of the idle objects.
     pub idle_bytes: u64,
     /// Bytes of the objects on lease.
@@ -51,6 +54,7 @@ impl<T: Recycle> Pool<T> {
             stats.available += shelf.len() as u64;
             stats.reused += shelf.counts.reused;
             stats.created += shelf.counts.created;
+            stats.dropped += shelf.counts.dropped;
             stats.idle_bytes += shelf.idle_bytes as u64;
             live_bytes += shelf.live_bytes;
         }

@@ -1,0 +1,46 @@
+%% @private
+%% @doc What measures: the monitor of levels, and a supervisor for the sampler of a session.
+%%
+%% Measuring must not end a node: when the sampler's supervisor gives up, it stays away, and the
+%% application goes on.
+-module(erlmcp_memory_sup).
+-behaviour(supervisor).
+
+-export([start_link/0, start_sampler_sup/0]).
+-export([init/1]).
+
+%% @doc The top supervisor.
+-spec start_link() -> {ok, pid()} | {error, term()}.
+start_link() ->
+    case supervisor:start_link({local, ?MODULE}, ?MODULE, top) of
+        ignore -> {error, ignore};
+        Started -> Started
+    end.
+
+%% @doc The supervisor of the sampler, which has no child while no session runs.
+-spec start_sampler_sup() -> supervisor:startlink_ret().
+start_sampler_sup() ->
+    supervisor:start_link({local, erlmcp_memory_sampler_sup}, ?MODULE, sampler).
+
+%% @private
+-spec init(top | sampler) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
+init(top) ->
+    {ok,
+        {#{strategy => one_for_one, intensity => 10, period => 10}, [
+            #{
+                id => sampler_sup,
+                start => {?MODULE, start_sampler_sup, []},
+                type => supervisor,
+                restart => temporary
+            },
+            #{id => monitor, start => {erlmcp_memory_monitor, start_link, []}}
+        ]}};
+init(sampler) ->
+    {ok,
+        {#{strategy => simple_one_for_one, intensity => 10, period => 10}, [
+            #{
+                id => sampler,
+                start => {erlmcp_memory_sampler, start_link, []},
+                restart => transient
+            }
+        ]}}.
