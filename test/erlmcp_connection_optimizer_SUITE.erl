@@ -182,10 +182,10 @@ a_hundred_megabytes_and_back(_Config) ->
 large_jobs_are_left_to_dirty_schedulers(_Config) ->
     Small = ?O:create_optimized_state(<<"s">>),
     Large = [
-        maps:from_list([{I, I} || I <- lists:seq(1, 2_000)]),
-        lists:seq(1, 10_000),
-        binary:copy(<<"x">>, 100_000),
-        nested(3_000, fun(T) -> {T} end)
+        maps:from_list([{I, I} || I <- lists:seq(1, 8_000)]),
+        lists:seq(1, 20_000),
+        binary:copy(<<"x">>, 400_000),
+        nested(10_000, fun(T) -> {T} end)
     ],
     [
         begin
@@ -198,7 +198,7 @@ large_jobs_are_left_to_dirty_schedulers(_Config) ->
         end
      || Term <- Large
     ],
-    ?assertMatch({dirty, _}, call(state_new, [binary:copy(<<"x">>, 100_000), 0])),
+    ?assertMatch({dirty, _}, call(state_new, [binary:copy(<<"x">>, 400_000), 0])),
     Keys = [metadata | [binary:copy(<<I>>, 30_000) || I <- lists:seq(1, 63)]],
     ?assertMatch({dirty, _}, call(state_get, [Small, Keys, []])),
     ?assertMatch({dirty, _}, call(state_update, [Small, Keys, 1, [], 0])),
