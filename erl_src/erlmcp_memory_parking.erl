@@ -19,9 +19,10 @@
 -module(erlmcp_memory_parking).
 
 -include_lib("kernel/include/logger.hrl").
+-include("erlmcp_memory_parking.hrl").
 
--export([options/1, new/1, tag/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
--export([settle/1, park/4, replace/3, hold/1, rest/2, compact/1, expand/1]).
+-export([options/1, new/1, tag/0, idle_after/1, is_parked/1, is_refused/1, changed/3]).
+-export([settle/1, park/4, replace/3, hold/1, rest/2, tidy/1, forget/1, compact/1, expand/1]).
 -export([admit/3, wake/1, peek/1]).
 
 -export_type([parking/0, compact/0, reason/0, urgency/0]).
@@ -126,9 +127,9 @@ new(Options) ->
 spread(infinity) -> infinity;
 spread(IdleAfter) -> min(16#ffffffff, IdleAfter + erlang:phash2(self(), IdleAfter div ?SPREAD + 1)).
 
-%% @doc A reference that no other server has.
--spec tag(parking()) -> reference().
-tag(#parking_1{slot = Slot}) -> Slot.
+%% @doc What timers of the engines carry that stand for something of the module's.
+-spec tag() -> atom().
+tag() -> ?MODULE.
 
 %% @doc The idle time of this server, spread included.
 -spec idle_after(parking()) -> timeout().
@@ -210,7 +211,7 @@ park(_Reason, _State, _Module, #parking_1{state = refused} = Parking) ->
     {awake, Parking};
 park(_Reason, _State, _Module, #parking_1{state = clean, slot = Slot} = Parking) ->
     ok = erlmcp_memory_nif:slot_rest(Slot),
-    {parked, parked(Parking)};
+    {parked, parked(Slot, Parking)};
 park(crowded, State, Module, #parking_1{state = awake} = Parking) ->
     pack(State, Module, Parking);
 park(idle, State, Module, #parking_1{state = awake, slot = Slot} = Parking) ->
@@ -231,7 +232,7 @@ replace(State, Module, #parking_1{state = parked} = Parking) ->
 
 pack(State, Module, #parking_1{slot = Slot} = Parking) ->
     try packed(Slot, State) of
-        ok -> {parked, parked(Parking)};
+        ok -> {parked, parked(erlmcp_memory_nif:slot_fold(Slot), Parking)};
         {badarg, _, Text} -> refused(Module, Text, Parking)
     catch
         %% Whatever the library has: the state is still here.
@@ -245,8 +246,9 @@ packed(Slot, State) ->
         Packed -> Packed
     end.
 
-parked(Parking) ->
-    Parking#parking_1{state = parked, bytes = 0}.
+parked(Slot, Parking) ->
+    _ = erlmcp_memory_nif:slot_list(Slot) andalso erlmcp_memory_tidier:start(),
+    Parking#parking_1{slot = Slot, state = parked, bytes = 0}.
 
 %% `rand' would leave its seed in the dictionary of the process.
 retry() ->
@@ -261,6 +263,26 @@ hold(#parking_1{state = refused} = Parking) ->
     Measured;
 hold(Parking) ->
     Parking.
+
+%% @doc To be called by a server that is parked when it gets the message `?TIDY', before it
+%% hibernates again.
+-spec tidy(parking()) -> parking().
+tidy(#parking_1{state = parked, slot = Slot} = Parking) ->
+    Parking#parking_1{slot = erlmcp_memory_nif:slot_fold(Slot)}.
+
+%% @doc To be called by a server that is parked before it lets others wait for messages: it will
+%% not get that one.
+-spec forget(parking()) -> ok.
+forget(#parking_1{slot = Slot}) ->
+    case erlmcp_memory_nif:slot_unlist(Slot) of
+        true ->
+            receive
+                ?TIDY -> ok
+            after 0 -> ok
+            end;
+        false ->
+            ok
+    end.
 
 %% @doc To be kept by a server that hibernates.
 -spec compact(parking()) -> compact().
@@ -297,6 +319,7 @@ wait_for(other) -> ?WAIT_FOR_OTHER.
 %% @doc Builds the state. The slot holds it as well, until it changes.
 -spec wake(parking()) -> {State :: term(), parking()}.
 wake(#parking_1{state = parked, slot = Slot} = Parking) ->
+    ok = forget(Parking),
     State = erlmcp_memory_nif:slot_wake(Slot),
     {State, Parking#parking_1{state = clean, bytes = 0, due = now}}.
 

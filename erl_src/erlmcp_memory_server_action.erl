@@ -29,7 +29,7 @@ reviewed() ->
 
 %% @doc What is to be done. `error': the return is a wrong one. `foreign': this release may know it.
 %% Starts the timer that is asked for; its message is `{timeout, Timer, Tag}'.
--spec take(Action :: term(), Tag :: reference()) -> taken() | error | foreign.
+-spec take(Action :: term(), Tag :: atom()) -> taken() | error | foreign.
 take({continue, _} = Continue, _Tag) ->
     Continue;
 take(Action, _Tag) when
