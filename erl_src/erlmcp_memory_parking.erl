@@ -45,8 +45,10 @@
 -opaque parking() :: #parking_1{}.
 %% How it stands with the state of a server.
 
--type compact() :: {Slot :: reference(), IdleAfter :: timeout()}.
-%% All that is needed of it while the state is parked.
+-type compact() ::
+    nonempty_improper_list(Slot :: reference(), IdleAfter :: timeout())
+    | {Slot :: reference(), IdleAfter :: timeout()}.
+%% All that is needed of it while the state is parked, in two words. Earlier versions kept the tuple.
 
 -type reason() :: idle | crowded.
 %% Why a state is parked: no message came for the idle time, or too many bytes are awake.
@@ -247,8 +249,15 @@ packed(Slot, State) ->
     end.
 
 parked(Slot, Parking) ->
-    _ = erlmcp_memory_nif:slot_list(Slot) andalso erlmcp_memory_tidier:start(),
+    ok = listed(Slot),
     Parking#parking_1{slot = Slot, state = parked, bytes = 0}.
+
+%% After a peak of awake bytes, so that it is told when the peak is over.
+listed(Slot) ->
+    case erlmcp_memory_nif:slot_list(Slot) of
+        true -> erlmcp_memory_tidier:start();
+        false -> ok
+    end.
 
 %% `rand' would leave its seed in the dictionary of the process.
 retry() ->
@@ -268,7 +277,14 @@ hold(Parking) ->
 %% hibernates again.
 -spec tidy(parking()) -> parking().
 tidy(#parking_1{state = parked, slot = Slot} = Parking) ->
-    Parking#parking_1{slot = erlmcp_memory_nif:slot_fold(Slot)}.
+    Moved = erlmcp_memory_nif:slot_fold(Slot),
+    %% Not a better place, if it is no longer quiet.
+    ok =
+        case erlmcp_memory_nif:is_peak_over() of
+            true -> ok;
+            false -> listed(Moved)
+        end,
+    Parking#parking_1{slot = Moved}.
 
 %% @doc To be called by a server that is parked before it lets others wait for messages: it will
 %% not get that one.
@@ -286,10 +302,12 @@ forget(#parking_1{slot = Slot}) ->
 
 %% @doc To be kept by a server that hibernates.
 -spec compact(parking()) -> compact().
-compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> {Slot, IdleAfter}.
+compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> [Slot | IdleAfter].
 
 -spec expand(compact()) -> parking().
 expand({Slot, IdleAfter}) ->
+    expand([Slot | IdleAfter]);
+expand([Slot | IdleAfter]) ->
     #parking_1{slot = Slot, idle_after = IdleAfter, state = parked, limit = limit(infinity)}.
 
 %% @doc Hibernates a server whose state is parked. `Loop' must not lead to the state.

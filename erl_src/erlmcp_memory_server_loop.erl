@@ -25,6 +25,13 @@
     hibernate_after :: timeout()
 }).
 
+%% The same, of one that has no name and no settings of its own: fewer words.
+-record(calm_1, {
+    parent :: pid(),
+    module :: module(),
+    parking :: erlmcp_memory_parking:compact()
+}).
+
 %% Why a server ends, and what is to be said of it.
 -record(ending_1, {
     class = exit :: exit | error,
@@ -122,6 +129,21 @@ now_ms() -> erlang:monotonic_time(millisecond).
 sleep(#server_1{until = Until} = Loop) ->
     erlmcp_memory_parking:rest(?MODULE, asleep(alarm(Until, timeout, Loop))).
 
+asleep(
+    #server_1{
+        timer = none,
+        alarm = none,
+        debug = [],
+        name = Name,
+        action = infinity,
+        hibernate_after = infinity
+    } = Loop
+) when Name =:= self() ->
+    #calm_1{
+        parent = Loop#server_1.parent,
+        module = Loop#server_1.module,
+        parking = erlmcp_memory_parking:compact(Loop#server_1.parking)
+    };
 asleep(#server_1{timer = none, alarm = none, debug = []} = Loop) ->
     #asleep_1{
         parent = Loop#server_1.parent,
@@ -169,7 +191,15 @@ cancel_alarm(Timer) ->
 
 %% @private
 %% @doc There is a message for a server that hibernates.
--spec woken(server() | #asleep_1{}) -> no_return().
+-spec woken(server() | #asleep_1{} | #calm_1{}) -> no_return().
+woken(#calm_1{parent = Parent, module = Module, parking = Parking}) ->
+    woken(#server_1{
+        parent = Parent,
+        name = self(),
+        module = Module,
+        parking = erlmcp_memory_parking:expand(Parking),
+        hibernate_after = infinity
+    });
 woken(#asleep_1{} = Asleep) ->
     woken(#server_1{
         parent = Asleep#asleep_1.parent,

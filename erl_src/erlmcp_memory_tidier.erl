@@ -70,7 +70,11 @@ told(0) ->
     ended();
 told(_Left) ->
     receive
-    after ?BATCH_INTERVAL -> told(erlmcp_memory_nif:roster_tell(?BATCH, ?TIDY))
+    after ?BATCH_INTERVAL ->
+        case erlmcp_memory_nif:is_peak_over() of
+            true -> told(erlmcp_memory_nif:roster_tell(?BATCH, ?TIDY));
+            false -> idle(0)
+        end
     end.
 
 %% One that was put down meanwhile may have found this tidier.

@@ -7,8 +7,10 @@
 
 use crate::share::ShareLink;
 use crate::terms::Anchor;
-use erlmcp_memory_core::packed::{Links, Packed, Target, View};
+use erlmcp_memory_core::packed::{Links, Packed, Target, View, numbered};
 use erlmcp_memory_core::threads::{Tally, Usage};
+use smallvec::SmallVec;
+use std::borrow::Cow;
 use std::ptr::{self, NonNull};
 use std::slice;
 
@@ -31,7 +33,9 @@ pub fn folded() -> Usage {
 pub struct Folded {
     start: NonNull<ShareLink>,
     built: u32,
-    links: u16,
+    links: u8,
+    /// Whether the bytes tell links by their places.
+    is_numbered: bool,
     bytes: u16,
 }
 
@@ -42,8 +46,9 @@ unsafe impl Sync for Folded {}
 
 /// What is to be folded.
 pub struct Unfolded<'v> {
-    bytes: &'v [u8],
-    links: Vec<ShareLink>,
+    bytes: Cow<'v, [u8]>,
+    links: SmallVec<[ShareLink; 8]>,
+    is_numbered: bool,
     built: u32,
 }
 
@@ -58,8 +63,10 @@ impl<'v> Unfolded<'v> {
             Target::Anchor(Anchor::Share(share)) => Some(share.clone()),
             _ => None,
         };
+        let numbered = numbered(value.view());
         Some(Unfolded {
-            bytes: value.bytes(),
+            is_numbered: numbered.is_some(),
+            bytes: numbered.map_or(value.bytes().into(), Cow::Owned),
             links: links.iter().map(|(_, target)| share(target)).collect::<Option<_>>()?,
             built: u32::try_from(built).ok()?,
         })
@@ -68,8 +75,9 @@ impl<'v> Unfolded<'v> {
     /// A value that is folded already, for another place.
     pub fn again(folded: &'v Folded) -> Self {
         Unfolded {
-            bytes: folded.bytes(),
-            links: folded.links().to_vec(),
+            bytes: folded.bytes().into(),
+            links: folded.links().iter().cloned().collect(),
+            is_numbered: folded.is_numbered,
             built: folded.built,
         }
     }
@@ -90,12 +98,14 @@ impl<'v> Unfolded<'v> {
         let Unfolded {
             bytes,
             links,
+            is_numbered,
             built,
         } = self;
         let folded = Folded {
             start: to.cast(),
             built,
-            links: links.len() as u16,
+            links: links.len() as u8,
+            is_numbered,
             bytes: bytes.len() as u16,
         };
         // SAFETY: the caller promises the room.
@@ -118,9 +128,10 @@ impl Folded {
 
     /// Calls `with` with the packed value.
     pub fn with<R>(&self, with: impl FnOnce(View<'_, Anchor>) -> R) -> R {
-        let anchors = self.links().iter();
-        let links =
-            Links::to_anchors(anchors.map(|link| (link.id(), Anchor::Share(link.clone()))));
+        let links = Links::to_anchors(self.links().iter().zip(0..).map(|(link, place)| {
+            let id = if self.is_numbered { place } else { link.id() };
+            (id, Anchor::Share(link.clone()))
+        }));
         with(View::new(self.bytes(), &links))
     }
 

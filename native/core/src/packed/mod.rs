@@ -17,6 +17,7 @@
 //! search, and no other entry is looked at.
 
 mod links;
+mod numbered;
 mod page;
 mod reader;
 mod rewrite;
@@ -24,6 +25,7 @@ mod writer;
 
 pub(crate) use links::LinkVec;
 pub use links::{Link, Links, Target};
+pub use numbered::numbered;
 pub use page::{Entries, Page};
 pub use reader::{Item, ReadError, View, item, skip};
 pub use rewrite::{Place, Rewrite, rewrite};
