@@ -251,7 +251,7 @@ roster() -> ?NOT_LOADED.
 
 %% @doc Takes at most so many servers out of the roster, sends each the message, and returns how
 %% many are left.
--spec roster_tell(Most :: pos_integer(), Message :: atom()) -> non_neg_integer().
+-spec roster_tell(Most :: pos_integer(), Message :: tuple()) -> non_neg_integer().
 roster_tell(_Most, _Message) -> ?NOT_LOADED.
 
 %% @doc Whether little of what was awake at the peak is awake.

@@ -22,7 +22,7 @@
 -include("erlmcp_memory_parking.hrl").
 
 -export([options/1, new/1, tag/0, idle_after/1, is_parked/1, is_refused/1, changed/3]).
--export([settle/1, park/4, replace/3, hold/1, rest/2, tidy/1, forget/1, compact/1, expand/1]).
+-export([settle/1, park/4, replace/3, hold/1, rest/2, tidy/2, forget/1, compact/1, expand/1]).
 -export([admit/3, wake/1, peek/1]).
 
 -export_type([parking/0, compact/0, reason/0, urgency/0]).
@@ -273,14 +273,14 @@ hold(#parking_1{state = refused} = Parking) ->
 hold(Parking) ->
     Parking.
 
-%% @doc To be called by a server that is parked when it gets the message `?TIDY', before it
-%% hibernates again.
--spec tidy(parking()) -> parking().
-tidy(#parking_1{state = parked, slot = Slot} = Parking) ->
+%% @doc To be called by a server that is parked when it gets `{?TIDY, Times}', before it hibernates
+%% again.
+-spec tidy(Times :: non_neg_integer(), parking()) -> parking().
+tidy(Times, #parking_1{state = parked, slot = Slot} = Parking) ->
     Moved = erlmcp_memory_nif:slot_fold(Slot),
-    %% Not a better place, if it is no longer quiet.
+    %% It has found no better place if it is no longer quiet.
     ok =
-        case erlmcp_memory_nif:is_peak_over() of
+        case Times =:= 0 andalso erlmcp_memory_nif:is_peak_over() of
             true -> ok;
             false -> listed(Moved)
         end,
@@ -293,7 +293,7 @@ forget(#parking_1{slot = Slot}) ->
     case erlmcp_memory_nif:slot_unlist(Slot) of
         true ->
             receive
-                ?TIDY -> ok
+                {?TIDY, _} -> ok
             after 0 -> ok
             end;
         false ->

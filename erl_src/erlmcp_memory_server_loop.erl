@@ -217,10 +217,10 @@ woken(Loop) ->
 %% @private
 %% @doc A message.
 -spec received(Message :: term(), server()) -> no_return().
-received(?TIDY, #server_1{parking = Parking} = Loop) ->
+received({?TIDY, Times}, #server_1{parking = Parking} = Loop) ->
     case erlmcp_memory_parking:is_parked(Parking) of
         true ->
-            Tidied = Loop#server_1{parking = erlmcp_memory_parking:tidy(Parking)},
+            Tidied = Loop#server_1{parking = erlmcp_memory_parking:tidy(Times, Parking)},
             %% The alarm goes on.
             erlmcp_memory_parking:rest(?MODULE, asleep(Tidied));
         false ->

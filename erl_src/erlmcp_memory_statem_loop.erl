@@ -139,10 +139,10 @@ woken(Loop) ->
 -spec received(Message :: term(), #loop{}) -> no_return().
 received(Message, Old) ->
     case {Message, current(Old)} of
-        {?TIDY, #loop{parking = Parking} = Loop} ->
+        {{?TIDY, Times}, #loop{parking = Parking} = Loop} ->
             case erlmcp_memory_parking:is_parked(Parking) of
                 true ->
-                    Tidied = Loop#loop{parking = erlmcp_memory_parking:tidy(Parking)},
+                    Tidied = Loop#loop{parking = erlmcp_memory_parking:tidy(Times, Parking)},
                     nothing(Tidied#loop{then = rest});
                 false ->
                     wait(Loop)

@@ -22,6 +22,8 @@
 -define(LOOK_INTERVAL, 500).
 %% A peak is over when it was for so many looks: servers may start in waves.
 -define(LOOKS, 3).
+%% How often each is told: where the VM puts what moves depends on what has not moved yet.
+-define(ROUNDS, 3).
 %% Servers that are told at a time, and milliseconds until the next ones are: they take a fifth of
 %% a core.
 -define(BATCH, 200).
@@ -52,7 +54,7 @@ start_registered() ->
 %% @doc `Over': for how many looks the peak was over.
 -spec idle(Over :: non_neg_integer()) -> ok.
 idle(?LOOKS) ->
-    told(erlmcp_memory_nif:roster_tell(?BATCH, ?TIDY));
+    tell(?ROUNDS);
 idle(Over) ->
     receive
     after ?LOOK_INTERVAL ->
@@ -65,14 +67,23 @@ idle(Over) ->
 looked(true, Over) -> Over + 1;
 looked(false, _Over) -> 0.
 
-told(0) ->
+%% So many rounds: servers that are told in the last but one, and before, put themselves down again.
+tell(0) ->
     ok = erlmcp_memory_nif:next_peak(),
     ended();
-told(_Left) ->
+tell(Rounds) ->
+    tell(erlmcp_memory_nif:roster(), Rounds).
+
+tell(Left, Rounds) when Left =< 0 ->
+    receive
+    after ?LOOK_INTERVAL -> tell(Rounds - 1)
+    end;
+tell(Left, Rounds) ->
+    _ = erlmcp_memory_nif:roster_tell(?BATCH, {?TIDY, Rounds - 1}),
     receive
     after ?BATCH_INTERVAL ->
         case erlmcp_memory_nif:is_peak_over() of
-            true -> told(erlmcp_memory_nif:roster_tell(?BATCH, ?TIDY));
+            true -> tell(Left - ?BATCH, Rounds);
             false -> idle(0)
         end
     end.

@@ -3,6 +3,9 @@
 //! An owner puts itself down with whom to tell, and takes itself out when it goes or when it no
 //! longer wants to be told. Whoever has time takes some out and tells them. An owner that is not
 //! there any more when it looks has been told: it is told under the lock that it looks under.
+//!
+//! Owners are told from the highest address to the lowest. What an owner moves goes to the lowest
+//! free address, so nothing is put where others have not moved away yet.
 
 use crate::threads::SHARDS;
 use parking_lot::Mutex;
@@ -58,16 +61,19 @@ impl Roster {
         is_there
     }
 
-    /// Takes at most so many out, and tells each.
+    /// Takes at most so many out, those with the highest numbers first, and tells each.
     pub fn take(&self, most: usize, mut tell: impl FnMut(u64)) {
-        let mut left = most;
-        for shard in &self.shards {
-            let mut shard = shard.lock();
-            while left > 0
-                && let Some((_, who)) = shard.pop_first()
-            {
+        for _ in 0..most {
+            let last = |shard: &Mutex<BTreeMap<usize, u64>>| {
+                let shard = shard.lock();
+                shard.last_key_value().map(|(owner, _)| *owner)
+            };
+            let Some(owner) = self.shards.iter().filter_map(last).max() else {
+                return;
+            };
+            let mut shard = self.shard(owner).lock();
+            if let Some(who) = shard.remove(&owner) {
                 self.len.fetch_sub(1, Ordering::Relaxed);
-                left -= 1;
                 tell(who);
             }
         }
@@ -96,7 +102,8 @@ mod tests {
         assert!(!roster.remove(50 * 64));
         let mut told = Vec::new();
         roster.take(30, |who| told.push(who));
-        assert_eq!((told.len(), roster.len()), (30, 69));
+        assert_eq!(told, (71..=100).rev().collect::<Vec<u64>>());
+        assert_eq!(roster.len(), 69);
         roster.take(1000, |who| told.push(who));
         told.sort_unstable();
         let expected: Vec<u64> = (1..=100).filter(|who| *who != 50).collect();
@@ -130,7 +137,7 @@ mod tests {
                 }
             });
         });
-        roster.take(usize::MAX, |_| {
+        roster.take(1500, |_| {
             told.fetch_add(1, Ordering::Relaxed);
         });
         let (told, removed) = (told.into_inner(), removed.into_inner());
