@@ -67,7 +67,10 @@ impl<'v> Unfolded<'v> {
         Some(Unfolded {
             is_numbered: numbered.is_some(),
             bytes: numbered.map_or(value.bytes().into(), Cow::Owned),
-            links: links.iter().map(|(_, target)| share(target)).collect::<Option<_>>()?,
+            links: links
+                .iter()
+                .map(|(_, target)| share(target))
+                .collect::<Option<_>>()?,
             built: u32::try_from(built).ok()?,
         })
     }

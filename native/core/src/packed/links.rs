@@ -75,7 +75,11 @@ impl<A: Anchor> Links<A> {
     /// Links to these anchors, in any order, each with its id.
     pub fn to_anchors(anchors: impl IntoIterator<Item = (u64, A)>) -> Self {
         let links = anchors.into_iter();
-        Self::from_unsorted(links.map(|(id, anchor)| (id, Target::Anchor(anchor))).collect())
+        Self::from_unsorted(
+            links
+                .map(|(id, anchor)| (id, Target::Anchor(anchor)))
+                .collect(),
+        )
     }
 
     /// Links in any order.

@@ -15,9 +15,10 @@ pub fn numbered<A: Anchor>(value: View<'_, A>) -> Option<Vec<u8>> {
     let mut at = 0;
     while at < bytes.len() {
         let start = at;
-        let (tag, id) = match item(bytes, &mut at).ok()? {
-            Item::Part(id) => (tag::PART, id),
-            Item::Share(id) => (tag::SHARE, id),
+        let (tag, len, id) = match item(bytes, &mut at).ok()? {
+            Item::Part(id) => (tag::PART, None, id),
+            Item::Share(id) => (tag::SHARE, None, id),
+            Item::Run { len, id } => (tag::RUN, Some(len as u64), id),
             _ => {
                 to.extend_from_slice(&bytes[start..at]);
                 continue;
@@ -29,9 +30,11 @@ pub fn numbered<A: Anchor>(value: View<'_, A>) -> Option<Vec<u8>> {
         }
         found += 1;
         to.push(tag);
-        let mut scalar = Scalar::default();
-        let len = write_varint(place as u64, &mut scalar, 0);
-        to.extend_from_slice(&scalar[..len]);
+        for number in len.into_iter().chain([place as u64]) {
+            let mut scalar = Scalar::default();
+            let end = write_varint(number, &mut scalar, 0);
+            to.extend_from_slice(&scalar[..end]);
+        }
     }
     (found == links.len()).then_some(to)
 }
@@ -54,12 +57,13 @@ mod tests {
     fn links_are_told_by_their_places() {
         let [low, high] = [1 << 40, u64::MAX];
         let value = value(|to| {
-            to.tuple(5);
+            to.tuple(6);
             to.part(high, Arc::new(2));
             to.binary(b"between");
-            to.share(low, Arc::new(1));
+            to.part(low, Arc::new(1));
             to.part(high, Arc::new(2));
-            to.nil();
+            to.list(300);
+            to.run(300, high, Arc::new(2));
         });
         let bytes = numbered(value.view()).unwrap();
         assert!(bytes.len() < value.bytes().len() - 20);
@@ -81,10 +85,14 @@ mod tests {
                     assert_eq!(own, other);
                     met += 1;
                 }
+                (Item::Run { len, id: place }, Item::Run { len: 300, .. }) => {
+                    assert!(len == 300 && links.get(place).is_some());
+                    met += 1;
+                }
                 (own, other) => assert_eq!(format!("{own:?}"), format!("{other:?}")),
             }
         }
-        assert_eq!((met, there), (3, value.bytes().len()));
+        assert_eq!((met, there), (4, value.bytes().len()));
     }
 
     #[test]
