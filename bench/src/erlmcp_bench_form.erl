@@ -136,10 +136,23 @@ average(Pids) ->
 measure() ->
     erlmcp_memory_profiler:measure_memory_snapshot().
 
-%% Memory that one thread frees for another comes back a moment later: measured when it has come
-%% to rest.
+%% Memory that one thread frees for another comes back a moment later, and parked servers move when
+%% few are awake: measured when both have come to rest.
 settled() ->
+    ok = moved(120),
     settled(measure(), 3, 50).
+
+%% Waits for so many seconds at most: connections that stay awake keep the others where they are.
+moved(0) ->
+    ok;
+moved(Tries) ->
+    case {erlmcp_memory_nif:roster(), whereis(erlmcp_memory_tidier)} of
+        {0, undefined} ->
+            ok;
+        _ ->
+            timer:sleep(1000),
+            moved(Tries - 1)
+    end.
 
 settled(Last, 0, _Tries) ->
     Last;
