@@ -53,6 +53,7 @@ connections(#{running := Running} = Options, Base, Tools, Catalogue, Calls) ->
             sleep(Awake),
             All = fill(Options, Catalogue, Calls, Running, Count, Awake),
             true = erlang:garbage_collect(),
+            ok = moved(120),
             Phases2 = Phases1#{
                 hibernated => each(Base, settled(), Count),
                 process => average(All)
@@ -136,13 +137,12 @@ average(Pids) ->
 measure() ->
     erlmcp_memory_profiler:measure_memory_snapshot().
 
-%% Memory that one thread frees for another comes back a moment later, and parked servers move when
-%% few are awake: measured when both have come to rest.
+%% Memory that one thread frees for another comes back a moment later: measured when it has come
+%% to rest.
 settled() ->
-    ok = moved(120),
     settled(measure(), 3, 50).
 
-%% Waits for so many seconds at most: connections that stay awake keep the others where they are.
+%% Parked servers move when few are awake. Waits for so many seconds at most.
 moved(0) ->
     ok;
 moved(Tries) ->
