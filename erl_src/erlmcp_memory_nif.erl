@@ -29,6 +29,13 @@
     slot_new/0,
     slot_park/3,
     slot_rest/1,
+    slot_fold/1,
+    slot_list/1,
+    slot_unlist/1,
+    roster/0,
+    roster_tell/2,
+    is_peak_over/0,
+    next_peak/0,
     slot_wake/1,
     slot_peek/1,
     slot_awake/2,
@@ -233,8 +240,38 @@ slot_park(_Slot, _State, _Opened) -> ?NOT_LOADED.
 -spec slot_rest(Slot :: reference()) -> ok.
 slot_rest(_Slot) -> ?NOT_LOADED.
 
-%% @doc Builds the state, which stays in the slot too; about as many bytes as it takes count as
-%% awake.
+%% @doc The slot to be kept in the place of this one, which is not to be used any more, where that
+%% is another one: it holds the state in less memory, which was asked for at this moment.
+-spec slot_fold(Slot :: reference()) -> reference().
+slot_fold(_Slot) -> ?NOT_LOADED.
+
+%% @doc Puts the calling process down in the roster of servers that are to be told when the peak of
+%% awake bytes is over, unless there was no peak; whether it did.
+-spec slot_list(Slot :: reference()) -> boolean().
+slot_list(_Slot) -> ?NOT_LOADED.
+
+%% @doc Takes the server out of the roster. `true': it was told, and the message is in its mailbox.
+-spec slot_unlist(Slot :: reference()) -> boolean().
+slot_unlist(_Slot) -> ?NOT_LOADED.
+
+%% @doc How many servers are in the roster.
+-spec roster() -> non_neg_integer().
+roster() -> ?NOT_LOADED.
+
+%% @doc Takes at most so many servers out of the roster, sends each the message, and returns how
+%% many are left.
+-spec roster_tell(Most :: pos_integer(), Message :: tuple()) -> non_neg_integer().
+roster_tell(_Most, _Message) -> ?NOT_LOADED.
+
+%% @doc Whether little of what was awake at the peak is awake.
+-spec is_peak_over() -> boolean().
+is_peak_over() -> ?NOT_LOADED.
+
+%% @doc The present peak is no longer of interest.
+-spec next_peak() -> ok.
+next_peak() -> ?NOT_LOADED.
+
+%% @doc Builds the state, which stays in the slot; as many bytes are awake as it takes, about.
 -spec slot_wake(Slot :: reference()) -> State :: term().
 slot_wake(_Slot) -> ?NOT_LOADED.
 

@@ -20,10 +20,10 @@
 -module(erlmcp_memory_parking).
 
 -include_lib("kernel/include/logger.hrl").
--include("erlmcp_memory_error.hrl").
+-include("erlmcp_memory_parking.hrl").
 
--export([start/4, options/1, new/1, tag/1, idle_after/1, is_parked/1, is_refused/1, changed/3]).
--export([settle/1, park/4, replace/3, hold/1, rest/2, compact/1, expand/1]).
+-export([options/1, new/1, tag/0, idle_after/1, is_parked/1, is_refused/1, changed/3]).
+-export([settle/1, park/4, replace/3, hold/1, rest/2, tidy/2, forget/1, compact/1, expand/1]).
 -export([admit/3, wake/1, peek/1]).
 
 -export_type([parking/0, compact/0, reason/0, urgency/0]).
@@ -46,8 +46,10 @@
 -opaque parking() :: #parking_1{}.
 %% Where the state of a server is.
 
--type compact() :: {Slot :: reference(), IdleAfter :: timeout()}.
-%% What is needed of it while the state is parked.
+-type compact() ::
+    nonempty_improper_list(Slot :: reference(), IdleAfter :: timeout())
+    | {Slot :: reference(), IdleAfter :: timeout()}.
+%% All that is needed of it while the state is parked, in two words. Earlier versions kept the tuple.
 
 -type reason() :: idle | crowded.
 %% Why a state is parked: no message came for the idle time, or too many bytes are awake.
@@ -160,9 +162,9 @@ new(Options) ->
 spread(infinity) -> infinity;
 spread(IdleAfter) -> min(16#ffffffff, IdleAfter + erlang:phash2(self(), IdleAfter div ?SPREAD + 1)).
 
-%% @doc A reference that no other server has.
--spec tag(parking()) -> reference().
-tag(#parking_1{slot = Slot}) -> Slot.
+%% @doc What timers of the engines carry that stand for something of the module's.
+-spec tag() -> atom().
+tag() -> ?MODULE.
 
 %% @doc The idle time of this server, spread included.
 -spec idle_after(parking()) -> timeout().
@@ -244,7 +246,7 @@ park(_Reason, _State, _Module, #parking_1{state = refused} = Parking) ->
     {awake, Parking};
 park(_Reason, _State, _Module, #parking_1{state = clean, slot = Slot} = Parking) ->
     ok = erlmcp_memory_nif:slot_rest(Slot),
-    {parked, parked(Parking)};
+    {parked, parked(Slot, Parking)};
 park(crowded, State, Module, #parking_1{state = awake} = Parking) ->
     pack(State, Module, Parking);
 park(idle, State, Module, #parking_1{state = awake, slot = Slot} = Parking) ->
@@ -264,7 +266,7 @@ replace(State, Module, #parking_1{state = parked} = Parking) ->
 
 pack(State, Module, #parking_1{slot = Slot} = Parking) ->
     try packed(Slot, State) of
-        ok -> {parked, parked(Parking)};
+        ok -> {parked, parked(erlmcp_memory_nif:slot_fold(Slot), Parking)};
         {badarg, _, Text} -> refused(Module, Text, Parking)
     catch
         %% Whatever went wrong in the library, the state is still here.
@@ -278,8 +280,16 @@ packed(Slot, State) ->
         Packed -> Packed
     end.
 
-parked(Parking) ->
-    Parking#parking_1{state = parked, bytes = 0}.
+parked(Slot, Parking) ->
+    ok = listed(Slot),
+    Parking#parking_1{slot = Slot, state = parked, bytes = 0}.
+
+%% After a peak of awake bytes, so that it is told when the peak is over.
+listed(Slot) ->
+    case erlmcp_memory_nif:slot_list(Slot) of
+        true -> erlmcp_memory_tidier:start();
+        false -> ok
+    end.
 
 %% `rand' would leave its seed in the dictionary of the process.
 retry() ->
@@ -295,12 +305,41 @@ hold(#parking_1{state = refused} = Parking) ->
 hold(Parking) ->
     Parking.
 
-%% @doc What a hibernating server keeps.
+%% @doc To be called by a server that is parked when it gets `{?TIDY, Times}', before it hibernates
+%% again.
+-spec tidy(Times :: non_neg_integer(), parking()) -> parking().
+tidy(Times, #parking_1{state = parked, slot = Slot} = Parking) ->
+    Moved = erlmcp_memory_nif:slot_fold(Slot),
+    %% It has found no better place if it is no longer quiet.
+    ok =
+        case Times =:= 0 andalso erlmcp_memory_nif:is_peak_over() of
+            true -> ok;
+            false -> listed(Moved)
+        end,
+    Parking#parking_1{slot = Moved}.
+
+%% @doc To be called by a server that is parked before it lets others wait for messages: it will
+%% not get that one.
+-spec forget(parking()) -> ok.
+forget(#parking_1{slot = Slot}) ->
+    case erlmcp_memory_nif:slot_unlist(Slot) of
+        true ->
+            receive
+                {?TIDY, _} -> ok
+            after 0 -> ok
+            end;
+        false ->
+            ok
+    end.
+
+%% @doc To be kept by a server that hibernates.
 -spec compact(parking()) -> compact().
-compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> {Slot, IdleAfter}.
+compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> [Slot | IdleAfter].
 
 -spec expand(compact()) -> parking().
 expand({Slot, IdleAfter}) ->
+    expand([Slot | IdleAfter]);
+expand([Slot | IdleAfter]) ->
     #parking_1{slot = Slot, idle_after = IdleAfter, state = parked, limit = limit(infinity)}.
 
 %% @doc Hibernates a server whose state is parked. `Loop' must not refer to the state.
@@ -330,6 +369,7 @@ wait_for(other) -> ?WAIT_FOR_OTHER.
 %% @doc Builds the state. The slot holds it too, until it changes.
 -spec wake(parking()) -> {State :: term(), parking()}.
 wake(#parking_1{state = parked, slot = Slot} = Parking) ->
+    ok = forget(Parking),
     State = erlmcp_memory_nif:slot_wake(Slot),
     {State, Parking#parking_1{state = clean, bytes = 0, due = now}}.
 

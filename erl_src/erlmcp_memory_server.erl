@@ -124,7 +124,7 @@ enter_loop(Module, Options, State, ServerName, Action) when is_atom(Module), is_
     case erlmcp_memory_parking:options(Options) of
         {park, Known} ->
             Parking = erlmcp_memory_parking:new(Known),
-            case erlmcp_memory_server_action:take(Action, erlmcp_memory_parking:tag(Parking)) of
+            case erlmcp_memory_server_action:take(Action, erlmcp_memory_parking:tag()) of
                 Wrong when Wrong =:= error; Wrong =:= foreign ->
                     gen_server:enter_loop(Module, Options, State, ServerName, Action);
                 Taken ->

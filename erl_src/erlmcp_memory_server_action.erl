@@ -27,9 +27,9 @@
 reviewed() ->
     [25, 26, 27, 28, 29].
 
-%% @doc What to do. `error': the return value is wrong. `foreign': this release may know it. Starts
-%% the timer that is asked for; its message is `{timeout, Timer, Tag}'.
--spec take(Action :: term(), Tag :: reference()) -> taken() | error | foreign.
+%% @doc What is to be done. `error': the return is a wrong one. `foreign': this release may know it.
+%% Starts the timer that is asked for; its message is `{timeout, Timer, Tag}'.
+-spec take(Action :: term(), Tag :: atom()) -> taken() | error | foreign.
 take({continue, _} = Continue, _Tag) ->
     Continue;
 take(Action, _Tag) when

@@ -7,6 +7,7 @@
 %% dropped, and a server continues in the newest version of this module.
 -module(erlmcp_memory_server_loop).
 
+-include("erlmcp_memory_parking.hrl").
 -include("erlmcp_memory_server.hrl").
 
 %% Called by `erlmcp_memory_server'.
@@ -24,7 +25,14 @@
     hibernate_after :: timeout()
 }).
 
-%% Why a server ends, and what to report.
+%% The same, of one that has no name and no settings of its own: fewer words.
+-record(calm_1, {
+    parent :: pid(),
+    module :: module(),
+    parking :: erlmcp_memory_parking:compact()
+}).
+
+%% Why a server ends, and what is to be said of it.
 -record(ending_1, {
     class = exit :: exit | error,
     reason :: term(),
@@ -121,6 +129,21 @@ now_ms() -> erlang:monotonic_time(millisecond).
 sleep(#server_1{until = Until} = Loop) ->
     erlmcp_memory_parking:rest(?MODULE, asleep(alarm(Until, timeout, Loop))).
 
+asleep(
+    #server_1{
+        timer = none,
+        alarm = none,
+        debug = [],
+        name = Name,
+        action = infinity,
+        hibernate_after = infinity
+    } = Loop
+) when Name =:= self() ->
+    #calm_1{
+        parent = Loop#server_1.parent,
+        module = Loop#server_1.module,
+        parking = erlmcp_memory_parking:compact(Loop#server_1.parking)
+    };
 asleep(#server_1{timer = none, alarm = none, debug = []} = Loop) ->
     #asleep_1{
         parent = Loop#server_1.parent,
@@ -168,7 +191,15 @@ cancel_alarm(Timer) ->
 
 %% @private
 %% @doc There is a message for a server that hibernates.
--spec woken(server() | #asleep_1{}) -> no_return().
+-spec woken(server() | #asleep_1{} | #calm_1{}) -> no_return().
+woken(#calm_1{parent = Parent, module = Module, parking = Parking}) ->
+    woken(#server_1{
+        parent = Parent,
+        name = self(),
+        module = Module,
+        parking = erlmcp_memory_parking:expand(Parking),
+        hibernate_after = infinity
+    });
 woken(#asleep_1{} = Asleep) ->
     woken(#server_1{
         parent = Asleep#asleep_1.parent,
@@ -186,6 +217,15 @@ woken(Loop) ->
 %% @private
 %% @doc A message.
 -spec received(Message :: term(), server()) -> no_return().
+received({?TIDY, Times}, #server_1{parking = Parking} = Loop) ->
+    case erlmcp_memory_parking:is_parked(Parking) of
+        true ->
+            Tidied = Loop#server_1{parking = erlmcp_memory_parking:tidy(Times, Parking)},
+            %% The alarm goes on.
+            erlmcp_memory_parking:rest(?MODULE, asleep(Tidied));
+        false ->
+            again(Loop)
+    end;
 received(Message, #server_1{alarm = none} = Loop) ->
     decode(Message, Loop);
 received({timeout, Timer, _}, #server_1{alarm = {Timer, timeout}} = Loop) ->
@@ -198,14 +238,15 @@ received(Message, #server_1{alarm = {Timer, _}} = Loop) ->
     decode(Message, Loop#server_1{alarm = none}).
 
 decode({system, From, Request}, #server_1{parent = Parent, debug = Debug} = Loop) ->
-    %% Never as hibernating: a suspended server would spin while a message of another kind waits.
+    ok = erlmcp_memory_parking:forget(Loop#server_1.parking),
+    %% Never as hibernated: suspended, it would spin while a message of another kind waits.
     sys:handle_system_msg(Request, From, Parent, erlmcp_memory_server, Debug, Loop, false);
 decode({'EXIT', Parent, Reason} = Message, #server_1{parent = Parent} = Loop) ->
     stop(Reason, Message, Loop);
 decode({timeout, Ref, _Tag}, #server_1{timer = {Ref, Message}} = Loop) ->
     admit(Message, 0, Loop#server_1{timer = none});
-decode({timeout, _, Tag} = Message, Loop) when is_reference(Tag) ->
-    case tag(Loop) of
+decode({timeout, _, Tag} = Message, Loop) when is_atom(Tag) ->
+    case erlmcp_memory_parking:tag() of
         %% It was cancelled too late.
         Tag -> again(Loop);
         _ -> decoded(Message, Loop)
@@ -305,7 +346,7 @@ returned(Outcome, {returned_1, {terminate, Ending}, Loop}) ->
 called({ok, {reply, Reply, State}}, From, _Request, Loop) ->
     next({infinity, none}, replied(From, Reply, state(State, Loop)));
 called({ok, {reply, Reply, State, Action} = Return}, From, Request, Loop) ->
-    case take(Action, Loop) of
+    case take(Action) of
         error -> stop({bad_return_value, Return}, From, Request, Loop);
         foreign -> leave(State, Action, replied(From, Reply, state(State, Loop)));
         Taken -> next(Taken, replied(From, Reply, state(State, Loop)))
@@ -320,7 +361,7 @@ called(Outcome, From, Request, Loop) ->
 handled({ok, {noreply, State}}, _From, _Message, Loop) ->
     next({infinity, none}, debug({noreply, State}, state(State, Loop)));
 handled({ok, {noreply, State, Action} = Return}, From, Message, Loop) ->
-    case take(Action, Loop) of
+    case take(Action) of
         error -> stop({bad_return_value, Return}, From, Message, Loop);
         foreign -> leave(State, Action, state(State, Loop));
         Taken -> next(Taken, debug({noreply, State}, state(State, Loop)))
@@ -340,12 +381,8 @@ handled({Class, Reason, Stacktrace}, From, Message, Loop) ->
     },
     terminate(Crash, Loop).
 
-take(Action, Loop) ->
-    erlmcp_memory_server_action:take(Action, tag(Loop)).
-
-%% The tag of the messages of the module's timers.
-tag(#server_1{parking = Parking}) ->
-    erlmcp_memory_parking:tag(Parking).
+take(Action) ->
+    erlmcp_memory_server_action:take(Action, erlmcp_memory_parking:tag()).
 
 %% @doc The server with this state.
 -spec state(State :: term(), server()) -> server().
@@ -374,7 +411,7 @@ initialized({ok, {ok, State}}, Starter, _Options, Loop) ->
     proc_lib:init_ack(Starter, {ok, self()}),
     next({infinity, none}, Loop#server_1{state = State});
 initialized({ok, {ok, State, Action}} = Outcome, Starter, Options, Loop) ->
-    case take(Action, Loop) of
+    case take(Action) of
         error ->
             replay(Outcome, Starter, Options, Loop);
         foreign ->

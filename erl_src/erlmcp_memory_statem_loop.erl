@@ -16,6 +16,7 @@
 
 -export_type([then/0]).
 
+-include("erlmcp_memory_parking.hrl").
 -include("erlmcp_memory_statem.hrl").
 
 -type then() ::
@@ -138,6 +139,14 @@ woken(Loop) ->
 -spec received(Message :: term(), #loop{}) -> no_return().
 received(Message, Old) ->
     case {Message, current(Old)} of
+        {{?TIDY, Times}, #loop{parking = Parking} = Loop} ->
+            case erlmcp_memory_parking:is_parked(Parking) of
+                true ->
+                    Tidied = Loop#loop{parking = erlmcp_memory_parking:tidy(Times, Parking)},
+                    nothing(Tidied#loop{then = rest});
+                false ->
+                    wait(Loop)
+            end;
         {{timeout, Ref, ?MODULE}, #loop{timer = Ref} = Loop} when is_reference(Ref) ->
             wait({park, idle}, 0, Loop#loop{timer = undefined});
         {_, Loop} ->
@@ -155,6 +164,7 @@ message({timeout, Ref, Type} = Message, #loop{timers = Timers} = Loop) ->
         foreign -> event({info, Message}, other, Loop)
     end;
 message({system, From, Request}, #loop{parent = Parent, debug = Debug} = Loop) ->
+    ok = erlmcp_memory_parking:forget(Loop#loop.parking),
     %% Never hibernating: a suspended process that hibernates spins while a message waits.
     Suspendable = Loop#loop{debug = []},
     sys:handle_system_msg(Request, From, Parent, erlmcp_memory_statem, Debug, Suspendable, false);

@@ -29,7 +29,10 @@
     a_chain_of_parked_terms_is_freed/1,
     parked_on_all_schedulers_at_once/1,
     wrong_arguments/1,
+    a_fun_that_closes_over_large_parts/1,
     a_slot_has_the_state/1,
+    a_folded_slot_has_the_state/1,
+    the_roster_has_who_parks_after_a_peak/1,
     a_refused_state_leaves_the_slot_as_it_was/1,
     awake_bytes_are_those_of_all_slots/1,
     reserved_before_it_is_built/1,
@@ -64,7 +67,10 @@ all() ->
         a_chain_of_parked_terms_is_freed,
         parked_on_all_schedulers_at_once,
         wrong_arguments,
+        a_fun_that_closes_over_large_parts,
         a_slot_has_the_state,
+        a_folded_slot_has_the_state,
+        the_roster_has_who_parks_after_a_peak,
         a_refused_state_leaves_the_slot_as_it_was,
         awake_bytes_are_those_of_all_slots,
         reserved_before_it_is_built,
@@ -321,12 +327,16 @@ a_part_that_differs_leaves_the_rest_shared(_Config) ->
     [
         begin
             Keep = identical(state(id(0), Make())),
-            Ten = taken(fun() ->
-                [?O:park(state(id(N), Differ(Make(), N + 1))) || N <- lists:seq(1, 10)]
-            end),
-            %% The tool, and the links to 85 others.
-            ?assert(Ten div 10 < 9_000),
-            ?assert(is_reference(Keep))
+            Park = fun(Numbers) ->
+                [?O:park(state(id(N), Differ(Make(), N + 1))) || N <- Numbers]
+            end,
+            %% What is read again and again is kept as terms, too.
+            Before = Park(lists:seq(1, 10)),
+            Ten = taken(fun() -> Park(lists:seq(11, 20)) end),
+            %% The tool, a run of it and some others, and the links to the other runs.
+            ?assert(Ten div 10 < 5_000),
+            ?assert(is_reference(Keep)),
+            ?assert(lists:all(fun is_reference/1, Before))
         end
      || Make <- [
             fun() -> tools() end,
@@ -548,6 +558,87 @@ a_slot_has_the_state(_Config) ->
         end
      || Term <- [state(id(1), tools()), [], state(id(2), handlers()) | every_kind()]
     ].
+
+%% The fun is what is parked, and what it closes over is taken apart.
+a_fun_that_closes_over_large_parts(_Config) ->
+    {First, Last} = {tools(4), tools(30)},
+    Fun = fun(Argument) -> {First, Argument, Last} end,
+    identical(Fun),
+    identical({state, Fun, [fun() -> Fun end]}).
+
+%% In one piece where it is small; in the place of what was there.
+a_folded_slot_has_the_state(_Config) ->
+    Shared = ?O:share(#{shared => tools(2)}),
+    %% Larger than what is folded, and smaller than what is shared as a whole.
+    Large = lists:seq(1000, 2000),
+    Small = [
+        {state, id(1)},
+        state(id(1), tools()),
+        state(id(2), maps:from_list([{N, tool(N)} || N <- lists:seq(1, 300)])),
+        {state, #{share => Shared}, Shared, tools(3)},
+        []
+    ],
+    [
+        begin
+            Slot = ?N:slot_new(),
+            ?assertEqual(ok, slot_park(Slot, Term)),
+            Folded = ?N:slot_fold(Slot),
+            Again = ?N:slot_fold(Folded),
+            ?assertEqual(Term =:= Large, Folded =:= Slot),
+            ?assertEqual(Term =:= Large, Again =:= Folded),
+            [
+                ?assert(?N:Read(Again) =:= Term)
+             || _ <- lists:seq(1, 6), Read <- [slot_wake, slot_peek]
+            ],
+            ?assertEqual(ok, ?N:slot_rest(Again)),
+            ?assertEqual(ok, slot_park(Again, {changed, Term})),
+            ?assert(?N:slot_wake(?N:slot_fold(Again)) =:= {changed, Term})
+        end
+     || Term <- [Large | Small]
+    ],
+    ?assertError(badarg, ?N:slot_fold(?N:slot_new())),
+    ok = settled(0),
+    %% Its own is a few hundred bytes, the object included.
+    #{parked := #{count := Count, bytes := Bytes}} = ?N:inventory(),
+    Kept = [
+        begin
+            Slot = ?N:slot_new(),
+            ok = slot_park(Slot, state(id(N), tools())),
+            ?N:slot_fold(Slot)
+        end
+     || N <- lists:seq(1, 100)
+    ],
+    true = erlang:garbage_collect(),
+    #{parked := #{count := More, bytes := MoreBytes}} = ?N:inventory(),
+    ?assertEqual(Count + 100, More),
+    ?assert((MoreBytes - Bytes) div 100 < 300),
+    ?assertEqual(100, length(Kept)).
+
+the_roster_has_who_parks_after_a_peak(_Config) ->
+    [Peak, Told, Woken] = [?N:slot_new() || _ <- lists:seq(1, 3)],
+    ok = ?N:next_peak(),
+    ?assertNot(?N:slot_list(Told)),
+    ?assertEqual(0, ?N:roster()),
+    _ = ?N:slot_awake(Peak, 64 bsl 20),
+    ?assertNot(?N:is_peak_over()),
+    [?assert(?N:slot_list(Slot)) || Slot <- [Told, Woken, Woken]],
+    ?assertEqual(2, ?N:roster()),
+    ?assertNot(?N:slot_unlist(Woken)),
+    ?assertEqual(1, ?N:roster()),
+    _ = ?N:slot_awake(Peak, 1 bsl 20),
+    ?assert(?N:is_peak_over()),
+    ?assertEqual(0, ?N:roster_tell(10, {tidy, 0})),
+    ?assert(?N:slot_unlist(Told)),
+    %% It is there when it is known of.
+    receive {tidy, 0} -> ok after 0 -> ct:fail(told_nothing) end,
+    ?assertNot(?N:slot_unlist(Told)),
+    %% One that ends is in it no longer.
+    {_, Monitor} = spawn_monitor(fun() -> true = ?N:slot_list(?N:slot_new()) end),
+    receive {'DOWN', Monitor, _, _, normal} -> ok end,
+    ok = wait(fun() -> ?N:roster() =:= 0 end),
+    _ = ?N:slot_awake(Peak, 0),
+    ok = ?N:next_peak(),
+    ?assertNot(?N:slot_list(Told)).
 
 a_refused_state_leaves_the_slot_as_it_was(_Config) ->
     Slot = ?N:slot_new(),

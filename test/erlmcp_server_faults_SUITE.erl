@@ -60,7 +60,9 @@ all() ->
         parked_before_acknowledgement,
         parked_before_continue,
         looking_unparks_for_long,
-        upgrade_keeps_what_it_looked_at
+        upgrade_keeps_what_it_looked_at,
+        more_than_a_hibernated_server,
+        moving_seen_by_a_callback
     ].
 
 init_per_suite(Config) ->
@@ -956,3 +958,62 @@ upgrade_keeps_what_it_looked_at(_Config) ->
     ?assert(Bytes < 10000, Bytes),
     ok = sys:resume(Server),
     ?assert([changed | large()] =:= gen_server:call(Server, get)).
+
+%% What a server takes at rest is what `gen_server' takes, and a few hundred bytes.
+more_than_a_hibernated_server(_Config) ->
+    Plain = start({gen_server, [{hibernate_after, 0}]}, none),
+    ok = hibernates(Plain),
+    Server = parked_server(large()),
+    [[{_, Ours}, {_, Words}], [{_, Theirs}, {_, TheirWords}]] =
+        [process_info(Pid, [memory, total_heap_size]) || Pid <- [Server, Plain]],
+    ?assert(Words =< TheirWords + 2),
+    %% And what the VM keeps for a process that was on a dirty scheduler.
+    ?assert(Ours =< Theirs + 320),
+    Before = erlmcp_memory_profiler:inventory(),
+    Servers = [parked_server({N, large()}) || N <- lists:seq(1, 50)],
+    After = erlmcp_memory_profiler:inventory(),
+    Of = fun(Key) -> maps:get(Key, maps:get(parked, After)) - maps:get(Key, maps:get(parked, Before)) end,
+    ?assertEqual(50, Of(count)),
+    ?assert(Of(bytes) div 50 < 300),
+    ?assertEqual(50, length(Servers)).
+
+%% After a peak, parked servers are told to move. Nobody but the engine sees that: not a callback,
+%% not a client, not who suspended a server, and no timeout begins anew.
+moving_seen_by_a_callback(_Config) ->
+    Peak = ?NIF:slot_new(),
+    Servers = [start(engine(0), {state, N, large()}) || N <- lists:seq(1, 20)],
+    [First, Timed, Suspended, Debugged, Killed | _] = Servers,
+    _ = ?NIF:slot_awake(Peak, 64 bsl 20),
+    Touch = fun(Server) ->
+        r = called(Server, fun(_, State) -> {reply, r, setelement(1, State, touched)} end)
+    end,
+    ok = lists:foreach(Touch, Servers),
+    r = called(Timed, fun(_, State) -> {reply, r, setelement(1, State, timed), 3000} end),
+    ok = sys:trace(Debugged, false),
+    ok = sys:log(Debugged, true),
+    wait(fun() -> ?NIF:roster() =:= 20 end),
+    ok = lists:foreach(fun ?HELP:hibernates/1, Servers),
+    ok = sys:suspend(Suspended),
+    exit(Killed, kill),
+    ok = down(Killed),
+    wait(fun() -> ?NIF:roster() =:= 18 end),
+    ?assertNotEqual(undefined, whereis(erlmcp_memory_tidier)),
+    0 = ?NIF:slot_awake(Peak, 0),
+    wait(fun() -> ?NIF:roster() =:= 0 andalso whereis(erlmcp_memory_tidier) =:= undefined end),
+    Left = Servers -- [Killed],
+    ok = lists:foreach(fun ?HELP:hibernates/1, Left -- [Suspended]),
+    [?assertEqual({message_queue_len, 0}, process_info(Server, message_queue_len)) || Server <- Left],
+    ok = sys:resume(Suspended),
+    ?assertMatch({info, timeout, {timed, 2, _}}, told()),
+    ?assertEqual(2, element(2, sys:get_state(Timed))),
+    {ok, Log} = sys:log(Debugged, get),
+    ?assertEqual([], Log),
+    [
+        ?assertEqual({touched, N, large()}, sys:get_state(Server))
+     || {N, Server} <- lists:zip(lists:seq(1, 20), Servers), Server =/= Killed, Server =/= Timed
+    ],
+    ?assertEqual(0, element(2, process_info(First, message_queue_len))),
+    receive
+        {told, What} -> ct:fail({told, What})
+    after 0 -> ok
+    end.

@@ -38,6 +38,7 @@ all() ->
         a_timeout_that_replaces_one_that_is_due_is_lost,
         a_foreign_timeout_message_is_eaten,
         an_event_comes_of_parking,
+        an_event_comes_of_moving,
         another_callback_module_is_called_as_the_first,
         init_comes_to_something_else,
         a_name_is_left_after_a_failed_start,
@@ -570,6 +571,29 @@ an_event_comes_of_parking(_Config) ->
         ],
         ?assertEqual(60, length(Events)),
         ?assertEqual(['$ancestors', '$initial_call', mode], keys(Machine))
+    end).
+
+%% After a peak, parked machines are told to move: no event comes of it.
+an_event_comes_of_moving(_Config) ->
+    Peak = erlmcp_memory_nif:slot_new(),
+    erlmcp_statem_twin:transcript({idle_after, 0}, fun(Side) ->
+        Machine = machine(Side, state_functions),
+        _ = erlmcp_memory_nif:slot_awake(Peak, 64 bsl 20),
+        ok = call(Machine, {keep_state, '$data', [?OK, {state_timeout, ?NEVER, x}]}),
+        wait_for(fun() -> erlmcp_statem_twin:is_parked(Machine) end),
+        wait_for(fun() -> erlmcp_memory_nif:roster() > 0 end),
+        _ = erlmcp_memory_nif:slot_awake(Peak, 0),
+        wait_for(fun() ->
+            erlmcp_memory_nif:roster() =:= 0 andalso whereis(erlmcp_memory_tidier) =:= undefined
+        end),
+        wait_for(fun() -> erlmcp_statem_twin:is_parked(Machine) end),
+        Events = [
+            Event
+         || {seen, _, _, _, _} = Event <- element(2, process_info(self(), messages))
+        ],
+        ?assertEqual(1, length(Events)),
+        ?assertEqual({message_queue_len, 0}, process_info(Machine, message_queue_len)),
+        ok = call(Machine, {keep_state, '$data', ?OK})
     end).
 
 keys(Machine) ->

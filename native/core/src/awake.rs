@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[derive(Debug, Default)]
 pub struct Ledger {
     awake: AtomicUsize,
+    /// The most that was awake since [`Ledger::next_peak`].
+    peak: AtomicUsize,
     parking: AtomicUsize,
 }
 
@@ -19,11 +21,15 @@ pub struct Entry {
     has_place: AtomicBool,
 }
 
+/// A peak is over when one part in so many of it is left.
+const LEFT: usize = 8;
+
 impl Ledger {
     /// A ledger of nothing.
     pub const fn new() -> Self {
         Ledger {
             awake: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
             parking: AtomicUsize::new(0),
         }
     }
@@ -31,6 +37,28 @@ impl Ledger {
     /// Bytes that all owners have awake.
     pub fn awake(&self) -> usize {
         self.awake.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that were awake since the present peak began.
+    pub fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// Whether but a part of what was awake at the peak is awake now.
+    pub fn is_over(&self) -> bool {
+        self.awake() <= self.peak() / LEFT
+    }
+
+    /// Begins the next peak.
+    pub fn next_peak(&self) {
+        self.peak.store(self.awake(), Ordering::Relaxed);
+    }
+
+    fn note(&self, sum: usize) {
+        // Read first: it seldom changes, and all schedulers come here.
+        if sum > self.peak() {
+            self.peak.fetch_max(sum, Ordering::Relaxed);
+        }
     }
 
     /// Owners that have a place.
@@ -49,7 +77,12 @@ impl Entry {
             return ledger.awake();
         }
         let sum = ledger.awake.fetch_add(change, Ordering::Relaxed);
-        sum.wrapping_add(change)
+        let sum = sum.wrapping_add(change);
+        // Not what a sum becomes that is lowered before it was raised.
+        if bytes > before {
+            ledger.note(sum);
+        }
+        sum
     }
 
     /// As [`set_awake`](Self::set_awake), unless the sum would be over the limit; whether it was
@@ -62,7 +95,8 @@ impl Entry {
                 let sum = sum.wrapping_sub(own).wrapping_add(bytes);
                 (sum <= limit || bytes <= own).then_some(sum)
             });
-        if reserved.is_ok() {
+        if let Ok(sum) = reserved {
+            ledger.note(sum.wrapping_sub(own).wrapping_add(bytes));
             // An owner is used by one at a time; should another have changed it meanwhile, the
             // difference goes to the sum as well.
             let before = self.awake.swap(bytes, Ordering::Relaxed);
@@ -132,6 +166,25 @@ mod tests {
         a.close(&ledger);
         assert!(b.reserve(&ledger, 60, 100));
         assert_eq!(ledger.awake(), 60);
+    }
+
+    #[test]
+    fn a_peak_is_over_when_little_of_it_is_left() {
+        let (ledger, a, b) = (Ledger::new(), Entry::default(), Entry::default());
+        a.set_awake(&ledger, 100);
+        assert!(b.reserve(&ledger, 700, 1000));
+        assert_eq!(ledger.peak(), 800);
+        a.set_awake(&ledger, 101);
+        b.close(&ledger);
+        assert!(!ledger.is_over());
+        a.set_awake(&ledger, 100);
+        assert_eq!(ledger.peak(), 801);
+        assert!(ledger.is_over());
+        ledger.next_peak();
+        assert_eq!(ledger.peak(), 100);
+        assert!(!ledger.is_over());
+        a.close(&ledger);
+        assert!(ledger.is_over());
     }
 
     #[test]

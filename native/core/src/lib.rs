@@ -18,6 +18,7 @@ pub mod parts;
 pub mod pool;
 pub mod reclaim;
 pub mod resident;
+pub mod roster;
 pub mod samples;
 pub mod shared;
 pub mod snapshot;

@@ -17,6 +17,10 @@
 //! A part is compared byte by byte with the content that it is taken for, through the parts inside
 //! of it; a hash decides nothing.
 //!
+//! Of a long list or map, runs of elements or entries that have parts are contents as well, so that
+//! one that differs in one element has all but one run in common. Where a run ends is told by the
+//! element that it ends with, so it is the same wherever that stands.
+//!
 //! Who packs a value may know of a part beforehand which content it is, and write a link in its
 //! place. A [`Path`] tells where parts were in values of the same shape ([`each_outer`]), so that
 //! it can be guessed which they are.
@@ -53,6 +57,26 @@ pub const MANY: usize = 4 << 10;
 /// About the bytes of the link that stands for a part.
 const LINK: usize = 10;
 
+/// The fewest values of a list, or keys and values of a map, of which runs are contents.
+const LONG: usize = 16;
+
+/// The fewest parts of a run: what it has beside links is copied where one of its elements differs,
+/// and it takes what a content takes.
+const FEWEST_IN_RUN: usize = 4;
+
+/// The most parts of a run.
+const MOST_IN_RUN: usize = 32;
+
+/// One in so many elements ends a run. A content takes some 400 bytes and each link 34, so of 86
+/// tools one that is another costs least with runs of about 8.
+const ENDS_RUN: usize = 8;
+
+/// Whether a run ends with a value that has so many bytes when all is in its place: they are known
+/// of one that is a link already, too.
+fn ends_run(flat: usize) -> bool {
+    (flat.wrapping_mul(0x9e37_79b9) >> 16).is_multiple_of(ENDS_RUN)
+}
+
 /// A part of a value.
 #[derive(Debug, Clone, Copy)]
 struct Part {
@@ -65,6 +89,8 @@ struct Part {
     flat: usize,
     /// It was a link already.
     is_link: bool,
+    /// The values of a run; 0 for a single value.
+    run: usize,
 }
 
 /// The parts of a value, inner ones before outer ones.
@@ -123,6 +149,21 @@ struct Open {
     left: usize,
     first: usize,
     covered: usize,
+    /// Of a list or a map, the run that was begun.
+    run: Option<Run>,
+    has_runs: bool,
+}
+
+/// Values of a list, or entries of a map, one behind the other.
+struct Run {
+    start: usize,
+    place: usize,
+    first: usize,
+    covered: usize,
+    values: usize,
+    /// Those that are parts.
+    parts: usize,
+    is_map: bool,
 }
 
 impl Parts {
@@ -192,23 +233,31 @@ impl Parts {
                 }
                 _ => {}
             }
-            if following > 0 {
-                open.push(Open {
-                    start,
-                    place,
-                    left: following,
-                    first: parts.len(),
-                    covered,
-                });
-                continue;
-            }
             let mut ended = Open {
                 start,
                 place,
-                left: 0,
+                left: following,
                 first: parts.len(),
                 covered,
+                run: None,
+                has_runs: false,
             };
+            if following > 0 {
+                let is_map = matches!(next, Item::Map(_));
+                if following >= LONG && (is_map || matches!(next, Item::List(_))) {
+                    ended.run = Some(Run {
+                        start: at,
+                        place: at + behind,
+                        first: parts.len(),
+                        covered,
+                        values: 0,
+                        parts: 0,
+                        is_map,
+                    });
+                }
+                open.push(ended);
+                continue;
+            }
             // This value is ended, and maybe those that it is the last one of.
             loop {
                 let len = at + behind - ended.place;
@@ -221,6 +270,7 @@ impl Parts {
                             hash: known.unwrap_or(0),
                             flat: len,
                             is_link: known.is_some(),
+                            run: 0,
                         });
                     }
                     return Ok(Some((Parts(parts), small)));
@@ -237,7 +287,8 @@ impl Parts {
                         parts.truncate(ended.first);
                         true
                     } else {
-                        len - (covered - ended.covered) >= smallest
+                        // All that holds its runs together is what others have, too.
+                        ended.has_runs || len - (covered - ended.covered) >= smallest
                     };
                     if is_part {
                         if parts.len() == MANY {
@@ -251,6 +302,7 @@ impl Parts {
                             hash: known.unwrap_or(0),
                             flat: len,
                             is_link: known.is_some(),
+                            run: 0,
                         });
                         covered = ended.covered + len - LINK;
                     }
@@ -259,6 +311,42 @@ impl Parts {
                     return Err(Unfit);
                 }
                 outer.left -= 1;
+                if let Some(run) = &mut outer.run {
+                    run.values += 1;
+                    let is_part = parts.last().is_some_and(|part| part.end == at);
+                    run.parts += usize::from(is_part);
+                    let is_whole = !run.is_map || run.values.is_multiple_of(2);
+                    if is_whole
+                        && run.parts >= FEWEST_IN_RUN
+                        && (ends_run(len) || run.parts >= MOST_IN_RUN)
+                    {
+                        if parts.len() == MANY {
+                            return Ok(None);
+                        }
+                        outermost(&mut small, run.start);
+                        let flat = at + behind - run.place;
+                        parts.push(Part {
+                            start: run.start,
+                            end: at,
+                            size: parts.len() - run.first + 1,
+                            hash: 0,
+                            flat,
+                            is_link: false,
+                            run: run.values,
+                        });
+                        covered = run.covered + flat - LINK;
+                        outer.has_runs = true;
+                        *run = Run {
+                            start: at,
+                            place: at + behind,
+                            first: parts.len(),
+                            covered,
+                            values: 0,
+                            parts: 0,
+                            is_map: run.is_map,
+                        };
+                    }
+                }
                 if outer.left > 0 {
                     break;
                 }
@@ -303,6 +391,7 @@ impl Parts {
                 hash,
                 flat: end - start,
                 is_link: false,
+                run: 0,
             })
         });
         let mut common = common.peekable();
@@ -331,6 +420,9 @@ impl Parts {
                 hasher.hash_one(&bytes[part.start..part.end])
             } else {
                 let mut state = hasher.build_hasher();
+                if part.run > 0 {
+                    state.write_usize(part.run);
+                }
                 let end = self.each_piece(bytes, index, part.start, |piece| match piece {
                     Piece::Items(items) => state.write(&bytes[items]),
                     Piece::Entries(count) => state.write_usize(count),
@@ -447,12 +539,18 @@ impl Parts {
     ) -> Packed<A> {
         let View { bytes, links } = value;
         let mut to = Writer::new();
+        if let Some(Part { run: 1.., .. }) = self.0.get(index) {
+            to.list(self.0[index].run);
+        }
         let end = self.each_piece(bytes, index, range.start, |piece| match piece {
             Piece::Items(items) => to.items(View::new(&bytes[items], links)),
             Piece::Entries(count) => to.entries(count),
             Piece::Part(inner) => {
                 if let Some((id, anchor)) = made[inner].take() {
-                    to.part(id, anchor);
+                    match self.0[inner].run {
+                        0 => to.part(id, anchor),
+                        run => to.run(run, id, anchor),
+                    }
                 }
             }
         });
@@ -482,6 +580,11 @@ impl Parts {
             }
             let (mut at, mut there) = (part.start, 0);
             let mut is_equal = || -> Result<bool, ReadError> {
+                if part.run > 0
+                    && !matches!(item(known.bytes(), &mut there)?, Item::List(len) if len == part.run)
+                {
+                    return Ok(false);
+                }
                 for inner in self.directly_in(index) {
                     let part = self.0[inner];
                     while at < part.start {
@@ -499,8 +602,10 @@ impl Parts {
                             _ => {}
                         }
                     }
-                    let Item::Part(id) = item(known.bytes(), &mut there)? else {
-                        return Ok(false);
+                    let id = match item(known.bytes(), &mut there)? {
+                        Item::Part(id) if part.run == 0 => id,
+                        Item::Run { len, id } if len == part.run => id,
+                        _ => return Ok(false),
                     };
                     if part.is_link {
                         let own = item(bytes, &mut { part.start })?;
@@ -614,11 +719,11 @@ impl Path {
 }
 
 /// Calls `found` with the parts of a value that was taken apart, and where they are, if that can
-/// be told.
+/// be told. Where it returns `true` of a part that was long, those in that part come next.
 pub fn each_outer<A: Anchor>(
     value: &Packed<A>,
     contents: &impl Contents<A>,
-    mut found: impl FnMut(Path, &A),
+    mut found: impl FnMut(Path, &A) -> bool,
 ) {
     enum In {
         Tuple,
@@ -626,33 +731,71 @@ pub fn each_outer<A: Anchor>(
         Map(bool),
         Other,
     }
-    let bytes = value.bytes();
+    // Where it goes on in values that were left.
+    let mut left: SmallVec<[(&Packed<A>, usize); 4]> = SmallVec::new();
+    let (mut here, mut at) = (value, 0);
     let mut root = None;
     let mut open: Vec<(In, usize, usize)> = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let start = at;
-        let Ok(next) = item(bytes, &mut at) else {
+    // What comes next was counted, as the part that it is.
+    let mut is_counted = true;
+    loop {
+        if at >= here.bytes().len() {
+            let Some(outer) = left.pop() else {
+                return;
+            };
+            (here, at) = outer;
+            continue;
+        }
+        let Ok(next) = item(here.bytes(), &mut at) else {
             return;
         };
-        if let Some((kind, left, total)) = open.last_mut() {
+        if let Item::Run { id, .. } = next {
+            let Some(run) = part_of(here.links(), id, contents) else {
+                return;
+            };
+            left.push((here, at));
+            (here, at) = (run, 0);
+            // The head of the list that it is kept as.
+            if item(here.bytes(), &mut at).is_err() {
+                return;
+            }
+            continue;
+        }
+        if !std::mem::take(&mut is_counted)
+            && let Some((kind, left, total)) = open.last_mut()
+        {
             *left -= 1;
             if let In::Map(is_value) = kind {
                 *is_value = (*total - *left) % 2 == 0;
             }
         }
         if let Item::Part(id) = next
-            && open.len() <= PATH
-            && let Some(root) = root
-            && let Some(Target::Anchor(anchor)) = value.links().get(id)
+            && let Some(Target::Anchor(anchor)) = here.links().get(id)
         {
-            let path = open.iter().try_fold(root, |path: Path, open| match *open {
-                (In::Tuple, left, _) => Some(path.element(left)),
-                (In::Map(true), left, total) => Some(path.value((total - left) / 2)),
-                _ => None,
+            let Some(root) = root else {
+                // The value itself.
+                if let Some(content) = contents.content(anchor)
+                    && let Some(path) = Path::of(content.bytes())
+                {
+                    found(path.whole(), anchor);
+                }
+                return;
+            };
+            let path = (open.len() <= PATH).then(|| {
+                open.iter().try_fold(root, |path: Path, open| match *open {
+                    (In::Tuple, left, _) => Some(path.element(left)),
+                    (In::Map(true), left, total) => Some(path.value((total - left) / 2)),
+                    _ => None,
+                })
             });
-            if let Some(path) = path {
-                found(path, anchor);
+            if let Some(Some(path)) = path
+                && found(path, anchor)
+                && let Some(content) = contents.content(anchor)
+                && has_runs(content)
+            {
+                left.push((here, at));
+                (here, at, is_counted) = (content, 0, true);
+                continue;
             }
         }
         let following = match next {
@@ -660,19 +803,8 @@ pub fn each_outer<A: Anchor>(
             Item::Map(_) => 0,
             _ => next.following(),
         };
-        if start == 0 {
-            root = match next {
-                Item::Part(id) => {
-                    if let Some(Target::Anchor(anchor)) = value.links().get(id)
-                        && let Some(content) = contents.content(anchor)
-                        && let Some(path) = Path::of(content.bytes())
-                    {
-                        found(path.whole(), anchor);
-                    }
-                    return;
-                }
-                _ => Path::of(bytes),
-            };
+        if root.is_none() {
+            root = Path::of(value.bytes());
             if root.is_none() {
                 return;
             }
@@ -689,6 +821,15 @@ pub fn each_outer<A: Anchor>(
             open.pop();
         }
     }
+}
+
+/// Whether a value is a list or a map of which runs are contents.
+fn has_runs<A: Anchor>(value: &Packed<A>) -> bool {
+    let mut at = 0;
+    let bytes = value.bytes();
+    matches!(item(bytes, &mut at), Ok(Item::List(_) | Item::Entries(_)))
+        && std::iter::from_fn(|| item(bytes, &mut at).ok())
+            .any(|next| matches!(next, Item::Run { .. }))
 }
 
 fn part_of<'a, A: Anchor>(
@@ -742,6 +883,13 @@ where
             Item::Part(id) => {
                 if let Some(Target::Anchor(anchor)) = value.links().get(id) {
                     others += part(anchor);
+                }
+            }
+            Item::Run { len, id } => {
+                if let Some(Target::Anchor(anchor)) = value.links().get(id) {
+                    // Without the list that they are kept as.
+                    let list = 2 * len * size_of::<usize>();
+                    others += part(anchor).saturating_sub(list);
                 }
             }
             Item::Reference(_)
@@ -851,7 +999,8 @@ mod tests {
         assert!(to.end_keys(&map));
         while let Some(index) = to.next_value(&mut map) {
             match index {
-                0 => to.binary(&vec![b'x'; size]),
+                // Of different sizes, as tools are.
+                0 => to.binary(&vec![b'x'; size + (number as usize * 37) % 500]),
                 1 => to.binary(format!("tool {number}").as_bytes()),
                 _ => to.int(number),
             }
@@ -895,6 +1044,17 @@ mod tests {
                         rest.push((&kept.packed, 0));
                         break;
                     }
+                    Item::Run { id, len } => {
+                        rest.push((value, at));
+                        let Some(Target::Anchor(kept)) = value.links().get(id) else {
+                            panic!("a run without a link");
+                        };
+                        let mut behind_head = 0;
+                        let head = item(kept.packed.bytes(), &mut behind_head);
+                        assert!(matches!(head, Ok(Item::List(own)) if own == len));
+                        rest.push((&kept.packed, behind_head));
+                        break;
+                    }
                     other => found.push(format!("{other:?}")),
                 }
             }
@@ -908,7 +1068,8 @@ mod tests {
         let tools: Vec<i64> = (1..40).collect();
         let first = take(&state(1, &tools), 0, &known).unwrap();
         let contents = known.len();
-        assert_eq!(contents, 40);
+        // The tools, the list, and runs of it.
+        assert!((42..=48).contains(&contents), "{contents}");
         assert_eq!(first.links().len(), 1);
         let second = take(&state(2, &tools), 0, &known).unwrap();
         assert_eq!(known.len(), contents);
@@ -922,11 +1083,62 @@ mod tests {
         let mut tools: Vec<i64> = (1..40).collect();
         let _first = take(&state(1, &tools), 0, &known).unwrap();
         let contents = known.len();
-        tools[17] = 1000;
-        let other = take(&state(1, &tools), 0, &known).unwrap();
-        // The tool and the list.
-        assert_eq!(known.len(), contents + 2);
-        assert_eq!(items(&other), items(&state(1, &tools)));
+        let long = |known: &Known| {
+            let lens = known.contents.borrow();
+            lens[contents..]
+                .iter()
+                .map(|kept| kept.packed.bytes().len())
+                .sum::<usize>()
+        };
+        for change in 0..3 {
+            let before = known.len();
+            match change {
+                0 => tools[17] = 1000,
+                1 => tools.insert(3, 1001),
+                _ => drop(tools.remove(30)),
+            }
+            let other = take(&state(1, &tools), 0, &known).unwrap();
+            // The tool, the list, and one run or two.
+            assert!((2..=4).contains(&(known.len() - before)), "{change}");
+            assert_eq!(items(&other), items(&state(1, &tools)));
+        }
+        // Three tools, and little else.
+        assert!(long(&known) < 3 * 2500 + 1500, "{}", long(&known));
+    }
+
+    #[test]
+    fn a_map_that_differs_in_one_entry_has_the_others_in_common() {
+        let known = Known::default();
+        let map = |keys: &[i64]| {
+            value(|to| {
+                let mut map = to.begin_map();
+                for key in keys {
+                    to.int(*key);
+                    to.end_key(&map);
+                }
+                assert!(to.end_keys(&map));
+                while let Some(index) = to.next_value(&mut map) {
+                    tool(to, keys[index], 700);
+                }
+            })
+        };
+        let mut keys: Vec<i64> = (1..90).collect();
+        let first = take(&map(&keys), 0, &known).unwrap();
+        assert!(first.links().len() < 20);
+        for key in [1000, 1001] {
+            let before = known.len();
+            keys.push(key);
+            let other = take(&map(&keys), 0, &known).unwrap();
+            assert_eq!(items(&other), items(&map(&keys)));
+            // Without a run or with one. The map itself has one owner, and is no content.
+            assert!((1..=2).contains(&(known.len() - before)));
+            keys.pop();
+        }
+        // In another order: the same.
+        keys.reverse();
+        let before = known.len();
+        let other = take(&map(&keys), 0, &known).unwrap();
+        assert_eq!((other.bytes(), known.len()), (first.bytes(), before));
     }
 
     #[test]
@@ -1087,7 +1299,10 @@ mod tests {
         let known = Known::default();
         let mut places = Vec::new();
         let taken = take(&state(1, &(1..40).collect::<Vec<_>>()), 0, &known).unwrap();
-        each_outer(&taken, &known, |path, _| places.push(path));
+        each_outer(&taken, &known, |path, _| {
+            places.push(path);
+            false
+        });
         assert_eq!(places, [Path::of_tuple(3, Some(1)).element(0)]);
     }
 }

@@ -156,7 +156,13 @@ fn one<'a>(
         Item::Fun(free) => to.fun(free),
         Item::Export => to.export(),
         Item::Record(fields) => to.record(fields),
-        Item::ByteList(_) | Item::Improper(_) | Item::Entries(_) | Item::Part(_) => return None,
+        Item::ByteList(_)
+        | Item::Improper(_)
+        | Item::Entries(_)
+        | Item::Part(_)
+        | Item::Run { .. } => {
+            return None;
+        }
     }
     if read.following() > 0 {
         stack.push(Next::Values(read.following()));

@@ -5,6 +5,7 @@ mod alloc;
 mod buffer;
 mod connection;
 mod cycles;
+mod fold;
 mod garbage;
 mod health;
 mod histogram;

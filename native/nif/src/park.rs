@@ -4,19 +4,24 @@
 //! form of the server's state and counts what the server has unparked.
 
 use crate::cycles::{self, Node};
+use crate::fold::{Folded, Unfolded, folded};
 use crate::inventory::Stock;
 use crate::lane::{Busy, Lane, NoResult};
-use crate::terms::{Anchor, Known, PackError, Source, unpack, with_content};
+use crate::resource::ResourceRef;
+use crate::terms::{Anchor, Known, PackError, Source, from_word, unpack, with_content, word};
 use crate::{garbage, nif, reaper, reply, resource, share};
 use erlmcp_memory_core::awake::{Entry, Ledger};
 use erlmcp_memory_core::heap;
-use erlmcp_memory_core::packed::{Packed, Target};
+use erlmcp_memory_core::packed::{Packed, Target, View};
 use erlmcp_memory_core::parts::{self, Parts, Unfit};
+use erlmcp_memory_core::roster::Roster;
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::Mutex;
-use rustler::{Encoder, Env, Term, schedule::consume_timeslice};
+use rustler::{Encoder, Env, LocalPid, Term, schedule::consume_timeslice};
 use std::mem::ManuallyDrop;
+use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A term off the heap.
 struct Parked {
@@ -32,11 +37,12 @@ static PARKED: Tally = Tally::new();
 
 /// Parked terms: those of users, and the states of servers.
 pub fn stock() -> Stock {
-    let parked = PARKED.sum();
+    let (parked, folded) = (PARKED.sum(), folded());
+    let objects = resource::objects::<Handle>().bytes + resource::objects::<Slot>().bytes;
     Stock {
-        count: parked.count,
+        count: parked.count + folded.count,
         heap: parked.bytes,
-        objects: resource::objects::<Handle>().bytes + resource::objects::<Slot>().bytes,
+        objects: objects + folded.bytes,
     }
 }
 
@@ -169,8 +175,19 @@ pub fn link(env: Env<'_>, term: Term<'_>) -> Option<ParkedLink> {
 /// What a server keeps of its state off its heap.
 #[derive(Default)]
 pub struct Slot {
-    parked: Mutex<Option<Parked>>,
+    held: Mutex<Held>,
     entry: Entry,
+    /// Whether it was put down in [`ROSTER`].
+    is_listed: AtomicBool,
+}
+
+/// The state of a server.
+#[derive(Default)]
+enum Held {
+    #[default]
+    Nothing,
+    Whole(Box<Parked>),
+    Folded(Folded),
 }
 
 resource!(Slot, c"erlmcp_memory_slot");
@@ -178,10 +195,58 @@ resource!(Slot, c"erlmcp_memory_slot");
 impl Drop for Slot {
     fn drop(&mut self) {
         self.entry.close(&LEDGER);
+        self.unlist();
     }
 }
 
-/// The totals of the node.
+impl Slot {
+    /// What it is known by in [`ROSTER`] while it lives.
+    fn number(&self) -> usize {
+        ptr::from_ref(self).addr()
+    }
+
+    /// Whether its owner was told, or is told at this moment, since it was put down.
+    fn unlist(&self) -> bool {
+        self.is_listed.load(Ordering::Relaxed)
+            && self.is_listed.swap(false, Ordering::Relaxed)
+            && !ROSTER.remove(self.number())
+    }
+}
+
+impl Held {
+    /// Bytes of the state when it is built; `None` without one.
+    fn built(&self) -> Option<usize> {
+        match self {
+            Held::Nothing => None,
+            Held::Whole(parked) => Some(parked.built),
+            Held::Folded(folded) => Some(folded.built()),
+        }
+    }
+
+    fn build<'a>(&self, env: Env<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+        Ok(match self {
+            Held::Nothing => return Err(NoResult::BadArg),
+            Held::Whole(parked) => build(env, parked.built, parked.packed.view(), lane)?,
+            Held::Folded(folded) => folded.with(|value| build(env, folded.built(), value, lane))?,
+        })
+    }
+
+    fn unfolded(&self) -> Option<Unfolded<'_>> {
+        match self {
+            Held::Nothing => None,
+            Held::Whole(parked) => Unfolded::of(&parked.packed, parked.built),
+            Held::Folded(folded) => Some(Unfolded::again(folded)),
+        }
+    }
+}
+
+/// Servers whose small memory lies between what large states left, since many were awake.
+static ROSTER: Roster = Roster::new();
+
+/// Bytes that were awake at a peak after which it is worth the while to look for other places.
+const LARGE_PEAK: usize = 32 << 20;
+
+/// The sums of the node.
 static LEDGER: Ledger = Ledger::new();
 
 /// Tells the VM of the types; called once, when the library is loaded.
@@ -236,19 +301,28 @@ fn pay(env: Env<'_>, built: usize, lane: Lane) {
     }
 }
 
-/// Builds a parked term.
-fn build<'a>(env: Env<'a>, parked: &Parked, lane: Lane) -> Result<Term<'a>, Busy> {
-    if lane == Lane::Fast && parked.built > BUILT_AT_ONCE {
+/// Builds a parked term, which takes so many bytes then.
+fn build<'a>(
+    env: Env<'a>,
+    built: usize,
+    value: View<'_, Anchor>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
+    if lane == Lane::Fast && built > BUILT_AT_ONCE {
         return Err(Busy);
     }
     let source = Source::Parked(lane);
-    unpack(env, parked.packed.view(), source, Lane::Dirty)
+    unpack(env, value, source, Lane::Dirty)
 }
 
 nif!(park => sized park(term, opened));
 nif!(unpark => unpark(reference));
 nif!(slot_park => slot_park(slot, term, opened));
 nif!(slot_rest => slot_rest(slot));
+nif!(slot_fold => slot_fold(slot));
+nif!(slot_list => slot_list(slot));
+nif!(slot_unlist => slot_unlist(slot));
+nif!(roster_tell => roster_tell(most, message));
 nif!(slot_wake => slot_wake(slot));
 nif!(slot_peek => slot_peek(slot));
 nif!(slot_awake => slot_awake(slot, bytes));
@@ -278,7 +352,11 @@ fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resul
 
 fn unpark<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     match resource::get::<Handle>(reference) {
-        Some(Handle(kept)) => Ok(reply::ok_value(env, build(env, &kept.parked, lane)?)),
+        Some(Handle(kept)) => {
+            let parked = &kept.parked;
+            let term = build(env, parked.built, parked.packed.view(), lane)?;
+            Ok(reply::ok_value(env, term))
+        }
         None => Ok(reply::badarg(env, 1, NOT_PARKED)),
     }
 }
@@ -304,7 +382,8 @@ fn slot_park<'a>(
     match parked(term, opened, lane) {
         Ok(parked) => {
             let built = parked.built;
-            let before = lane.lock(&slot.parked)?.replace(parked);
+            let held = Held::Whole(Box::new(parked));
+            let before = std::mem::replace(&mut *lane.lock(&slot.held)?, held);
             pay(env, built, lane);
             // After the lock.
             drop(before);
@@ -318,25 +397,99 @@ fn slot_park<'a>(
 fn slot_rest<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
     slot.entry.set_awake(&LEDGER, 0);
-    // Usually it was built since.
-    let held = lane.lock(&slot.parked)?;
-    pay(env, held.as_ref().map_or(0, |parked| parked.built), lane);
+    // It was built since, as a rule.
+    let held = lane.lock(&slot.held)?;
+    pay(env, held.built().unwrap_or(0), lane);
     Ok(reply::ok(env))
 }
 
 fn slot_wake<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
-    let held = lane.lock(&slot.parked)?;
-    let parked = held.as_ref().ok_or(NoResult::BadArg)?;
-    let term = build(env, parked, lane)?;
-    slot.entry.set_awake(&LEDGER, parked.built);
+    let held = lane.lock(&slot.held)?;
+    let term = held.build(env, lane)?;
+    slot.entry
+        .set_awake(&LEDGER, held.built().unwrap_or_default());
     Ok(term)
 }
 
 fn slot_peek<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
-    let held = lane.lock(&slot(reference)?.parked)?;
-    let parked = held.as_ref().ok_or(NoResult::BadArg)?;
-    Ok(build(env, parked, lane)?)
+    lane.lock(&slot(reference)?.held)?.build(env, lane)
+}
+
+fn slot_fold<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    let slot = slot(reference)?;
+    let mut held = lane.lock(&slot.held)?;
+    let Some(unfolded) = held.unfolded() else {
+        return match *held {
+            Held::Nothing => Err(NoResult::BadArg),
+            _ => Ok(reference),
+        };
+    };
+    let size = unfolded.size();
+    let fold = |tail| Slot {
+        // SAFETY: so many bytes are asked for, and they live as long as the slot, which alone
+        // uses them.
+        held: Mutex::new(Held::Folded(unsafe { unfolded.fold(tail) })),
+        entry: Entry::default(),
+        is_listed: AtomicBool::default(),
+    };
+    let folded = ResourceRef::with_tail(fold, size);
+    let before = std::mem::take(&mut *held);
+    drop(held);
+    drop(before);
+    slot.unlist();
+    Ok(folded.to_term(env))
+}
+
+fn slot_list<'a>(env: Env<'a>, reference: Term<'a>, _lane: Lane) -> Result<Term<'a>, NoResult> {
+    let slot = slot(reference)?;
+    let is_worth = LEDGER.peak() >= LARGE_PEAK;
+    if is_worth {
+        slot.is_listed.store(true, Ordering::Relaxed);
+        ROSTER.add(slot.number(), word(env.pid().encode(env)));
+    }
+    Ok(is_worth.encode(env))
+}
+
+fn slot_unlist<'a>(env: Env<'a>, reference: Term<'a>, _lane: Lane) -> Result<Term<'a>, NoResult> {
+    Ok(slot(reference)?.unlist().encode(env))
+}
+
+/// How many servers are to be told.
+#[rustler::nif]
+fn roster() -> usize {
+    ROSTER.len()
+}
+
+/// Whether little of what was awake at the peak is awake.
+#[rustler::nif]
+fn is_peak_over() -> bool {
+    LEDGER.is_over()
+}
+
+/// Begins the next peak.
+#[rustler::nif]
+fn next_peak(env: Env<'_>) -> Term<'_> {
+    LEDGER.next_peak();
+    reply::ok(env)
+}
+
+/// Sends the message to at most so many servers, and returns how many are left.
+fn roster_tell<'a>(
+    env: Env<'a>,
+    most: Term<'a>,
+    message: Term<'a>,
+    _lane: Lane,
+) -> Result<Term<'a>, NoResult> {
+    ROSTER.take(most.decode()?, |who| {
+        // SAFETY: the word is a process's of this node.
+        let server = unsafe { from_word(env, who) };
+        if let Ok(pid) = server.decode::<LocalPid>() {
+            // One that is gone needs not be told.
+            let _ = env.send(&pid, message);
+        }
+    });
+    Ok(ROSTER.len().encode(env))
 }
 
 fn slot_awake<'a>(
@@ -356,9 +509,8 @@ fn slot_reserve<'a>(
     lane: Lane,
 ) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
-    let held = lane.lock(&slot.parked)?;
-    let estimate = held.as_ref().map_or(0, |parked| parked.built);
-    // A limit that is not an integer of 64 bits means no limit.
+    let estimate = lane.lock(&slot.held)?.built().unwrap_or(0);
+    // A limit that is no integer of 64 bits is none.
     let limit = limit.decode().unwrap_or(usize::MAX);
     Ok(slot.entry.reserve(&LEDGER, estimate, limit).encode(env))
 }

@@ -222,12 +222,20 @@ impl<T: Resource> ResourceRef<T> {
     /// A new object of this many bytes; the value is at its beginning.
     fn with_room(value: T, bytes: usize) -> Self {
         assert!(bytes >= size_of::<T>());
-        // SAFETY: the class is registered; the VM returns memory of this size, aligned for a word,
-        // or ends the node.
+        Self::with_tail(|_| value, bytes - size_of::<T>())
+    }
+
+    /// A new object around a value that has so many bytes behind it, aligned for a word. The value
+    /// is made when it is known where these lie; they live as long as it does.
+    pub fn with_tail(value: impl FnOnce(NonNull<u8>) -> T, bytes: usize) -> Self {
+        let start = size_of::<T>().next_multiple_of(size_of::<usize>());
+        // SAFETY: the class is registered; the VM gives out memory of this size, aligned for a
+        // word, or takes the node down. A panic in `value` leaves memory without a value, which the
+        // VM does not know of yet.
         unsafe {
-            let object = enif_alloc_resource(T::class().get(), bytes);
+            let object = enif_alloc_resource(T::class().get(), start + bytes);
             let object = NonNull::new_unchecked(object.cast::<T>());
-            object.write(value);
+            object.write(value(object.cast::<u8>().add(start)));
             T::class().objects.add(1, 0);
             ResourceRef(object)
         }

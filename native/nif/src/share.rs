@@ -311,19 +311,22 @@ impl Hint {
 /// Notes where the parts of a parked term are: the next one may have the same there.
 pub fn note_parts(packed: &Packed<Anchor>, contents: &Parts) {
     parts::each_outer(packed, contents, |path, anchor| {
-        if let Anchor::Share(share) = anchor
-            // A smaller one is a part only in some values.
-            && share.shared().host.part.flat.load(Ordering::Relaxed) >= parts::SMALLEST
-        {
-            let hint = Hint::of(path);
-            let hash = share.shared().hash();
-            if hint.hash.load(Ordering::Relaxed) != hash
-                || hint.path.load(Ordering::Relaxed) != path.number()
-            {
-                hint.path.store(path.number(), Ordering::Relaxed);
-                hint.hash.store(hash, Ordering::Relaxed);
-            }
+        let Anchor::Share(share) = anchor else {
+            return false;
+        };
+        // One that is smaller is a part in some values only.
+        if share.shared().host.part.flat.load(Ordering::Relaxed) < parts::SMALLEST {
+            return false;
         }
+        let hint = Hint::of(path);
+        let hash = share.shared().hash();
+        let is_new = hint.hash.load(Ordering::Relaxed) != hash
+            || hint.path.load(Ordering::Relaxed) != path.number();
+        if is_new {
+            hint.path.store(path.number(), Ordering::Relaxed);
+            hint.hash.store(hash, Ordering::Relaxed);
+        }
+        is_new
     });
 }
 

@@ -72,6 +72,16 @@ impl<A: Anchor> Clone for Links<A> {
 }
 
 impl<A: Anchor> Links<A> {
+    /// Links to these anchors, in any order, each with its id.
+    pub fn to_anchors(anchors: impl IntoIterator<Item = (u64, A)>) -> Self {
+        let links = anchors.into_iter();
+        Self::from_unsorted(
+            links
+                .map(|(id, anchor)| (id, Target::Anchor(anchor)))
+                .collect(),
+        )
+    }
+
     /// Links in any order.
     pub(crate) fn from_unsorted(mut links: LinkVec<A>) -> Self {
         match links.len() {

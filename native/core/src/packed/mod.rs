@@ -17,6 +17,7 @@
 //! search, and no other entry is looked at.
 
 mod links;
+mod numbered;
 mod page;
 mod reader;
 mod rewrite;
@@ -24,6 +25,7 @@ mod writer;
 
 pub(crate) use links::LinkVec;
 pub use links::{Link, Links, Target};
+pub use numbered::numbered;
 pub use page::{Entries, Page};
 pub use reader::{Item, ReadError, View, item, skip};
 pub use rewrite::{Place, Rewrite, rewrite};
@@ -148,6 +150,9 @@ pub mod tag {
     pub const ENTRIES: u8 = 0x80;
     /// A value that is a content of its own: varint id. See [`crate::parts`].
     pub const PART: u8 = 0x81;
+    /// Elements of a list, or keys and values of a map of [`ENTRIES`], that are a content of their
+    /// own, a list of them: varint number of values, varint id.
+    pub const RUN: u8 = 0x82;
 }
 
 /// A value that owns its bytes and its links.

@@ -3,7 +3,8 @@
 
 use super::writer::{Scalar, write_varint};
 use super::{
-    Anchor, EXPORT_VALUES, FUN_HEAD, LinkVec, Links, Packed, Page, RECORD_HEAD, Target, tag,
+    Anchor, EXPORT_VALUES, FUN_HEAD, LinkVec, Links, MAX_BYTES, Packed, Page, RECORD_HEAD, Target,
+    tag,
 };
 
 /// The bytes do not follow the packed format.
@@ -59,6 +60,11 @@ pub enum Item<'a> {
     Entries(usize),
     /// A content of its own.
     Part(u64),
+    /// So many of the values that follow, which are a content of their own: a list of them.
+    Run {
+        len: usize,
+        id: u64,
+    },
 }
 
 impl Item<'_> {
@@ -114,6 +120,14 @@ fn length(bytes: &[u8], at: &mut usize) -> Result<usize, ReadError> {
     Ok(length)
 }
 
+/// As [`length`], of values of which some may lie in runs.
+fn count(bytes: &[u8], at: &mut usize) -> Result<usize, ReadError> {
+    match usize::try_from(varint(bytes, at)?) {
+        Ok(count) if count <= MAX_BYTES => Ok(count),
+        _ => Err(ReadError),
+    }
+}
+
 fn sized<'a>(bytes: &'a [u8], at: &mut usize) -> Result<&'a [u8], ReadError> {
     let len = length(bytes, at)?;
     take(bytes, at, len)
@@ -139,7 +153,7 @@ pub fn item<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Item<'a>, ReadError> 
         tag::PORT => Item::Port(varint(bytes, at)?),
         tag::NIL => Item::Nil,
         tag::BYTES => Item::ByteList(sized(bytes, at)?),
-        tag::LIST => Item::List(length(bytes, at)?),
+        tag::LIST => Item::List(count(bytes, at)?),
         tag::IMPROPER => Item::Improper(length(bytes, at)?),
         tag::TUPLE => Item::Tuple(length(bytes, at)?),
         tag::BINARY => Item::Binary(sized(bytes, at)?),
@@ -166,8 +180,12 @@ pub fn item<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Item<'a>, ReadError> 
         tag::FUN => Item::Fun(length(bytes, at)?),
         tag::EXPORT => Item::Export,
         tag::RECORD => Item::Record(length(bytes, at)?),
-        tag::ENTRIES => Item::Entries(length(bytes, at)?),
+        tag::ENTRIES => Item::Entries(count(bytes, at)?),
         tag::PART => Item::Part(varint(bytes, at)?),
+        tag::RUN => Item::Run {
+            len: count(bytes, at)?,
+            id: varint(bytes, at)?,
+        },
         _ => return Err(ReadError),
     })
 }

@@ -327,6 +327,15 @@ impl<A: Anchor> Writer<A> {
         self.links.push((id, Target::Anchor(anchor)));
     }
 
+    /// So many values of a list or a map in a content of their own, which `anchor` keeps.
+    pub fn run(&mut self, len: usize, id: u64, anchor: A) {
+        self.tagged(tag::RUN, len as u64);
+        let mut scalar = Scalar::default();
+        let end = write_varint(id, &mut scalar, 0);
+        self.scratch.bytes.extend_from_slice(&scalar[..end]);
+        self.links.push((id, Target::Anchor(anchor)));
+    }
+
     /// Whole items that were written already, and their links.
     pub(crate) fn items(&mut self, items: View<'_, A>) {
         self.scratch.bytes.extend_from_slice(items.bytes);

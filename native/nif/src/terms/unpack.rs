@@ -161,6 +161,26 @@ impl<'a> Unpacker<'a, '_> {
                         (here, at) = (shared.packed().view(), 0);
                         continue;
                     }
+                    Item::Run { len, id } => {
+                        let Some(Target::Anchor(Anchor::Share(share))) = here.links.get(id) else {
+                            self.undefined();
+                            continue;
+                        };
+                        // It counted for one.
+                        let below = (left + 1).saturating_sub(len);
+                        frames.push(Frame::Values {
+                            left: below,
+                            made,
+                            start,
+                        });
+                        frames.push(Frame::Resume(here, at));
+                        (left, made) = (len, Made::Same);
+                        (here, at) = (share.shared().packed().view(), 0);
+                        // The head of the list that it is kept as.
+                        let _ = item(here.bytes, &mut at);
+                        self.budget.spend(len * size_of::<ErlNifTerm>())?;
+                        continue;
+                    }
                     leaf if self.written.is_some() => {
                         self.write(here, leaf)?;
                         continue;
@@ -325,7 +345,8 @@ impl<'a> Unpacker<'a, '_> {
                 Made::Fun => written.end_fun(start),
                 _ => {}
             }
-            if start == Written::OUTERMOST {
+            // A part in it ends no more than itself.
+            if start == Written::OUTERMOST && !matches!(made, Made::Same) {
                 let term = written.read();
                 self.written = None;
                 self.push(term.as_c_arg());

@@ -1,0 +1,164 @@
+//! Small parked states in one piece with the object that stands for them: for a hundred thousand
+//! servers, the headers of three blocks each are most of what their own state takes.
+//!
+//! ```text
+//!   Slot │ link │ link │ packed bytes        one object of the VM
+//! ```
+
+use crate::share::ShareLink;
+use crate::terms::Anchor;
+use erlmcp_memory_core::packed::{Links, Packed, Target, View, numbered};
+use erlmcp_memory_core::threads::{Tally, Usage};
+use smallvec::SmallVec;
+use std::borrow::Cow;
+use std::ptr::{self, NonNull};
+use std::slice;
+
+/// Packed bytes of the largest value that is folded. What is larger is most of what it takes, and
+/// the VM looks for room for it less well than Rust's allocator.
+const MOST_BYTES: usize = 2 << 10;
+
+/// The most links that are folded: they are dropped where the object is.
+const MOST_LINKS: usize = 32;
+
+/// All that is folded, and its bytes.
+static FOLDED: Tally = Tally::new();
+
+/// What is folded, and the bytes that it takes in objects.
+pub fn folded() -> Usage {
+    FOLDED.sum()
+}
+
+/// A packed value behind its owner, in the same object. Its links are to shared contents alone.
+pub struct Folded {
+    start: NonNull<ShareLink>,
+    built: u32,
+    links: u8,
+    /// Whether the bytes tell links by their places.
+    is_numbered: bool,
+    bytes: u16,
+}
+
+// SAFETY: it owns what lies there, links and bytes, which are `Send` and `Sync`.
+unsafe impl Send for Folded {}
+// SAFETY: as above.
+unsafe impl Sync for Folded {}
+
+/// What is to be folded.
+pub struct Unfolded<'v> {
+    bytes: Cow<'v, [u8]>,
+    links: SmallVec<[ShareLink; 8]>,
+    is_numbered: bool,
+    built: u32,
+}
+
+impl<'v> Unfolded<'v> {
+    /// A value that takes so many bytes when it is built; `None` if it is not to be folded.
+    pub fn of(value: &'v Packed<Anchor>, built: usize) -> Option<Self> {
+        let links = value.links().as_slice();
+        if value.bytes().len() > MOST_BYTES || links.len() > MOST_LINKS {
+            return None;
+        }
+        let share = |target: &Target<Anchor>| match target {
+            Target::Anchor(Anchor::Share(share)) => Some(share.clone()),
+            _ => None,
+        };
+        let numbered = numbered(value.view());
+        Some(Unfolded {
+            is_numbered: numbered.is_some(),
+            bytes: numbered.map_or(value.bytes().into(), Cow::Owned),
+            links: links
+                .iter()
+                .map(|(_, target)| share(target))
+                .collect::<Option<_>>()?,
+            built: u32::try_from(built).ok()?,
+        })
+    }
+
+    /// A value that is folded already, for another place.
+    pub fn again(folded: &'v Folded) -> Self {
+        Unfolded {
+            bytes: folded.bytes().into(),
+            links: folded.links().iter().cloned().collect(),
+            is_numbered: folded.is_numbered,
+            built: folded.built,
+        }
+    }
+
+    /// The bytes that it takes.
+    pub fn size(&self) -> usize {
+        self.links.len() * size_of::<ShareLink>() + self.bytes.len()
+    }
+
+    /// Puts it there.
+    ///
+    /// # Safety
+    ///
+    /// So many bytes lie there, aligned for a word, for as long as what is returned lives, and
+    /// nobody else uses them.
+    pub unsafe fn fold(self, to: NonNull<u8>) -> Folded {
+        FOLDED.came(self.size());
+        let Unfolded {
+            bytes,
+            links,
+            is_numbered,
+            built,
+        } = self;
+        let folded = Folded {
+            start: to.cast(),
+            built,
+            links: links.len() as u8,
+            is_numbered,
+            bytes: bytes.len() as u16,
+        };
+        // SAFETY: the caller promises the room.
+        unsafe {
+            for (index, link) in links.into_iter().enumerate() {
+                folded.start.add(index).write(link);
+            }
+            let start = folded.bytes_start();
+            ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len());
+        }
+        folded
+    }
+}
+
+impl Folded {
+    /// Bytes that it takes when it is built, about.
+    pub fn built(&self) -> usize {
+        self.built as usize
+    }
+
+    /// Calls `with` with the packed value.
+    pub fn with<R>(&self, with: impl FnOnce(View<'_, Anchor>) -> R) -> R {
+        let links = Links::to_anchors(self.links().iter().zip(0..).map(|(link, place)| {
+            let id = if self.is_numbered { place } else { link.id() };
+            (id, Anchor::Share(link.clone()))
+        }));
+        with(View::new(self.bytes(), &links))
+    }
+
+    fn links(&self) -> &[ShareLink] {
+        // SAFETY: `fold` wrote so many, and they live as long as `self`.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.links.into()) }
+    }
+
+    fn bytes_start(&self) -> NonNull<u8> {
+        // SAFETY: the bytes begin where the links end.
+        unsafe { self.start.add(self.links.into()).cast() }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `fold` wrote so many, and they live as long as `self`.
+        unsafe { slice::from_raw_parts(self.bytes_start().as_ptr(), self.bytes.into()) }
+    }
+}
+
+impl Drop for Folded {
+    fn drop(&mut self) {
+        FOLDED.went(usize::from(self.links) * size_of::<ShareLink>() + usize::from(self.bytes));
+        let links = ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.links.into());
+        // SAFETY: `fold` wrote so many, and nobody uses them from here on.
+        unsafe { links.drop_in_place() };
+    }
+}
