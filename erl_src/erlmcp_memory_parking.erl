@@ -20,9 +20,10 @@
 -module(erlmcp_memory_parking).
 
 -include_lib("kernel/include/logger.hrl").
+-include("erlmcp_memory_error.hrl").
 -include("erlmcp_memory_parking.hrl").
 
--export([options/1, new/1, tag/0, idle_after/1, is_parked/1, is_refused/1, changed/3]).
+-export([start/4, options/1, new/1, tag/0, idle_after/1, is_parked/1, is_refused/1, changed/3]).
 -export([settle/1, park/4, replace/3, hold/1, rest/2, tidy/2, forget/1, compact/1, expand/1]).
 -export([admit/3, wake/1, peek/1]).
 

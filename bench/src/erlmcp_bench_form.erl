@@ -141,7 +141,9 @@ measure() ->
     erlmcp_memory_profiler:measure_memory_snapshot().
 
 settled() ->
-    settled(measure(), 3, 50).
+    ok = moved(120),
+    Total = fun(#memory_snapshot{total_memory = Bytes}) -> Bytes end,
+    erlmcp_bench_measure:settled(fun measure/0, Total).
 
 %% Parked servers move when few are awake. Waits for so many seconds at most.
 moved(0) ->
@@ -153,18 +155,6 @@ moved(Tries) ->
         _ ->
             timer:sleep(1000),
             moved(Tries - 1)
-    end.
-
-settled(Last, 0, _Tries) ->
-    Last;
-settled(Last, _Still, 0) ->
-    Last;
-settled(#memory_snapshot{total_memory = Before}, Still, Tries) ->
-    timer:sleep(100),
-    #memory_snapshot{total_memory = Now} = Next = measure(),
-    case abs(Now - Before) < 65536 of
-        true -> settled(Next, Still - 1, Tries - 1);
-        false -> settled(Next, 3, Tries - 1)
     end.
 
 each(Base, Snapshot, Count) ->
