@@ -86,6 +86,9 @@ parking(Parking, Loop) -> Loop#server_1{parking = Parking}.
 %% `Time': what is left of an integer timeout.
 wait_awake(hibernate, Loop) ->
     doze(Loop);
+wait_awake(Time, _Loop) when is_integer(Time), Time > 16#ffffffff ->
+    %% As the VM says it of a wait that is too long.
+    error(timeout_value);
 wait_awake(Time, #server_1{parking = Parking} = Loop) ->
     case erlmcp_memory_parking:idle_after(Parking) of
         IdleAfter when is_integer(Time), Time =< IdleAfter -> wait(timeout, Time, Loop);

@@ -18,6 +18,7 @@
     a_backlog_of_cycles_outlasts_a_sweep_and_is_freed/1,
     a_cycle_is_freed_beside_a_large_live_graph/1,
     a_large_cycle_is_freed/1,
+    a_chain_of_states_is_freed/1,
     random_graphs_keep_what_is_reachable/1
 ]).
 
@@ -36,6 +37,7 @@ all() ->
         a_backlog_of_cycles_outlasts_a_sweep_and_is_freed,
         a_cycle_is_freed_beside_a_large_live_graph,
         a_large_cycle_is_freed,
+        a_chain_of_states_is_freed,
         random_graphs_keep_what_is_reachable
     ].
 
@@ -336,6 +338,32 @@ a_large_cycle_is_freed(_Config) ->
 
 %% A thousand graphs of pooled states, shares and compact states. Some nodes are kept by a process
 %% of their own; what these reach must stay, and all else come back.
+%% However long, and wherever it is cut: a chain that was freed by recursion ended the node.
+a_chain_of_states_is_freed(_Config) ->
+    Ways = [itself, list, closure, share, state, parked, state_of_share],
+    [
+        begin
+            alone(fun() -> cut(Cut, chain(Length, Link)) end),
+            all_back()
+        end
+     || {Way, Link} <- ways(),
+        lists:member(Way, Ways),
+        {Length, Cut} <- [{50_000, owner}, {20_000, release}, {20_000, update}]
+    ].
+
+chain(Length, Link) ->
+    lists:foldl(fun(N, Ref) -> acquire(#{n => N, next => Link(Ref)}) end, acquire(#{}), lists:seq(2, Length)).
+
+cut(owner, _Ref) ->
+    ok;
+cut(release, Ref) ->
+    ok = ?P:release_connection_state(Ref);
+cut(update, Ref) ->
+    update(Ref, #{next => none}),
+    garbage_collect(),
+    #{n := _} = read(Ref),
+    ok.
+
 random_graphs_keep_what_is_reachable(_Config) ->
     [graphs(lists:seq(N, N + 99)) || N <- lists:seq(1, 1000, 100)],
     ok.

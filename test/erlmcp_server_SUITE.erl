@@ -170,6 +170,7 @@ actions() ->
         {30, tells},
         {{continue, c}, tells},
         {-1, ends},
+        {16#100000000, ends},
         {1.0, ends},
         {timeout, ends},
         {{continue, c, d}, ends},

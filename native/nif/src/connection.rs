@@ -59,12 +59,13 @@ impl Recycle for ConnectionState {
     }
 }
 
-/// Frees what a map linked to, at once if it is a single thing.
+/// Frees what a map linked to, at once if it is a single thing that does not end here again: a chain
+/// of pooled states is as long as the user made it.
 fn free(links: Links<Anchor>) {
     let is_short = match &links {
         Links::None => true,
-        Links::One((_, target)) => matches!(target, Target::Anchor(_)),
-        Links::Many(..) => false,
+        Links::One((_, Target::Anchor(anchor))) => !matches!(anchor, Anchor::Pooled(_)),
+        Links::One(_) | Links::Many(..) => false,
     };
     if !is_short {
         reaper::free_value(Packed::new(Box::default(), links));
