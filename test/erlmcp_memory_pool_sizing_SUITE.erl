@@ -188,6 +188,7 @@ depletion_is_logged_once_a_minute(_Config) ->
 %%% Honesty
 
 native_bytes_are_the_vms(_Config) ->
+    garbage_collect(),
     Before = erlang:memory(total),
     Blob = binary:copy(<<"b">>, 1000000),
     States = [
@@ -209,7 +210,8 @@ native_bytes_are_the_vms(_Config) ->
     #{memory := #{live_bytes := Live, buffer_bytes := Bytes}} = ?POOL:pool_info(),
     ?assert(Live >= 30000000),
     ?assert(Bytes >= 30000000),
-    ?assert(Grown >= Live + Bytes),
+    %% Meanwhile others may free some memory.
+    ?assert(Grown > 0.95 * (Live + Bytes)),
     ?assert(Grown < 1.2 * (Live + Bytes)),
     release(States),
     release_buffers(Buffers),
