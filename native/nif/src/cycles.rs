@@ -35,11 +35,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Whether an anchor keeps a pooled state alive.
-fn leads_to_pooled(anchor: &Anchor) -> bool {
+pub fn leads_to_pooled(anchor: &Anchor) -> bool {
     match anchor {
         Anchor::Pooled(_) => true,
         Anchor::Share(share) => share.shared().host.is_cyclic(),
-        Anchor::State(state) => state.linked().is_some(),
+        Anchor::State(state) => state.linked().is_some_and(|linked| linked.is_cyclic()),
         Anchor::Parked(parked) => parked.kept().is_cyclic(),
         Anchor::Buffer(_) | Anchor::Foreign(_) => false,
     }

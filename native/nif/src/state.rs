@@ -39,7 +39,7 @@ mod atoms {
 }
 
 /// The resource behind a state. A state never changes; the lock is for `cleanup_state`, which
-/// removes it, and for the first value that refers to a state in a possible cycle.
+/// removes it, and for the first value that refers to a state with states in it.
 pub struct Handle {
     state: RwLock<Holding>,
 }
@@ -48,7 +48,7 @@ resource!(Handle, c"erlmcp_memory_state");
 
 enum Holding {
     State(Counted),
-    /// A state that leads to a pooled state, and that other values refer to.
+    /// A state that has states in it, and that other values refer to.
     Linked(Arc<Linked>),
     /// It was cleaned up.
     Nothing,
@@ -64,13 +64,15 @@ impl Holding {
     }
 }
 
-/// A state that leads to a pooled state, and that values refer to. Its owners can be counted, which
-/// those of a resource object cannot.
+/// A state that has states in it, and that values refer to. Its owners can be counted, which those
+/// of a resource object cannot, and a long chain of such states is freed step by step.
 #[derive(Debug)]
 pub struct Linked {
     state: Counted,
     /// The one reference that stands for it.
     known: Known,
+    /// Whether it leads to a pooled state.
+    cyclic: bool,
 }
 
 impl Linked {
@@ -78,14 +80,19 @@ impl Linked {
     pub fn state(&self) -> &State<Anchor> {
         &self.state
     }
+
+    /// Whether it leads to a pooled state.
+    pub fn is_cyclic(&self) -> bool {
+        self.cyclic
+    }
 }
 
 /// A state in a value of this library.
 #[derive(Debug, Clone)]
 pub enum StateLink {
-    /// One that leads to no pooled state. It stays in its handle, so that a link takes nothing.
+    /// One that has no state in it. It stays in its handle, so that a link takes nothing.
     Handle(ResourceRef<Handle>),
-    /// One that does.
+    /// One that has.
     Linked(LinkedOwner),
 }
 
@@ -106,9 +113,13 @@ impl Drop for LinkedOwner {
     }
 }
 
-/// Drops an owner. Others that remain may be a cycle.
+/// Drops an owner. If it was the last one, what it owned may be the head of a long chain.
 fn unlink(linked: Arc<Linked>) {
-    cycles::suspect(Node::State(linked));
+    if linked.cyclic {
+        cycles::suspect(Node::State(linked));
+    } else if let Some(linked) = Arc::into_inner(linked) {
+        reaper::free_value(linked.state.into_packed());
+    }
 }
 
 impl StateLink {
@@ -124,7 +135,7 @@ impl StateLink {
         }
     }
 
-    /// The state, if it leads to a pooled state.
+    /// The state, if it has states in it.
     pub fn linked(&self) -> Option<&Arc<Linked>> {
         match self {
             StateLink::Handle(_) => None,
@@ -168,13 +179,17 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<StateLink
         Lane::Fast => handle.state.try_read().ok_or(Busy)?,
         Lane::Dirty => handle.state.read(),
     };
-    let leads_to_pooled = match &*held {
-        Holding::State(state) => cycles::lead_to_pooled(state.fields().view().links),
+    let (mut stays, mut cyclic) = (true, false);
+    match &*held {
+        Holding::State(state) => state.fields().view().links.each_anchor(&mut |_, anchor| {
+            cyclic |= cycles::leads_to_pooled(anchor);
+            stays &= !cyclic && !matches!(anchor, Anchor::State(_));
+        }),
         Holding::Linked(linked) => return Ok(Some(StateLink::linked_to(linked))),
         Holding::Nothing => return Ok(None),
-    };
+    }
     drop(held);
-    if !leads_to_pooled {
+    if stays {
         return Ok(Some(StateLink::Handle(handle)));
     }
     let mut held = match lane {
@@ -187,7 +202,11 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<StateLink
         Holding::State(state) => {
             let known = Known::default();
             known.set(env, term);
-            Arc::new(Linked { state, known })
+            Arc::new(Linked {
+                state,
+                known,
+                cyclic,
+            })
         }
     };
     *held = Holding::Linked(Arc::clone(&linked));
