@@ -511,7 +511,7 @@ an_object_of_the_library_in_a_field_is_a_link(_Config) ->
             ?assert(Taken =< Limit, {Kind, Taken})
         end
      || {Kind, Make, Limit} <- [
-            {buffer, Buffer, 64}, {share, Share, 64}, {pooled, Pooled, 128}, {compact, Compact, 160}
+            {buffer, Buffer, 64}, {share, Share, 64}, {pooled, Pooled, 64}, {compact, Compact, 64}
         ]
     ].
 

@@ -35,11 +35,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Whether an anchor keeps a pooled state alive.
-fn leads_to_pooled(anchor: &Anchor) -> bool {
+pub fn leads_to_pooled(anchor: &Anchor) -> bool {
     match anchor {
         Anchor::Pooled(_) => true,
         Anchor::Share(share) => share.shared().host.is_cyclic(),
-        Anchor::State(state) => state.linked().is_cyclic(),
+        Anchor::State(state) => state.linked().is_some_and(|linked| linked.is_cyclic()),
         Anchor::Parked(parked) => parked.kept().is_cyclic(),
         Anchor::Buffer(_) | Anchor::Foreign(_) => false,
     }
@@ -321,6 +321,8 @@ impl Graph {
                         if let Some(links) = held.links() {
                             each_owned(links, &mut owned);
                         }
+                        // The lock is an owner too.
+                        entry.found += 1;
                         self.locked.push((index, held));
                     }
                     None => entry.in_use = true,
@@ -443,7 +445,7 @@ fn target(target: &Target<Anchor>) -> Option<Node> {
         Target::Trie(node) => Node::Trie(Arc::clone(node)),
         Target::Anchor(anchor) if !leads_to_pooled(anchor) => return None,
         Target::Anchor(Anchor::Pooled(pooled)) => Node::Cell(Arc::clone(pooled.cell())),
-        Target::Anchor(Anchor::State(state)) => Node::State(Arc::clone(state.linked())),
+        Target::Anchor(Anchor::State(state)) => Node::State(Arc::clone(state.linked()?)),
         Target::Anchor(Anchor::Share(share)) => Node::Shared(Arc::clone(share.shared())),
         Target::Anchor(Anchor::Parked(parked)) => Node::Parked(Arc::clone(parked.kept())),
         Target::Anchor(Anchor::Buffer(_) | Anchor::Foreign(_)) => return None,

@@ -11,7 +11,7 @@ use erlmcp_memory_core::map;
 use erlmcp_memory_core::packed::Links;
 use erlmcp_memory_core::pool::{Lease, Pool};
 use erlmcp_memory_core::threads::Usage;
-use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
+use parking_lot::{Mutex, MutexGuard};
 use rustler::types::atom::ok;
 use rustler::{Encoder, Env, Term};
 use std::mem::ManuallyDrop;
@@ -83,11 +83,13 @@ enum Holding {
 
 /// A state that values refer to.
 pub struct Cell {
-    leased: Arc<Mutex<Leased>>,
+    leased: Mutex<Leased>,
     /// The one reference that stands for it.
     known: Known,
     /// It leads to so much that only a sweep can decide whether it is alive.
     left: AtomicBool,
+    /// The sweep knows it.
+    noted: AtomicBool,
 }
 
 impl std::fmt::Debug for Cell {
@@ -117,24 +119,42 @@ impl Cell {
         self.left.store(left, Ordering::Relaxed);
     }
 
+    /// Has the sweep know it, if it does not: from now on it may be part of a cycle.
+    fn note(self: &Arc<Self>) {
+        if !self.noted.swap(true, Ordering::Relaxed) {
+            cycles::note(self);
+        }
+    }
+
     /// Keeps others from using the state, unless it is in use now.
-    pub fn try_lock(&self) -> Option<Held> {
-        self.leased.try_lock_arc().map(Held)
+    pub fn try_lock(self: &Arc<Self>) -> Option<Held> {
+        let cell = Arc::clone(self);
+        // SAFETY: the cell beside the lock keeps the mutex where it is until the lock is released.
+        let mutex: &'static Mutex<Leased> = unsafe { &*std::ptr::from_ref(&cell.leased) };
+        let leased = mutex.try_lock()?;
+        Some(Held {
+            leased,
+            _cell: cell,
+        })
     }
 }
 
 /// A state that nothing else can use in the meantime.
-pub struct Held(ArcMutexGuard<RawMutex, Leased>);
+pub struct Held {
+    /// Stands first: released before its cell may be freed.
+    leased: MutexGuard<'static, Leased>,
+    _cell: Arc<Cell>,
+}
 
 impl Held {
     /// What the state refers to.
     pub fn links(&self) -> Option<&Links<Anchor>> {
-        self.0.as_ref().map(|state| state.links())
+        self.leased.as_ref().map(|state| state.links())
     }
 
     /// Empties the state.
     pub fn take_content(&mut self) -> Option<ConnectionState> {
-        let state = self.0.as_mut()?;
+        let state = self.leased.as_mut()?;
         Some(state.modify(std::mem::take))
     }
 }
@@ -202,12 +222,17 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<PooledLin
         Holding::Own(leased) => {
             let known = Known::default();
             known.set(env, term);
+            let leased = leased.take();
+            let has_links = leased.as_ref().is_some_and(|s| !s.links().is_empty());
             let cell = Arc::new(Cell {
-                leased: Arc::new(Mutex::new(leased.take())),
+                leased: Mutex::new(leased),
                 known,
                 left: AtomicBool::new(false),
+                noted: AtomicBool::new(false),
             });
-            cycles::note(&cell);
+            if has_links {
+                cell.note();
+            }
             *holding = Holding::Linked(Arc::clone(&cell));
             cell
         }
@@ -235,7 +260,12 @@ fn with_leased<R>(
         Holding::Linked(cell) => {
             let cell = Arc::clone(cell);
             drop(holding);
-            work(&mut *lane.lock(&cell.leased)?).map(Some)
+            let mut leased = lane.lock(&cell.leased)?;
+            let result = work(&mut leased).map(Some);
+            if leased.as_ref().is_some_and(|s| !s.links().is_empty()) {
+                cell.note();
+            }
+            result
         }
     }
 }

@@ -15,6 +15,7 @@ use rustler::sys::{
 };
 use rustler::{Decoder, Encoder, Env, Error, LocalPid, NifResult, Term};
 use std::ffi::CStr;
+use std::fmt::{Debug, Formatter};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
@@ -308,6 +309,12 @@ impl<T: Resource> Drop for ResourceRef<T> {
     fn drop(&mut self) {
         // SAFETY: `self` was an owner, and is not one from here on.
         unsafe { enif_release_resource(self.address()) };
+    }
+}
+
+impl<T: Resource> Debug for ResourceRef<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ResourceRef").field(&self.0).finish()
     }
 }
 

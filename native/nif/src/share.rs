@@ -605,18 +605,17 @@ impl SharedBytes {
 
     /// Adds the contents that links lead to.
     pub fn add_links(&mut self, links: &Links<Anchor>) {
-        let mut rest = vec![links];
+        // Owned: a state may be cleaned up meanwhile.
+        let mut rest = vec![links.clone()];
         while let Some(links) = rest.pop() {
             links.each_anchor(&mut |id, anchor| match anchor {
                 Anchor::Share(share) if self.seen.insert(id) => {
                     self.bytes += share.shared().heap_bytes();
-                    rest.push(share.shared().packed().links());
+                    rest.push(share.shared().packed().links().clone());
                 }
-                Anchor::State(state) if self.seen.insert(id) => {
-                    rest.push(state.linked().state().fields().view().links);
-                }
+                Anchor::State(state) if self.seen.insert(id) => rest.push(state.links()),
                 Anchor::Parked(parked) if self.seen.insert(id) => {
-                    rest.push(parked.kept().packed().links());
+                    rest.push(parked.kept().packed().links().clone());
                 }
                 _ => {}
             });

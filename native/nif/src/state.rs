@@ -3,12 +3,12 @@
 use crate::cycles::{self, Node};
 use crate::inventory::Stock;
 use crate::lane::{Busy, FAST_ENTRIES, Lane};
+use crate::resource::ResourceRef;
 use crate::share::{self, SharedBytes};
 use crate::terms::{Anchor, Known, Path, Source, pack, unpack, with_packed, word};
 use crate::{garbage, nif, reaper, reply, resource};
-use erlmcp_memory_core::heap;
 use erlmcp_memory_core::map::{self, EditError};
-use erlmcp_memory_core::packed::{Item, Packed, View, Writer, item};
+use erlmcp_memory_core::packed::{Item, Links, Packed, View, Writer, item};
 use erlmcp_memory_core::state::{FieldError, Names, Sizes, State};
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::RwLock;
@@ -39,7 +39,7 @@ mod atoms {
 }
 
 /// The resource behind a state. A state never changes; the lock is for `cleanup_state`, which
-/// removes it, and for the first value that refers to it.
+/// removes it, and for the first value that refers to a state with states in it.
 pub struct Handle {
     state: RwLock<Holding>,
 }
@@ -48,7 +48,7 @@ resource!(Handle, c"erlmcp_memory_state");
 
 enum Holding {
     State(Counted),
-    /// A state that other values refer to as well.
+    /// A state that has states in it, and that other values refer to.
     Linked(Arc<Linked>),
     /// It was cleaned up.
     Nothing,
@@ -64,7 +64,8 @@ impl Holding {
     }
 }
 
-/// A state that values refer to.
+/// A state that has states in it, and that values refer to. Its owners can be counted, which those
+/// of a resource object cannot, and a long chain of such states is freed step by step.
 #[derive(Debug)]
 pub struct Linked {
     state: Counted,
@@ -72,9 +73,6 @@ pub struct Linked {
     known: Known,
     /// Whether it leads to a pooled state.
     cyclic: bool,
-    /// What it takes, including the states that it leads to, in bytes. Stored, because these may be
-    /// a long chain.
-    bytes: usize,
 }
 
 impl Linked {
@@ -90,18 +88,27 @@ impl Linked {
 }
 
 /// A state in a value of this library.
-#[derive(Debug)]
-pub struct StateLink(ManuallyDrop<Arc<Linked>>);
+#[derive(Debug, Clone)]
+pub enum StateLink {
+    /// One that has no state in it. It stays in its handle, so that a link takes nothing.
+    Handle(ResourceRef<Handle>),
+    /// One that has.
+    Linked(LinkedOwner),
+}
 
-impl Clone for StateLink {
+/// An owner of a linked state.
+#[derive(Debug)]
+pub struct LinkedOwner(ManuallyDrop<Arc<Linked>>);
+
+impl Clone for LinkedOwner {
     fn clone(&self) -> Self {
-        StateLink(self.0.clone())
+        LinkedOwner(self.0.clone())
     }
 }
 
-impl Drop for StateLink {
+impl Drop for LinkedOwner {
     fn drop(&mut self) {
-        // SAFETY: this is the end of the link, so nothing takes its state a second time.
+        // SAFETY: this is the end of the owner, so nothing takes its state a second time.
         unlink(unsafe { ManuallyDrop::take(&mut self.0) });
     }
 }
@@ -111,43 +118,80 @@ fn unlink(linked: Arc<Linked>) {
     if linked.cyclic {
         cycles::suspect(Node::State(linked));
     } else if let Some(linked) = Arc::into_inner(linked) {
-        let state = linked.state.into_packed();
-        if !state.links().is_empty() {
-            reaper::free_value(state);
-        }
+        reaper::free_value(linked.state.into_packed());
     }
 }
 
 impl StateLink {
-    /// What distinguishes this state from all others while it lives.
-    pub fn id(&self) -> u64 {
-        Arc::as_ptr(&self.0).addr() as u64
+    fn linked_to(linked: &Arc<Linked>) -> Self {
+        StateLink::Linked(LinkedOwner(ManuallyDrop::new(Arc::clone(linked))))
     }
 
-    /// The state.
-    pub fn linked(&self) -> &Arc<Linked> {
-        &self.0
+    /// What distinguishes this state from all others while it lives.
+    pub fn id(&self) -> u64 {
+        match self {
+            StateLink::Handle(handle) => handle.address().addr() as u64,
+            StateLink::Linked(owner) => Arc::as_ptr(&owner.0).addr() as u64,
+        }
+    }
+
+    /// The state, if it has states in it.
+    pub fn linked(&self) -> Option<&Arc<Linked>> {
+        match self {
+            StateLink::Handle(_) => None,
+            StateLink::Linked(owner) => Some(&owner.0),
+        }
+    }
+
+    /// What the state links to, unless it was cleaned up.
+    pub fn links(&self) -> Links<Anchor> {
+        match self {
+            // Only a cleanup writes to it.
+            StateLink::Handle(handle) => {
+                let held = handle.state.try_read();
+                let state = held.as_ref().and_then(|held| held.state());
+                state.map_or(Links::None, |state| state.fields().view().links.clone())
+            }
+            StateLink::Linked(owner) => owner.0.state.fields().view().links.clone(),
+        }
     }
 
     /// A reference to the state.
     pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let new = || Handle {
-            state: RwLock::new(Holding::Linked(Arc::clone(&self.0))),
-        };
-        self.0.known.find_or(env, new).to_term(env)
-    }
-
-    /// What it takes, in bytes.
-    pub fn heap_bytes(&self) -> usize {
-        self.0.bytes
+        match self {
+            StateLink::Handle(handle) => handle.to_term(env),
+            StateLink::Linked(LinkedOwner(linked)) => {
+                let new = || Handle {
+                    state: RwLock::new(Holding::Linked(Arc::clone(linked))),
+                };
+                linked.known.find_or(env, new).to_term(env)
+            }
+        }
     }
 }
 
 /// The link to a state, if the term is one that was not cleaned up.
 pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<StateLink>, Busy> {
-    let Some(handle) = resource::get::<Handle>(term) else {
+    let Some(handle) = ResourceRef::<Handle>::from_term(term) else {
         return Ok(None);
     };
+    let held = match lane {
+        Lane::Fast => handle.state.try_read().ok_or(Busy)?,
+        Lane::Dirty => handle.state.read(),
+    };
+    let (mut stays, mut cyclic) = (true, false);
+    match &*held {
+        Holding::State(state) => state.fields().view().links.each_anchor(&mut |_, anchor| {
+            cyclic |= cycles::leads_to_pooled(anchor);
+            stays &= !cyclic && !matches!(anchor, Anchor::State(_));
+        }),
+        Holding::Linked(linked) => return Ok(Some(StateLink::linked_to(linked))),
+        Holding::Nothing => return Ok(None),
+    }
+    drop(held);
+    if stays {
+        return Ok(Some(StateLink::Handle(handle)));
+    }
     let mut held = match lane {
         Lane::Fast => handle.state.try_write().ok_or(Busy)?,
         Lane::Dirty => handle.state.write(),
@@ -159,15 +203,14 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<StateLink
             let known = Known::default();
             known.set(env, term);
             Arc::new(Linked {
-                cyclic: cycles::lead_to_pooled(state.fields().view().links),
-                bytes: heap::arc::<Linked>() + state.fields().heap_bytes(),
                 state,
                 known,
+                cyclic,
             })
         }
     };
     *held = Holding::Linked(Arc::clone(&linked));
-    Ok(Some(StateLink(ManuallyDrop::new(linked))))
+    Ok(Some(StateLink::linked_to(&linked)))
 }
 
 /// Tells the VM of the type; called once, when the library is loaded.

@@ -8,34 +8,31 @@ pub struct Lease<'p, T: Recycle> {
     pool: &'p Pool<T>,
     /// There until the lease is dropped.
     object: Option<Box<T>>,
-    /// What the pool's live bytes hold for this object.
-    bytes: usize,
 }
 
 impl<'p, T: Recycle> Lease<'p, T> {
-    pub(super) fn new(pool: &'p Pool<T>, object: Box<T>, bytes: usize) -> Self {
+    pub(super) fn new(pool: &'p Pool<T>, object: Box<T>) -> Self {
         Lease {
             pool,
             object: Some(object),
-            bytes,
         }
     }
 
     /// Changes the object and keeps the pool's live bytes true.
     pub fn modify<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
         let object = self.object.as_mut().expect("a lease has its object");
+        let before = footprint(&**object);
         let result = change(object);
         let bytes = footprint(&**object);
-        if bytes != self.bytes {
-            self.pool.resized(bytes as isize - self.bytes as isize);
-            self.bytes = bytes;
+        if bytes != before {
+            self.pool.resized(bytes as isize - before as isize);
         }
         result
     }
 
-    /// Bytes of this object, its box included.
+    /// Bytes of this object, its box included. Only [`modify`](Self::modify) changes them.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        footprint(&**self)
     }
 }
 
@@ -50,7 +47,7 @@ impl<T: Recycle> Deref for Lease<'_, T> {
 impl<T: Recycle> Drop for Lease<'_, T> {
     fn drop(&mut self) {
         if let Some(object) = self.object.take() {
-            self.pool.give_back(object, self.bytes);
+            self.pool.give_back(object);
         }
     }
 }

@@ -55,8 +55,9 @@ pub trait Recycle: Default + Send {
     /// through the object. Capacity that it grew may stay, within a bound of the type's choice.
     fn recycle(&mut self);
 
-    /// Bytes on the heap that this object owns, without the object itself. Called on every
-    /// acquisition and release, so it must not walk the content.
+    /// Bytes on the heap that this object owns, without the object itself: the same number until
+    /// the object is changed. Called on every acquisition and release, so it must not walk the
+    /// content.
     fn heap_bytes(&self) -> usize;
 }
 
@@ -104,8 +105,8 @@ impl<T: Recycle> Pool<T> {
     /// As [`acquire`](Self::acquire); calls `created` where the object had to be made.
     pub fn acquire_noting(&self, created: impl FnOnce()) -> Lease<'_, T> {
         let home = self.home_index();
-        let (object, bytes) = match self.take_idle(home) {
-            Some(leased) => leased,
+        let object = match self.take_idle(home) {
+            Some(object) => object,
             None => {
                 created();
                 let object = Box::new(T::default());
@@ -113,14 +114,15 @@ impl<T: Recycle> Pool<T> {
                 let mut shelf = self.shards[home].lock();
                 shelf.counts.created += 1;
                 shelf.live_bytes += bytes as isize;
-                (object, bytes)
+                object
             }
         };
-        Lease::new(self, object, bytes)
+        Lease::new(self, object)
     }
 
-    /// Takes the object of a lease that ends. `bytes`: what the lease was counted with.
-    fn give_back(&self, mut object: Box<T>, bytes: usize) {
+    /// Takes the object of a lease that ends.
+    fn give_back(&self, mut object: Box<T>) {
+        let bytes = footprint(&*object);
         object.recycle();
         let home = self.home_index();
         let rest = {
@@ -138,8 +140,8 @@ impl<T: Recycle> Pool<T> {
         }
     }
 
-    /// An idle object, the home shard's or a stolen one, and its bytes; counted where it lay.
-    fn take_idle(&self, home: usize) -> Option<(Box<T>, usize)> {
+    /// An idle object, the home shard's or a stolen one; counted where it lay.
+    fn take_idle(&self, home: usize) -> Option<Box<T>> {
         self.shards_from(home).find_map(|(index, shard)| {
             // The hint saves the locks of empty shards; the home shard is worth its lock.
             if index != home && shard.len_hint() == 0 {
@@ -149,7 +151,7 @@ impl<T: Recycle> Pool<T> {
             let (object, bytes) = shelf.pop()?;
             shelf.counts.reused += 1;
             shelf.live_bytes += bytes as isize;
-            Some((object, bytes))
+            Some(object)
         })
     }
 

@@ -44,31 +44,20 @@ impl LocalReferences {
 #[derive(Debug, Default)]
 pub struct Known(Mutex<Numbers>);
 
-/// The numbers of a reference, in place: three words, or five if they name a process.
+/// The numbers of a reference to a resource, in place: three words, of which the VM's mark is a
+/// part, so that they are not all zero. No reference to a resource names a process, which would
+/// make them five.
 #[derive(Debug, Default)]
-struct Numbers {
-    bytes: [u8; 20],
-    len: u8,
-}
+struct Numbers([u8; 12]);
 
 impl Numbers {
-    /// None if there are too many.
+    /// None if there are not as many.
     fn new(numbers: &[u8]) -> Self {
-        let mut bytes = [0; 20];
-        match bytes.get_mut(..numbers.len()) {
-            Some(place) => place.copy_from_slice(numbers),
-            None => return Numbers::default(),
-        }
-        Numbers {
-            bytes,
-            len: numbers.len() as u8,
-        }
+        Numbers(numbers.try_into().unwrap_or_default())
     }
 
     fn get(&self) -> Option<&[u8]> {
-        self.bytes
-            .get(..usize::from(self.len))
-            .filter(|numbers| !numbers.is_empty())
+        (self.0 != [0; 12]).then_some(&self.0)
     }
 }
 
