@@ -259,6 +259,10 @@ impl<'a, A: Anchor> View<'a, A> {
 
     /// The target of a value that is nothing but a link.
     pub fn target(self) -> Option<&'a Target<A>> {
+        // Most values are none, and need not be read.
+        if self.links.is_empty() {
+            return None;
+        }
         match item(self.bytes, &mut 0).ok()? {
             Item::Foreign { id, .. }
             | Item::Handle(id)
@@ -333,13 +337,12 @@ impl<'a, A: Anchor> View<'a, A> {
         let mut here = self;
         for key in path {
             here = here.content();
-            here = match item(here.bytes, &mut 0).ok()? {
-                Item::Map(page) => View::new(page.find(key.as_ref())?, here.links),
-                Item::Trie(id) => match here.links.get(id)? {
+            here = match Page::of(here.bytes) {
+                Some(page) => View::new(page.find(key.as_ref())?, here.links),
+                None => match here.target()? {
                     Target::Trie(node) => node.get(key.as_ref())?,
                     _ => return None,
                 },
-                _ => return None,
             };
         }
         Some(here.resolve())
