@@ -324,10 +324,11 @@ estimate_memory(State) ->
 %% `total_bytes' is the sum of `base' (the handle, phase, time of creation, and what no single field
 %% takes), `id', `transport', `capabilities_ref', `metadata', `pending_refs' and `extra' (all other
 %% fields). `shared_bytes' is what the shares take to which the state refers, also through other
-%% values; they are kept once for all, and not part of the total. Another state that it refers to
-%% counts towards the total, a pooled state does not. A value with references to objects of other
-%% libraries takes an environment of the VM for them, 2.5 KB, and some 150 bytes for each.
-%% `metadata_map_size' and `pending_count' are numbers of entries. What two versions of a state have
+%% values; they are kept once for all, and not part of the total. Nor are the compact states, pooled
+%% states and buffers that it refers to: each is counted where it is. One that is cleaned up is so for
+%% every value that refers to it. A value with references to objects of other libraries takes an
+%% environment of the VM for them, 2.5 KB, and some 150 bytes for each. `metadata_map_size' and
+%% `pending_count' are numbers of entries. What two versions of a state have
 %% in common counts in both.
 %%
 %% A plain record (see above) takes its words on a heap, with nothing shared, and the binaries that

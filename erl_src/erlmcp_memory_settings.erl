@@ -123,8 +123,12 @@ is_pool_size(Value) ->
 pool_size_limit() ->
     10000000.
 
+%% Read by each call that makes a state.
 boolean(Key) ->
-    checked(Key, true, fun is_boolean/1).
+    case value(Key, true) of
+        Value when is_boolean(Value) -> Value;
+        Value -> error({invalid_config, Key, Value})
+    end.
 
 checked(Key, Default, IsValid) ->
     Value = value(Key, Default),
@@ -151,7 +155,7 @@ find(Application, Key, {Environments, Booted}) ->
     case ets:lookup(Environments, {env, Application, Key}) of
         [{_, Value}] ->
             {ok, Value};
-        [] when is_map_key({Application, Key}, Booted) ->
+        [] when map_size(Booted) > 0, is_map_key({Application, Key}, Booted) ->
             case application:get_key(Application, vsn) of
                 undefined -> {ok, map_get({Application, Key}, Booted)};
                 %% It was in the environment, and was removed.

@@ -27,6 +27,8 @@
     a_changed_share_is_freed/1,
     a_changed_share_in_a_snapshot/1,
     an_object_of_the_library_in_a_field_is_a_link/1,
+    a_state_in_a_field_may_be_cleaned_up/1,
+    a_chain_of_states_is_freed/1,
     a_buffer_in_a_field_lives_and_dies_with_it/1,
     a_buffer_in_a_cycle_is_freed/1
 ]).
@@ -60,6 +62,8 @@ groups() ->
         a_changed_share_is_freed,
         a_changed_share_in_a_snapshot,
         an_object_of_the_library_in_a_field_is_a_link,
+        a_state_in_a_field_may_be_cleaned_up,
+        a_chain_of_states_is_freed,
         a_buffer_in_a_field_lives_and_dies_with_it,
         a_buffer_in_a_cycle_is_freed
     ],
@@ -514,6 +518,37 @@ an_object_of_the_library_in_a_field_is_a_link(_Config) ->
             {buffer, Buffer, 64}, {share, Share, 64}, {pooled, Pooled, 64}, {compact, Compact, 64}
         ]
     ].
+
+a_state_in_a_field_may_be_cleaned_up(_Config) ->
+    Share = ?O:share(#{tools => [one, two]}),
+    Outer = alone(fun() ->
+        Inner = ?O:from_map(#{id => <<"inner">>, capabilities_ref => Share}),
+        ?O:from_map(#{id => <<"outer">>, inner => Inner, kept => ?O:share([Inner])})
+    end),
+    Inner = ?O:get_state_field(Outer, inner),
+    ?assert(Inner =:= hd(?O:shared(?O:get_state_field(Outer, kept)))),
+    ?assertEqual(Share, ?O:get_state_field(Inner, capabilities_ref)),
+    #{shared_bytes := Shared, total_bytes := Total} = ?O:state_size_info(Outer),
+    ok = ?O:cleanup_state(Inner),
+    refused(1, get_state_field, [?O:get_state_field(Outer, inner), id]),
+    #{shared_bytes := Less, total_bytes := Total} = ?O:state_size_info(Outer),
+    ?assert(Less < Shared),
+    ?assert(?O:get_state_field(Outer, inner) =:= Inner),
+    %% A reference that leads nowhere is a value like any other.
+    Again = ?O:update_state_field(new(), inner, Inner),
+    ?assert(?O:get_state_field(Again, inner) =:= Inner).
+
+a_chain_of_states_is_freed(_Config) ->
+    Before = erlmcp_state_help:settled_bytes(),
+    alone(fun() ->
+        Chain = lists:foldl(
+            fun(_, S) -> ?O:update_state_field(new(), next, S) end, new(), lists:seq(1, 100_000)
+        ),
+        ?assert(?O:is_state(?O:get_state_field(Chain, next))),
+        %% What a field refers to is counted where it is.
+        ?assert(?O:estimate_memory(Chain) < 1000)
+    end),
+    wait(fun() -> erlmcp_memory_nif:native_bytes() < Before + 100_000 end).
 
 a_buffer_in_a_field_lives_and_dies_with_it(_Config) ->
     Live = fun() -> {_, _, Bytes} = erlmcp_memory_nif:buffer_stats(), Bytes end,

@@ -2,7 +2,7 @@
 
 use super::node::{Entry, Pair, Scope, out_of_line, pairs, store, with_entries, without_entry};
 use super::{INLINE, MAX_PATH, Map, PAGE};
-use crate::packed::{Anchor, Item, Packed, Page, Target, View, Writer, item};
+use crate::packed::{Anchor, Packed, Page, Target, View, Writer};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -17,12 +17,11 @@ pub enum EditError {
 
 /// The number of entries of a value that is a map.
 pub(super) fn len<A: Anchor>(map: View<'_, A>) -> Option<usize> {
-    match item(map.bytes, &mut 0) {
-        Ok(Item::Map(page)) => Some(page.len()),
-        Ok(Item::Trie(_)) => match map.target() {
-            Some(Target::Trie(node)) => Some(node.len()),
-            _ => None,
-        },
+    if let Some(page) = Page::of(map.bytes) {
+        return Some(page.len());
+    }
+    match map.target() {
+        Some(Target::Trie(node)) => Some(node.len()),
         _ => None,
     }
 }
@@ -41,7 +40,11 @@ fn insert<'a, A: Anchor>(
     entries: &[Pair<'a, A>],
     inline: usize,
 ) -> Packed<A> {
-    match map.target() {
+    let target = match Page::of(map.bytes) {
+        Some(_) => None,
+        None => map.target(),
+    };
+    match target {
         Some(Target::Trie(node)) => {
             let mut entries: SmallVec<[_; 2]> = entries.iter().copied().map(Entry::new).collect();
             trie(node.with(&mut entries))

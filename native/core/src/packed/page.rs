@@ -68,8 +68,11 @@ impl<'a> Page<'a> {
 
     /// The map that these bytes are, if they are one.
     pub fn of(bytes: &'a [u8]) -> Option<Self> {
-        match super::item(bytes, &mut 0) {
-            Ok(super::Item::Map(page)) => Some(page),
+        let at = &mut 1;
+        match *bytes.first()? {
+            tag::MAP8 => Self::read::<1>(bytes, at).ok(),
+            tag::MAP16 => Self::read::<2>(bytes, at).ok(),
+            tag::MAP32 => Self::read::<4>(bytes, at).ok(),
             _ => None,
         }
     }

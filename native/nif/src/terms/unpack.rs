@@ -9,7 +9,7 @@ use super::written::Written;
 use crate::lane::{Budget, Busy, Lane};
 use crate::resource::ResourceRef;
 use crate::share::{Kept, Shared};
-use erlmcp_memory_core::packed::{Item, Packed, Page, Target, View, item};
+use erlmcp_memory_core::packed::{Item, Packed, Page, Target, View, item_here};
 use rustler::sys::{
     ErlNifTerm, enif_make_list_cell, enif_make_list_from_array, enif_make_map_from_arrays,
     enif_make_map_put, enif_make_new_map, enif_make_tuple_from_array,
@@ -133,7 +133,7 @@ impl<'a> Unpacker<'a, '_> {
                 left -= 1;
                 self.budget.spend(0)?;
                 // The bytes were written by this library and never left it.
-                let Ok(next) = item(here.bytes, &mut at) else {
+                let Ok(next) = item_here(here.bytes, &mut at) else {
                     self.undefined();
                     continue;
                 };
