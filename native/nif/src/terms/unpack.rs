@@ -177,7 +177,7 @@ impl<'a> Unpacker<'a, '_> {
                         (left, made) = (len, Made::Same);
                         (here, at) = (share.shared().packed().view(), 0);
                         // The head of the list that it is kept as.
-                        let _ = item(here.bytes, &mut at);
+                        let _ = item_here(here.bytes, &mut at);
                         self.budget.spend(len * size_of::<ErlNifTerm>())?;
                         continue;
                     }
