@@ -182,6 +182,7 @@ print_operations(#{empty_nif := Nif, ets_lookup := Ets} = Micro, State) ->
         {read_path, "read under a path"},
         {update, "update a field"},
         {update_path, "update under a path"},
+        {update_five, "update five fields in one call"},
         {find_schema, "find_shared, a schema"},
         {decode_schema, "binary_to_term of it"}
     ],
@@ -239,8 +240,11 @@ marks_of_state(#{measured := Measured, record_flat := Flat, record_measured := R
 
 marks_of_operations(Micro) ->
     #{read := Read, update := Update, find_schema := Find, decode_schema := Decode} = Micro,
-    mark(6, "read a field, ns", at_most, Read, 100),
-    mark(6, "update a field, ns", at_most, Update, 350),
+    #{update_path := Path, update_five := Five} = Micro,
+    mark(6, "read a field, ns", at_most, Read, 90),
+    mark(6, "update a field, ns", at_most, Update, 330),
+    mark(6, "update under a path, ns", at_most, Path, 450),
+    mark(6, "five fields in one call, a multiple of one", at_most, Five / Update, 2),
     mark(6, "find_shared of a schema, ns, against binary_to_term", at_most, Find, Decode),
     mark(6, "find_shared, the worst schema's ratio", at_most, maps:get(find_worst_ratio, Micro), 1).
 

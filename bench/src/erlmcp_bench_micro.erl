@@ -91,6 +91,7 @@ operations(Tools) ->
         ?O:create_optimized_state(<<"connection-000001">>),
         fields(1)
     ),
+    Five = #{phase => closed, transport => stdio, a => 1, b => 2, c => <<"three">>},
     Table = ets:new(table, [{read_concurrency, true}]),
     true = ets:insert(Table, {<<"key">>, 42}),
     ByName = maps:from_list([{Name, Tool} || #{<<"name">> := Name} = Tool <- Tools]),
@@ -104,6 +105,7 @@ operations(Tools) ->
         read_path => time(fun() -> ?O:get_state_field(State, [metadata, user_id]) end),
         update => time(fun() -> ?O:update_state_field(State, phase, closed) end),
         update_path => time(fun() -> ?O:update_state_field(State, [metadata, user_id], 7) end),
+        update_five => time(fun() -> ?O:update_state_fields(State, Five) end),
         %% Of all schemas: what an average one takes, and the worst against its own decoding.
         find_schema => lists:sum(Finds) / length(Finds),
         decode_schema => lists:sum(Decodes) / length(Decodes),
