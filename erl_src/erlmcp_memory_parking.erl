@@ -333,6 +333,9 @@ forget(#parking_1{slot = Slot}) ->
             ok
     end.
 
+%% Two words for each parked server, where a tuple takes three.
+-dialyzer({no_improper_lists, compact/1}).
+
 %% @doc To be kept by a server that hibernates.
 -spec compact(parking()) -> compact().
 compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> [Slot | IdleAfter].
