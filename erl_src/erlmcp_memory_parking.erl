@@ -24,7 +24,7 @@
 -include("erlmcp_memory_parking.hrl").
 
 -export([start/4, options/1, new/1, tag/0, idle_after/1, is_parked/1, is_refused/1, changed/3]).
--export([settle/1, park/4, replace/3, hold/1, rest/2, tidy/2, forget/1, compact/1, expand/1]).
+-export([settle/1, park/4, replace/3, hold/1, rest/2, tidy/2, forget/1, remember/1, compact/1, expand/1]).
 -export([admit/3, wake/1, peek/1]).
 
 -export_type([parking/0, compact/0, reason/0, urgency/0]).
@@ -332,6 +332,12 @@ forget(#parking_1{slot = Slot}) ->
         false ->
             ok
     end.
+
+%% @doc To be called by a server that is still parked when it goes back to sleep after {@link
+%% forget/1}.
+-spec remember(parking()) -> ok.
+remember(#parking_1{slot = Slot}) ->
+    listed(Slot).
 
 %% Two words for each parked server, where a tuple takes three.
 -dialyzer({no_improper_lists, compact/1}).

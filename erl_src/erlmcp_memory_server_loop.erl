@@ -70,6 +70,7 @@ again(Loop) ->
 wait(#server_1{action = Action, parking = Parking} = Loop) ->
     case erlmcp_memory_parking:is_parked(Parking) of
         true ->
+            ok = erlmcp_memory_parking:remember(Parking),
             sleep(Loop);
         false ->
             {Crowd, Settled} = erlmcp_memory_parking:settle(Parking),

@@ -50,6 +50,7 @@ enter(#loop{modules = Modules} = Loop, Actions) ->
 wait(#loop{parking = Parking} = Loop) ->
     case erlmcp_memory_parking:is_parked(Parking) of
         true ->
+            ok = erlmcp_memory_parking:remember(Parking),
             wait(rest, 0, Loop);
         false ->
             case erlmcp_memory_parking:settle(Parking) of

@@ -615,8 +615,8 @@ a_folded_slot_has_the_state(_Config) ->
     ?assertEqual(100, length(Kept)).
 
 the_roster_has_who_parks_after_a_peak(_Config) ->
+    ok = erlmcp_server_help:no_peak(),
     [Peak, Told, Woken] = [?N:slot_new() || _ <- lists:seq(1, 3)],
-    ok = ?N:next_peak(),
     ?assertNot(?N:slot_list(Told)),
     ?assertEqual(0, ?N:roster()),
     _ = ?N:slot_awake(Peak, 64 bsl 20),

@@ -980,6 +980,7 @@ more_than_a_hibernated_server(_Config) ->
 %% After a peak, parked servers are told to move. Nobody but the engine sees that: not a callback,
 %% not a client, not who suspended a server, and no timeout begins anew.
 moving_seen_by_a_callback(_Config) ->
+    ok = ?HELP:no_peak(),
     Peak = ?NIF:slot_new(),
     Servers = [start(engine(0), {state, N, large()}) || N <- lists:seq(1, 20)],
     [First, Timed, Suspended, Debugged, Killed | _] = Servers,

@@ -4,7 +4,7 @@
 
 -compile([export_all, nowarn_export_all]).
 
--define(DEADLINE, 10000).
+-define(DEADLINE, 60000).
 -define(SCRIPT, erlmcp_server_script).
 
 %%% Twins
@@ -219,3 +219,10 @@ exited(Pid) ->
 %% A term that the library refuses: maps in keys of maps, and some 300 KB.
 unparkable() ->
     {lists:foldl(fun(_, Key) -> #{Key => value} end, key, lists:seq(1, 300)), lists:seq(1, 20000)}.
+
+%% What earlier cases had awake is no peak any more, and no server of theirs is still to move.
+no_peak() ->
+    wait(fun() ->
+        erlmcp_memory_nif:roster() =:= 0 andalso whereis(erlmcp_memory_tidier) =:= undefined
+    end),
+    ok = erlmcp_memory_nif:next_peak().

@@ -575,6 +575,7 @@ an_event_comes_of_parking(_Config) ->
 
 %% After a peak, parked machines are told to move: no event comes of it.
 an_event_comes_of_moving(_Config) ->
+    ok = erlmcp_server_help:no_peak(),
     Peak = erlmcp_memory_nif:slot_new(),
     erlmcp_statem_twin:transcript({idle_after, 0}, fun(Side) ->
         Machine = machine(Side, state_functions),
