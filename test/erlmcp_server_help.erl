@@ -177,7 +177,11 @@ parked(Pid) ->
 
 hibernates(Pid) ->
     wait(fun() ->
-        {current_function, {erlang, hibernate, 3}} =:= process_info(Pid, current_function)
+        %% The latter is a gen_server of OTP 28 or later.
+        lists:member(process_info(Pid, current_function), [
+            {current_function, {erlang, hibernate, 3}},
+            {current_function, {gen_server, loop_hibernate, 4}}
+        ])
     end).
 
 wait(Condition) ->
