@@ -14,6 +14,12 @@ WINDOW_MS ?= 2000
 # Each check says its name before it runs; the first one that fails ends the run.
 say = @printf '\n== %s\n'
 
+# Compiles the benchmarks and runs one, with its arguments.
+define bench
+@rebar3 as bench compile
+@escript bench/run.escript $(1)
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test docs bench-day bench-growth bench-memory bench-park bench-pool bench-schedulers \
     bench-servers bench-take soak stress loom memcheck miri fuzz matrix stranger fmt clean
@@ -81,41 +87,32 @@ docs: setup
 	@./scripts/docs.sh
 
 bench-memory: setup
-	@rebar3 as bench compile
-	@escript bench/run.escript erlmcp_bench_memory $(COUNT) '$(TOOLS)' $(SECONDS)
+	$(call bench,erlmcp_bench_memory $(COUNT) '$(TOOLS)' $(SECONDS))
 
 bench-pool: setup
-	@rebar3 as bench compile
-	@escript bench/run.escript erlmcp_bench_pool $(MS)
+	$(call bench,erlmcp_bench_pool $(MS))
 
 bench-schedulers: setup
-	@rebar3 as bench compile
-	@escript bench/run.escript erlmcp_bench_schedulers $(DROPPED) $(ROUNDS)
+	$(call bench,erlmcp_bench_schedulers $(DROPPED) $(ROUNDS))
 
 bench-servers: setup
-	@rebar3 as bench compile
-	@escript bench/run.escript erlmcp_bench_servers $(COUNT) $(SECONDS) $(SOAK_SECONDS)
+	$(call bench,erlmcp_bench_servers $(COUNT) $(SECONDS) $(SOAK_SECONDS))
 
 bench-growth: setup
-	@rebar3 as bench compile
-	@escript bench/run.escript erlmcp_bench_growth $(SERIES)
+	$(call bench,erlmcp_bench_growth $(SERIES))
 
 bench-day: setup
-	@rebar3 as bench compile
-	@escript bench/run.escript erlmcp_bench_day $(WINDOW_MS) $(COUNT)
+	$(call bench,erlmcp_bench_day $(WINDOW_MS) $(COUNT))
 
 bench-take: MS = 20
 bench-take: setup
-	@rebar3 as bench compile
-	@escript bench/run.escript erlmcp_bench_take $(MS)
+	$(call bench,erlmcp_bench_take $(MS))
 
 bench-park: setup
-	@rebar3 as bench compile
-	@escript bench/run.escript erlmcp_bench_park $(RUNS)
+	$(call bench,erlmcp_bench_park $(RUNS))
 
 soak: setup
-	@rebar3 as bench compile
-	@escript bench/run.escript erlmcp_bench_soak $(SOAK_SECONDS)
+	$(call bench,erlmcp_bench_soak $(SOAK_SECONDS))
 
 stress: setup
 	@STRESS_SECONDS=$(SECONDS) rebar3 ct --suite=erlmcp_stress_SUITE

@@ -10,8 +10,8 @@
 
 -type failure() :: {error, timeout | {Class :: atom(), Reason :: term()}}.
 
-%% @doc What the function returns within so many milliseconds. When the caller ends, the process of
-%% the function does.
+%% @doc Runs a function in a process of its own, and returns what it returns within `Ms'
+%% milliseconds. That process ends when the caller does.
 -spec run(fun(() -> Result), Ms :: pos_integer()) -> {ok, Result} | failure().
 run(Fun, Ms) ->
     Caller = self(),

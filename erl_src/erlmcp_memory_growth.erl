@@ -5,7 +5,7 @@
 -export([session/0, snapshots/1, asked/2, back/1]).
 
 -define(MB, 1048576).
-%% Growth is looked for in so many windows of the settings, and said from so many on.
+%% The windows of the settings in which growth is looked for, and the fewest that give a verdict.
 -define(WINDOWS, 36).
 -define(LEAST_WINDOWS, 3).
 %% What it is at least, as a part of the rate that matters: noise on the estimate seldom crosses
@@ -17,7 +17,7 @@
 back(Window) ->
     float(?WINDOWS * Window).
 
-%% @doc What the library is asked, where so many megabytes an hour matter.
+%% @doc What the library is asked if this many megabytes an hour matter.
 -spec asked(Window :: pos_integer(), MegaBytes :: number()) -> {float(), float(), float()}.
 asked(Window, MegaBytes) ->
     Bytes = float(max(MegaBytes * ?MB, 1)),

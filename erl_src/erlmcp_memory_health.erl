@@ -12,8 +12,8 @@
 -include("erlmcp_memory.hrl").
 
 -define(MB, 1048576).
-%% From so many connections on, what the node takes by itself (some 50 MB) is a small part of total
-%% memory over connections. Below, an idle node would be an alert.
+%% From this number of connections on, what the node itself takes (some 50 MB) is a small part of
+%% total memory over connections. Below it, an idle node would be an alert.
 -define(MANY, 100).
 %% Acquisitions that say something about the pool.
 -define(JUDGED, 100).
@@ -172,7 +172,7 @@ advice(memory_per_connection) ->
         "let idle connections hibernate.">>;
 advice(reuse_ratio) ->
     <<"Keep more idle states with erlmcp_memory_pool:configure(max_pool_size, N), and make more "
-        "ahead of need with erlmcp_memory_pool:configure(pool_size, N).">>;
+        "in advance with erlmcp_memory_pool:configure(pool_size, N).">>;
 advice(gc_pause) ->
     <<"Read erlmcp_memory_profiler:gc_pauses/0 for the process, and move what lies on its heap off "
         "it with erlmcp_connection_optimizer:create_optimized_state/1.">>;

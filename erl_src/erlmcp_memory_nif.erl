@@ -258,7 +258,7 @@ slot_unlist(_Slot) -> ?NOT_LOADED.
 -spec roster() -> non_neg_integer().
 roster() -> ?NOT_LOADED.
 
-%% @doc Takes at most so many servers out of the roster, sends each the message, and returns how
+%% @doc Takes at most `Most' servers out of the roster, sends each the message, and returns how
 %% many are left.
 -spec roster_tell(Most :: pos_integer(), Message :: tuple()) -> non_neg_integer().
 roster_tell(_Most, _Message) -> ?NOT_LOADED.

@@ -19,7 +19,7 @@
 %% == The process ==
 %%
 %% `start_link/0' starts a process that is registered as `erlmcp_memory_pool'. It holds the
-%% settings, makes states ahead of need, gives unused memory back to the system and logs; no
+%% settings, makes states in advance, gives unused memory back to the system and logs; no
 %% acquisition, release, read or update goes through it. When it is killed, states in use stay
 %% valid, acquisitions go on, and its successor finds the counters as they are. When it is stopped
 %% normally (by its supervisor, or with `gen_server:stop/1'), the idle memory is freed and
@@ -32,7 +32,7 @@
 %% is read from the environment of `erlmcp':
 %%
 %% <ul>
-%% <li>`memory_pool_size' (default 1000): idle states that are made ahead of need and that are kept
+%% <li>`memory_pool_size' (default 1000): idle states that are made in advance and that are kept
 %%   even when nothing uses them;</li>
 %% <li>`memory_pool_max_size' (default 10000): the most idle states that are kept. It does not limit
 %%   the states in use. Not less than `memory_pool_size'.</li>
@@ -441,7 +441,7 @@ message_buffer(Ref) ->
 %% <li>`in_use': states acquired and not yet released;</li>
 %% <li>`available': idle states, ready for reuse;</li>
 %% <li>`total_allocated': `in_use + available';</li>
-%% <li>`reused': acquisitions that got an idle state, including states made ahead of need;</li>
+%% <li>`reused': acquisitions that got an idle state, including states made in advance;</li>
 %% <li>`created': acquisitions that had to create a state;</li>
 %% <li>`reuse_ratio': `100.0 * reused / (reused + created)'; 100.0 before the first.</li>
 %% </ul>
@@ -641,14 +641,14 @@ is_warning_due(Now, #server{warned = Last}) -> Now - Last >= ?WARNING_INTERVAL.
 warn(Created, Enough, #server{max_pool_size = Max}) when Enough =< Max ->
     ?LOG_WARNING(
         "pool depleted: ~b connection states had to be created. "
-        "erlmcp_memory_pool:configure(pool_size, ~b) makes enough ahead of need",
+        "erlmcp_memory_pool:configure(pool_size, ~b) makes enough in advance",
         [Created, Enough]
     );
 warn(Created, Enough, _Server) ->
     ?LOG_WARNING(
         "pool depleted: ~b connection states had to be created. "
         "erlmcp_memory_pool:configure(max_pool_size, ~b) and then "
-        "erlmcp_memory_pool:configure(pool_size, ~b) make enough ahead of need",
+        "erlmcp_memory_pool:configure(pool_size, ~b) make enough in advance",
         [Created, Enough, Enough]
     ).
 

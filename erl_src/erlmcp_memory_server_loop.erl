@@ -72,6 +72,9 @@ wait(#server_1{action = Action, parking = Parking} = Loop) ->
         true ->
             ok = erlmcp_memory_parking:remember(Parking),
             sleep(Loop);
+        false when is_integer(Action), Action > 16#ffffffff ->
+            %% Longer than the VM waits: it ends this process for that, as it would a gen_server.
+            wait(timeout, Action, Loop);
         false ->
             {Crowd, Settled} = erlmcp_memory_parking:settle(Parking),
             case Crowd =:= crowded andalso Action =/= 0 of
@@ -87,9 +90,6 @@ parking(Parking, Loop) -> Loop#server_1{parking = Parking}.
 %% `Time': what is left of an integer timeout.
 wait_awake(hibernate, Loop) ->
     doze(Loop);
-wait_awake(Time, _Loop) when is_integer(Time), Time > 16#ffffffff ->
-    %% As the VM says it of a wait that is too long.
-    error(timeout_value);
 wait_awake(Time, #server_1{parking = Parking} = Loop) ->
     case erlmcp_memory_parking:idle_after(Parking) of
         IdleAfter when is_integer(Time), Time =< IdleAfter -> wait(timeout, Time, Loop);

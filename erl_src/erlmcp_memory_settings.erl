@@ -102,7 +102,7 @@ is_idle_after(Value) -> is_integer(Value) andalso Value >= 0 andalso Value =< 16
 is_memory_limit(Value) ->
     is_integer(Value) andalso Value >= 0 andalso Value < 1 bsl 63.
 
-%% @doc How many states are made ahead of need, and how many are kept idle.
+%% @doc How many states are made in advance, and how many are kept idle.
 -spec pool_sizes() -> {ok, pos_integer(), pos_integer()} | {error, invalid()}.
 pool_sizes() ->
     Size = value(memory_pool_size, 1000),

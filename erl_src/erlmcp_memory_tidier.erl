@@ -20,7 +20,7 @@
 
 %% Milliseconds between two looks whether the peak is over.
 -define(LOOK_INTERVAL, 500).
-%% A peak is over when it was for so many looks: servers may start in waves.
+%% Looks in a row that must find the peak over: servers may start in waves.
 -define(LOOKS, 3).
 %% How often each is told: where the VM puts what moves depends on what has not moved yet.
 -define(ROUNDS, 3).

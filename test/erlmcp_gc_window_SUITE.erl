@@ -4,12 +4,13 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
+-import(erlmcp_memory_pool_help, [until/1]).
+
 -compile([export_all, nowarn_export_all]).
 
 -define(P, erlmcp_memory_profiler).
 -define(NIF, erlmcp_memory_nif).
 -define(TRACE, erlmcp_memory_trace).
--define(UNTIL(Condition), until(Condition, erlang:monotonic_time(millisecond) + 60000)).
 %% Short windows, and as much time between them.
 -define(WINDOWS, #{interval_ms => 20, gc_window_ms => 150, gc_every_ms => 400}).
 
@@ -57,12 +58,12 @@ collections_count_in_windows_alone(_Config) ->
     ok = ?P:start_profiling(?WINDOWS),
     [
         begin
-            ?UNTIL(fun() -> has_flags(Process) end),
-            ?UNTIL(fun() -> not has_flags(Process) end),
+            until(fun() -> has_flags(Process) end),
+            until(fun() -> not has_flags(Process) end),
             ?assertEqual([], flagged()),
             %% No window opens within so short a time: what is collected in it does not count, and
             %% where the machine was too slow it is tried again.
-            ?UNTIL(fun() -> between_windows(Process) end)
+            until(fun() -> between_windows(Process) end)
         end
      || _ <- "123"
     ],
@@ -95,7 +96,7 @@ rates_are_those_of_windows(_Config) ->
         receive stop -> ok after 1 -> Load() end
     end),
     ok = ?P:start_profiling(?WINDOWS),
-    ?UNTIL(fun() -> maps:get(timed_ms, erlmcp_memory_pauses:gc()) > 1200 end),
+    until(fun() -> maps:get(timed_ms, erlmcp_memory_pauses:gc()) > 1200 end),
     #{
         baseline := #{gc_collections := First}, final := #{gc_collections := Last},
         duration_ms := Duration, gc := #{per_second := Rate, time_share := Share}
@@ -117,10 +118,10 @@ no_window_beside_a_tracer(_Config) ->
     ?assertEqual({tracer, Tracer}, erlang:trace_info(Traced, tracer)),
     ?assertEqual({flags, ['receive']}, erlang:trace_info(Traced, flags)),
     Traced ! hello,
-    ?UNTIL(fun() -> lists:member({trace, Traced, 'receive', hello}, collected(Tracer)) end),
+    until(fun() -> lists:member({trace, Traced, 'receive', hello}, collected(Tracer)) end),
     1 = erlang:trace(Traced, false, ['receive']),
     %% Then they open again, and the session has measured all its windows.
-    ?UNTIL(fun() -> has_flags(Traced) end),
+    until(fun() -> has_flags(Traced) end),
     ?assertMatch(#{gc := #{measured := true}}, ?P:stop_profiling()),
     stop(Traced).
 
@@ -149,11 +150,11 @@ no_window_beside_a_trace_session(_Config) ->
         1 = Trace:process(Session, Process, true, [garbage_collection]),
         stays_closed(Process),
         erlang:garbage_collect(Process),
-        ?UNTIL(fun() ->
+        until(fun() ->
             lists:any(fun(M) -> element(3, M) =:= gc_major_start end, collected(Tracer))
         end),
         true = Trace:session_destroy(Session),
-        ?UNTIL(fun() -> has_flags(Process) end),
+        until(fun() -> has_flags(Process) end),
         ?assertMatch(#{gc := #{measured := true}}, ?P:stop_profiling()),
         stop(Process)
     end).
@@ -165,7 +166,7 @@ a_window_ends_for_a_trace_session(_Config) ->
         ok = ?P:start_profiling(#{interval_ms => 20, gc_window_ms => 100000, gc_every_ms => 100000}),
         ?assert(has_flags(Process)),
         Session = Trace:session_create(somebody, Tracer, []),
-        ?UNTIL(fun() -> flagged() =:= [] end),
+        until(fun() -> flagged() =:= [] end),
         1 = Trace:process(Session, Process, true, [send]),
         ?assertMatch(#{gc := #{measured := true}}, ?P:stop_profiling()),
         ?assertEqual({flags, [send]}, Trace:info(Session, Process, flags)),
@@ -193,7 +194,7 @@ taken_over() ->
     true = has_flags(Taken),
     1 = erlang:trace(Taken, false, [all]),
     1 = erlang:trace(Taken, true, [garbage_collection, {tracer, Tracer}]),
-    ?UNTIL(fun() -> erlmcp_memory_sampler:look() =:= ok andalso not has_flags(Other) end),
+    until(fun() -> erlmcp_memory_sampler:look() =:= ok andalso not has_flags(Other) end),
     #{gc := #{measured := Measured}} = ?P:stop_profiling(),
     {flags, Flags} = erlang:trace_info(Taken, flags),
     Whose = case erlang:trace_info(Taken, tracer) of {tracer, Tracer} -> tracer; Else -> Else end,
@@ -237,7 +238,7 @@ another_tracer_works_between_windows(_Config) ->
                 end
             end),
             Traced ! N,
-            ?UNTIL(fun() -> lists:member({trace, Traced, 'receive', N}, collected(Tracer)) end),
+            until(fun() -> lists:member({trace, Traced, 'receive', N}, collected(Tracer)) end),
             1 = erlang:trace(Traced, false, ['receive'])
         end
      || N <- [1, 2, 3]
@@ -247,7 +248,7 @@ another_tracer_works_between_windows(_Config) ->
 
 %% The next window may open first.
 between_windows(Process, Trace) ->
-    ?UNTIL(fun() ->
+    until(fun() ->
         closed(Process),
         Trace()
     end).
@@ -270,7 +271,7 @@ dbg_works_between_windows(_Config) ->
     end,
     %% Before OTP 27 this is erlang:trace(all, false, [all]): nothing of ours is there to be lost.
     dbg:stop(),
-    ?UNTIL(fun() -> has_flags(Process) end),
+    until(fun() -> has_flags(Process) end),
     ?assertMatch(#{gc := #{measured := true}}, ?P:stop_profiling()),
     stop(Process).
 
@@ -280,7 +281,7 @@ flags_cleared_in_a_window_end_the_measurement(_Config) ->
     ?assert(has_flags(Process)),
     _ = erlang:trace(all, false, [all]),
     Session = ?NIF:profiler_session(),
-    ?UNTIL(fun() -> not maps:get(gc_measured, ?NIF:profiler_status(Session)) end),
+    until(fun() -> not maps:get(gc_measured, ?NIF:profiler_status(Session)) end),
     ?assertMatch(#{measured := false}, ?P:gc_pauses()),
     ?assertMatch([#{level := not_measured}], [H || #{metric := gc_pause} = H <- ?P:health()]),
     ?assertMatch(#{gc := #{measured := false}}, ?P:stop_profiling()),
@@ -289,14 +290,14 @@ flags_cleared_in_a_window_end_the_measurement(_Config) ->
 flags_cleared_between_windows_do_not(_Config) ->
     Process = idle(),
     ok = ?P:start_profiling(?WINDOWS),
-    ?UNTIL(fun() ->
-        ?UNTIL(fun() -> not has_flags(Process) end),
+    until(fun() ->
+        until(fun() -> not has_flags(Process) end),
         #{timed_ms := Timed} = erlmcp_memory_pauses:gc(),
         _ = erlang:trace(all, false, [all]),
         %% Unless a window opened in this moment.
         maps:get(timed_ms, erlmcp_memory_pauses:gc()) =:= Timed
     end),
-    ?UNTIL(fun() -> has_flags(Process) end),
+    until(fun() -> has_flags(Process) end),
     ?assertMatch(#{gc := #{measured := true}}, ?P:stop_profiling()),
     stop(Process).
 
@@ -307,7 +308,7 @@ the_worst_pauses_have_names(_Config) ->
     Large = spawn_link(fun large/0),
     true = register(a_large_process, Large),
     _ = [call(Large, collect) || _ <- lists:seq(1, 20)],
-    ?UNTIL(fun() ->
+    until(fun() ->
         #{worst := Worst} = ?P:gc_pauses(),
         lists:any(fun(#{name := Name}) -> Name =:= <<"a_large_process">> end, Worst)
     end),
@@ -385,7 +386,7 @@ a_killed_sampler_goes_on(_Config) ->
         begin
             Sampler = whereis(erlmcp_memory_sampler),
             exit(Sampler, kill),
-            ?UNTIL(fun() ->
+            until(fun() ->
                 not lists:member(whereis(erlmcp_memory_sampler), [Sampler, undefined])
             end),
             taken(Session, 5)
@@ -393,7 +394,7 @@ a_killed_sampler_goes_on(_Config) ->
      || _ <- "123"
     ],
     ?assertEqual(Session, ?NIF:profiler_session()),
-    ?UNTIL(fun() -> has_flags(Process) end),
+    until(fun() -> has_flags(Process) end),
     erlang:garbage_collect(Process),
     %% A refused start leaves it as it is.
     ?assertError(badarg, ?P:start_profiling(#{interval_ms => 0})),
@@ -401,7 +402,7 @@ a_killed_sampler_goes_on(_Config) ->
     #{baseline := Baseline, snapshots := Count, gc := Gc} = ?P:stop_profiling(),
     ?assert(Count >= 20),
     ?assertMatch(#{measured := true, collections := N} when N >= 1, Gc),
-    ?UNTIL(fun() -> supervisor:which_children(erlmcp_memory_sampler_sup) =:= [] end),
+    until(fun() -> supervisor:which_children(erlmcp_memory_sampler_sup) =:= [] end),
     ?assertEqual(undefined, whereis(erlmcp_memory_sampler)),
     ?assertEqual([], flagged()),
     %% And another one.
@@ -415,7 +416,7 @@ a_killed_sampler_goes_on(_Config) ->
 a_sampler_that_dies_again_and_again(_Config) ->
     ok = application:start(erlmcp_memory),
     ok = ?P:start_profiling(#{interval_ms => 60000, gc => false}),
-    ?UNTIL(fun() ->
+    until(fun() ->
         case whereis(erlmcp_memory_sampler) of
             undefined -> ok;
             Sampler -> exit(Sampler, kill)
@@ -424,7 +425,7 @@ a_sampler_that_dies_again_and_again(_Config) ->
     end),
     ?assert(lists:keymember(erlmcp_memory, 1, application:which_applications())),
     ?assert(is_pid(whereis(erlmcp_memory_monitor))),
-    ?UNTIL(fun() -> whereis(erlmcp_memory_sampler) =:= undefined end),
+    until(fun() -> whereis(erlmcp_memory_sampler) =:= undefined end),
     ?assertMatch(#{snapshot_count := _}, ?P:get_profiling_data()),
     ok = ?P:start_profiling(#{interval_ms => 60000}),
     ?assertMatch(#{snapshots := 2}, ?P:stop_profiling()).
@@ -437,7 +438,7 @@ the_application_stops(_Config) ->
     ok = application:stop(erlmcp_memory),
     ?assertEqual(undefined, whereis(erlmcp_memory_sampler)),
     ?assertEqual([], flagged()),
-    ?UNTIL(fun() -> not maps:get(running, ?NIF:profiler_status(Session)) end),
+    until(fun() -> not maps:get(running, ?NIF:profiler_status(Session)) end),
     ?assertMatch(#{snapshot_count := 1}, ?P:get_profiling_data()).
 
 without_the_application(_Config) ->
@@ -453,21 +454,10 @@ without_the_application(_Config) ->
     receive
         {'DOWN', Monitor, process, Sampler, killed} -> ok
     end,
-    ?UNTIL(fun() -> not maps:get(running, ?NIF:profiler_status(?NIF:profiler_session())) end),
+    until(fun() -> not maps:get(running, ?NIF:profiler_status(?NIF:profiler_session())) end),
     ?assertEqual({error, profiling_not_started}, ?P:stop_profiling()).
 
 %%% Help
-
-%% A minute is a failure on any machine.
-until(Condition, Deadline) ->
-    case Condition() of
-        true ->
-            ok;
-        false ->
-            ?assert(erlang:monotonic_time(millisecond) < Deadline),
-            timer:sleep(2),
-            until(Condition, Deadline)
-    end.
 
 idle() ->
     spawn_link(fun Idle() ->
@@ -499,14 +489,14 @@ flagged() ->
 
 %% A window has just ended, so that there is some time until the next one.
 closed(Process) ->
-    ?UNTIL(fun() -> has_flags(Process) end),
-    ?UNTIL(fun() -> not has_flags(Process) end).
+    until(fun() -> has_flags(Process) end),
+    until(fun() -> not has_flags(Process) end).
 
 %% Through the time of some windows nobody gets a flag, and nothing is timed.
 stays_closed(Process) ->
     #{timed_ms := Timed} = erlmcp_memory_pauses:gc(),
     Upto = erlang:monotonic_time(millisecond) + 1500,
-    ?UNTIL(fun() ->
+    until(fun() ->
         ?assertNot(has_flags(Process)),
         erlang:monotonic_time(millisecond) > Upto
     end),
@@ -541,4 +531,4 @@ with_sessions(Fun) ->
 
 taken(Session, More) ->
     #{taken := Taken} = ?NIF:profiler_status(Session),
-    ?UNTIL(fun() -> maps:get(taken, ?NIF:profiler_status(Session)) >= Taken + More end).
+    until(fun() -> maps:get(taken, ?NIF:profiler_status(Session)) >= Taken + More end).

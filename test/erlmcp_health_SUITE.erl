@@ -6,13 +6,14 @@
 -include_lib("stdlib/include/assert.hrl").
 -include("erlmcp_memory.hrl").
 
+-import(erlmcp_memory_pool_help, [until/1]).
+
 -compile([export_all, nowarn_export_all]).
 
 -define(P, erlmcp_memory_profiler).
 -define(POOL, erlmcp_memory_pool).
 -define(O, erlmcp_connection_optimizer).
 -define(MB, 1048576).
--define(UNTIL(Condition), until(Condition, erlang:monotonic_time(millisecond) + 60000)).
 -define(METRICS, [
     memory_per_connection, reuse_ratio, gc_pause, memory_growth, resident_growth, processes, ports,
     file_descriptors
@@ -76,7 +77,7 @@ every_metric_is_named(_Config) ->
         ?assertEqual([], ?P:alerts()),
         %% A session measures pauses at once, and growth later.
         ok = ?P:start_profiling(#{interval_ms => 10}),
-        ?UNTIL(fun() -> level(gc_pause) =:= ok end),
+        until(fun() -> level(gc_pause) =:= ok end),
         ?assertEqual(not_measured, level(memory_growth))
     end).
 
@@ -198,7 +199,7 @@ a_start_is_no_bad_reuse(_Config) ->
         released(Start),
         ?assert(lists:member(level(reuse_ratio), [ok, not_measured])),
         %% They come again and again, and were not kept.
-        ?UNTIL(fun() ->
+        until(fun() ->
             released([acquired_watched(N) || N <- lists:seq(1, 5000)]),
             level(reuse_ratio) =:= critical
         end),
@@ -206,7 +207,7 @@ a_start_is_no_bad_reuse(_Config) ->
         ?assert(Bad > 0.0 andalso Bad < 50.0),
         %% It ends with its cause: the pool keeps more.
         ok = ?POOL:configure(max_pool_size, 10000),
-        ?UNTIL(fun() ->
+        until(fun() ->
             released([acquired_watched(N) || N <- lists:seq(1, 5000)]),
             level(reuse_ratio) =:= ok
         end)
@@ -229,11 +230,11 @@ connections_of_all_kinds_count(_Config) ->
         Is = fun() -> level(memory_per_connection) end,
         ?assertEqual(not_measured, Is()),
         States = [?O:create_optimized_state(<<"c">>) || _ <- lists:seq(1, 100)],
-        ?UNTIL(fun() -> Is() =:= critical end),
+        until(fun() -> Is() =:= critical end),
         {ok, _} = ?POOL:start_link(),
         Pooled = [acquired_watched(1) || _ <- lists:seq(1, 100)],
         Parked = [?O:park(#{n => N}) || N <- lists:seq(1, 100)],
-        ?UNTIL(fun() -> Is() =:= ok end),
+        until(fun() -> Is() =:= ok end),
         #{value := Value} = item(memory_per_connection),
         ?assert(Value > 320 / 300),
         ?assertEqual(300, length(States) + length(Pooled) + length(Parked))
@@ -292,7 +293,7 @@ a_handler_is_told_of_changes(_Config) ->
         %% It is told once, also where the monitor is killed in between.
         Monitor = whereis(erlmcp_memory_monitor),
         exit(Monitor, kill),
-        ?UNTIL(fun() ->
+        until(fun() ->
             not lists:member(whereis(erlmcp_memory_monitor), [Monitor, undefined])
         end),
         [sys:get_state(looked()) || _ <- "123"],
@@ -563,7 +564,7 @@ somebody_elses_function_is_bounded(_Config) ->
 
 gone() ->
     receive
-        {worker, Worker} -> ?UNTIL(fun() -> not is_process_alive(Worker) end)
+        {worker, Worker} -> until(fun() -> not is_process_alive(Worker) end)
     end.
 
 %%% Benches, small
@@ -623,15 +624,4 @@ run(Fun) ->
         {ok, Fun()}
     catch
         Class:Reason:Stack -> {error, {Class, Reason, Stack}}
-    end.
-
-%% A minute is a failure on any machine.
-until(Condition, Deadline) ->
-    case Condition() of
-        true ->
-            ok;
-        false ->
-            ?assert(erlang:monotonic_time(millisecond) < Deadline),
-            timer:sleep(5),
-            until(Condition, Deadline)
     end.

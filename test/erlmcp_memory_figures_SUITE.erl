@@ -157,7 +157,7 @@ a_summary_shows_keys_and_no_values(_Config) ->
 %% much that could be walked.
 figures_take_as_long_whatever_there_is(_Config) ->
     Calls = [fun ?P:inventory/0, fun ?P:memory_breakdown/0, fun ?P:metrics/0],
-    %% Made ahead of need: acquisitions of this node are looked at by others.
+    %% Made in advance: acquisitions of this node are looked at by others.
     ?HELP:start(20000, 40000),
     ?HELP:wait(fun() ->
         #{pooled_states := #{idle := Idle}} = ?P:inventory(),

@@ -228,7 +228,7 @@ large_updates_of_large_states_go_through_the_dirty_lane(_Config) ->
     {ok, Empty} = ?POOL:acquire_connection_state(#{}),
     ?assertEqual({normal, ok}, Update(Empty, lists:seq(1, 400))).
 
-%% A state that was made ahead of need takes no memory when it is acquired with a few entries.
+%% A state that was made in advance takes no memory when it is acquired with a few entries.
 prepared_states_have_room(_Config) ->
     #{available := 1000} = ?POOL:pool_stats(),
     Content = fun(N) -> #{id => N, client => binary:copy(<<"c">>, 100)} end,

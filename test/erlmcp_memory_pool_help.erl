@@ -18,6 +18,7 @@
     start_alone/0,
     stop/0,
     tick/1,
+    until/1,
     wait/1,
     warnings/0
 ]).
@@ -142,15 +143,20 @@ warnings() ->
 
 %% Until Fun() is true; a minute is a failure on any machine.
 wait(Fun) ->
-    wait(Fun, 600).
+    wait(Fun, 100, erlang:monotonic_time(millisecond) + 60_000).
 
-wait(Fun, Left) ->
+%% The same, for what is there for some milliseconds alone.
+until(Fun) ->
+    wait(Fun, 2, erlang:monotonic_time(millisecond) + 60_000).
+
+wait(Fun, Interval, Deadline) ->
     case Fun() of
         true ->
             ok;
-        false when Left > 0 ->
-            timer:sleep(100),
-            wait(Fun, Left - 1);
         false ->
-            ct:fail(timeout)
+            case erlang:monotonic_time(millisecond) < Deadline of
+                true -> timer:sleep(Interval);
+                false -> ct:fail(timeout)
+            end,
+            wait(Fun, Interval, Deadline)
     end.

@@ -5,6 +5,8 @@
 -include_lib("stdlib/include/assert.hrl").
 -include("erlmcp_memory.hrl").
 
+-import(erlmcp_memory_pool_help, [until/1]).
+
 -compile([export_all, nowarn_export_all]).
 
 -define(P, erlmcp_memory_profiler).
@@ -110,7 +112,7 @@ wrong_options(_Config) ->
         ]
     ],
     ?assertEqual(undefined, whereis(erlmcp_memory_sampler)),
-    %% The largest of all is legal and takes no memory ahead of need.
+    %% The largest of all is legal and takes no memory in advance.
     Before = erlmcp_memory_nif:native_bytes(),
     ok = ?P:start_profiling(#{interval_ms => 16#FFFFFFFF, keep => 1000000}),
     ?assert(erlmcp_memory_nif:native_bytes() - Before < 10 * ?MB),
@@ -1165,16 +1167,6 @@ taken(Count) ->
     end,
     Upto = Taken() + Count,
     until(fun() -> Taken() >= Upto end).
-
-%% No deadline of its own: Common Test's time trap is the deadline.
-until(Condition) ->
-    case Condition() of
-        true ->
-            ok;
-        false ->
-            timer:sleep(2),
-            until(Condition)
-    end.
 
 no_trace_left() ->
     ?assertEqual(

@@ -9,8 +9,7 @@
 -define(P, erlmcp_memory_profiler).
 -define(POOL, erlmcp_memory_pool).
 -define(O, erlmcp_connection_optimizer).
-%% What connections come and go in a window, one in so many of which stays when there is a leak, with
-%% so many bytes.
+%% Connections that come and go in a window; with a leak, one in ONE_IN stays, with LEAKED bytes.
 -define(CHURN, 4000).
 -define(ONE_IN, 100).
 -define(LEAKED, 100000).

@@ -145,7 +145,7 @@ settled() ->
     Total = fun(#memory_snapshot{total_memory = Bytes}) -> Bytes end,
     erlmcp_bench_measure:settled(fun measure/0, Total).
 
-%% Parked servers move when few are awake. Waits for so many seconds at most.
+%% Parked servers move when few are awake. Waits at most this many seconds.
 moved(0) ->
     ok;
 moved(Tries) ->

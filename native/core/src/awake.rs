@@ -21,7 +21,7 @@ pub struct Entry {
     has_place: AtomicBool,
 }
 
-/// A peak is over when one part in so many of it is left.
+/// A peak is over when at most one part in `LEFT` of it is awake.
 const LEFT: usize = 8;
 
 impl Ledger {

@@ -67,12 +67,12 @@ const FEWEST_IN_RUN: usize = 4;
 /// The most parts of a run.
 const MOST_IN_RUN: usize = 32;
 
-/// One in so many elements ends a run. A content takes some 400 bytes and each link 34, so of 86
+/// One in this many elements ends a run. A content takes some 400 bytes and each link 34, so of 86
 /// tools one that is another costs least with runs of about 8.
 const ENDS_RUN: usize = 8;
 
-/// Whether a run ends with a value that has so many bytes when all is in its place: they are known
-/// of one that is a link already, too.
+/// Whether a run ends with a value of this flat size, which is also known of a value that is a link
+/// already.
 fn ends_run(flat: usize) -> bool {
     (flat.wrapping_mul(0x9e37_79b9) >> 16).is_multiple_of(ENDS_RUN)
 }
@@ -166,6 +166,21 @@ struct Run {
     is_map: bool,
 }
 
+impl Run {
+    /// A run without values.
+    fn begin(start: usize, place: usize, first: usize, covered: usize, is_map: bool) -> Self {
+        Run {
+            start,
+            place,
+            first,
+            covered,
+            values: 0,
+            parts: 0,
+            is_map,
+        }
+    }
+}
+
 impl Parts {
     /// Finds and hashes the parts of a value, in which `links` parts are links already.
     pub fn of<A: Anchor>(
@@ -245,15 +260,7 @@ impl Parts {
             if following > 0 {
                 let is_map = matches!(next, Item::Map(_));
                 if following >= LONG && (is_map || matches!(next, Item::List(_))) {
-                    ended.run = Some(Run {
-                        start: at,
-                        place: at + behind,
-                        first: parts.len(),
-                        covered,
-                        values: 0,
-                        parts: 0,
-                        is_map,
-                    });
+                    ended.run = Some(Run::begin(at, at + behind, parts.len(), covered, is_map));
                 }
                 open.push(ended);
                 continue;
@@ -336,15 +343,7 @@ impl Parts {
                         });
                         covered = run.covered + flat - LINK;
                         outer.has_runs = true;
-                        *run = Run {
-                            start: at,
-                            place: at + behind,
-                            first: parts.len(),
-                            covered,
-                            values: 0,
-                            parts: 0,
-                            is_map: run.is_map,
-                        };
+                        *run = Run::begin(at, at + behind, parts.len(), covered, run.is_map);
                     }
                 }
                 if outer.left > 0 {

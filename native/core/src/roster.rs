@@ -61,7 +61,7 @@ impl Roster {
         is_there
     }
 
-    /// Takes at most so many out, those with the highest numbers first, and tells each.
+    /// Takes at most `most` servers out, the highest numbers first, and calls `tell` for each.
     pub fn take(&self, most: usize, mut tell: impl FnMut(u64)) {
         for _ in 0..most {
             let last = |shard: &Mutex<BTreeMap<usize, u64>>| {

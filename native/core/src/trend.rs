@@ -161,7 +161,7 @@ pub(crate) fn last(points: &[(f64, f64)], share: f64) -> &[(f64, f64)] {
     &points[points.partition_point(|point| point.0 < start)..]
 }
 
-/// Whether points of that Theil-Sen slope are a leak of at least so many bytes an hour.
+/// Whether points with this Theil-Sen slope are a leak of at least this many bytes an hour.
 pub(crate) fn is_leak(points: &[(f64, f64)], slope: f64, least: f64) -> bool {
     let is_worth_a_call = |slope: f64| slope * 3600.0 >= least;
     let whole = || {

@@ -57,7 +57,7 @@ impl Worst {
         }
     }
 
-    /// A pause of so many nanoseconds that ended at this time; `pause` is called where it is kept.
+    /// Notes a pause of `nanos` nanoseconds that ended at `at`; `pause` is called only if it is kept.
     #[inline]
     pub fn note(&self, nanos: u64, at: u64, pause: impl FnOnce() -> Pause) {
         let is_old = at < self.until.load(Ordering::Relaxed);

@@ -53,7 +53,7 @@ pub struct Unfolded<'v> {
 }
 
 impl<'v> Unfolded<'v> {
-    /// A value that takes so many bytes when it is built; `None` if it is not to be folded.
+    /// A value that takes `built` bytes as a term; `None` if it cannot be folded.
     pub fn of(value: &'v Packed<Anchor>, built: usize) -> Option<Self> {
         let links = value.links().as_slice();
         if value.bytes().len() > MOST_BYTES || links.len() > MOST_LINKS {
@@ -94,7 +94,7 @@ impl<'v> Unfolded<'v> {
     ///
     /// # Safety
     ///
-    /// So many bytes lie there, aligned for a word, for as long as what is returned lives, and
+    /// [`size`](Self::size) bytes lie there, aligned for a word, for as long as what is returned lives, and
     /// nobody else uses them.
     pub unsafe fn fold(self, to: NonNull<u8>) -> Folded {
         FOLDED.came(self.size());

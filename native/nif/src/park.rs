@@ -301,7 +301,7 @@ fn pay(env: Env<'_>, built: usize, lane: Lane) {
     }
 }
 
-/// Builds a parked term, which takes so many bytes then.
+/// Builds a parked term, which takes `built` bytes on the heap.
 fn build<'a>(
     env: Env<'a>,
     built: usize,
@@ -427,8 +427,8 @@ fn slot_fold<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'
     };
     let size = unfolded.size();
     let fold = |tail| Slot {
-        // SAFETY: so many bytes are asked for, and they live as long as the slot, which alone
-        // uses them.
+        // SAFETY: `size` bytes are allocated below, and they live as long as the slot, which
+        // alone uses them.
         held: Mutex::new(Held::Folded(unsafe { unfolded.fold(tail) })),
         entry: Entry::default(),
         is_listed: AtomicBool::default(),
@@ -474,7 +474,7 @@ fn next_peak(env: Env<'_>) -> Term<'_> {
     reply::ok(env)
 }
 
-/// Sends the message to at most so many servers, and returns how many are left.
+/// Sends the message to at most this many servers, and returns how many are left.
 fn roster_tell<'a>(
     env: Env<'a>,
     most: Term<'a>,

@@ -226,8 +226,8 @@ impl<T: Resource> ResourceRef<T> {
         Self::with_tail(|_| value, bytes - size_of::<T>())
     }
 
-    /// A new object around a value that has so many bytes behind it, aligned for a word. The value
-    /// is made when it is known where these lie; they live as long as it does.
+    /// A new object around a value, with `bytes` bytes behind it, aligned for a word. `value` gets
+    /// their address; they live as long as the value does.
     pub fn with_tail(value: impl FnOnce(NonNull<u8>) -> T, bytes: usize) -> Self {
         let start = size_of::<T>().next_multiple_of(size_of::<usize>());
         // SAFETY: the class is registered; the VM gives out memory of this size, aligned for a

@@ -66,7 +66,7 @@ pub struct BlockStats {
 }
 
 impl BlockPool {
-    /// Pools for this machine's number of threads. Nothing is made ahead of need, and nothing is
+    /// Pools for this machine's number of threads. Nothing is made in advance, and nothing is
     /// kept until [`open`](Self::open).
     pub fn new() -> Self {
         BlockPool {

@@ -46,7 +46,7 @@ use shard::Shard;
 
 /// What a pool can hold.
 pub trait Recycle: Default + Send {
-    /// An empty object that is made ahead of need, with the memory that its first owner will want.
+    /// An empty object that is made in advance, with the memory that its first owner will want.
     fn prepared() -> Self {
         Self::default()
     }
@@ -69,7 +69,7 @@ fn footprint<T: Recycle>(object: &T) -> usize {
 /// A sharded pool; see the module's documentation.
 pub struct Pool<T: Recycle> {
     shards: Box<[Shard<T>]>,
-    /// Idle objects that are made ahead of need and that trimming leaves alone.
+    /// Idle objects that are made in advance and that trimming leaves alone.
     pool_size: AtomicUsize,
     max_pool_size: AtomicUsize,
     /// Held while `max_pool_size` is dealt out: two calls at once would leave each shard with
@@ -182,7 +182,7 @@ impl<T: Recycle> Pool<T> {
         thread_number() & (self.shards.len() - 1)
     }
 
-    /// Idle objects that the pool makes ahead of need.
+    /// Idle objects that the pool makes in advance.
     pub fn pool_size(&self) -> usize {
         self.pool_size.load(Ordering::Relaxed)
     }
