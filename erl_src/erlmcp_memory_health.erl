@@ -15,6 +15,8 @@
 %% From this number of connections on, what the node itself takes (some 50 MB) is a small part of
 %% total memory over connections. Below it, an idle node would be an alert.
 -define(MANY, 100).
+%% More than any node has: a larger number from the host is no count, and may be no float either.
+-define(MOST, 16#ffffffff).
 %% Acquisitions that say something about the pool.
 -define(JUDGED, 100).
 %% How long the host's count of connections may take.
@@ -65,7 +67,7 @@ connections(undefined, #{connections := Connections}) ->
     Connections;
 connections({Module, Function}, _) ->
     case erlmcp_memory_bounded:run(fun Module:Function/0, ?COUNT_MS) of
-        {ok, Count} when is_integer(Count), Count >= 0 -> Count;
+        {ok, Count} when is_integer(Count), Count >= 0, Count =< ?MOST -> Count;
         _ -> 0
     end.
 

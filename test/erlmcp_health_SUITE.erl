@@ -251,7 +251,7 @@ the_host_says_how_many_connections(_Config) ->
         ?assertEqual(critical, Is(100)),
         ?assertEqual(ok, Is(100000)),
         ?assertEqual(not_measured, Is(99)),
-        [?assertEqual(not_measured, Is(Wrong), Wrong) || Wrong <- [many, -5, 1.0e6]],
+        [?assertEqual(not_measured, Is(Wrong), Wrong) || Wrong <- [many, -5, 1.0e6, 1 bsl 2000]],
         %% Neither stalls nor ends who asks.
         [?assertEqual(not_measured, Is(How), How) || How <- [crash, exit, kill, hang]],
         set(connection_count, {no_such_module, count}),

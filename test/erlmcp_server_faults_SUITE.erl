@@ -62,7 +62,8 @@ all() ->
         looking_unparks_for_long,
         upgrade_keeps_what_it_looked_at,
         more_than_a_hibernated_server,
-        moving_seen_by_a_callback
+        moving_seen_by_a_callback,
+        too_long_a_wait_over_the_limit
     ].
 
 init_per_suite(Config) ->
@@ -1019,3 +1020,16 @@ moving_seen_by_a_callback(_Config) ->
         {told, What} -> ct:fail({told, What})
     after 0 -> ok
     end.
+
+%% As a gen_server, also where it would park at once.
+too_long_a_wait_over_the_limit(_Config) ->
+    crowd(),
+    [
+        twins(fun(Engine) ->
+            Server = start(Engine, s),
+            r = called(Server, fun(_, State) -> {reply, r, State, Time} end),
+            {timeout_value, _} = exited(Server),
+            ok
+        end)
+     || Time <- [16#100000000, 1 bsl 70]
+    ].
