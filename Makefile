@@ -14,6 +14,9 @@ WINDOW_MS ?= 2000
 # Each check says its name before it runs; the first one that fails ends the run.
 say = @printf '\n== %s\n'
 
+circles = escript scripts/circles.escript --knot scripts/circles.knot \
+    --beams _build/default/lib/erlmcp_memory/ebin native/core/src native/nif/src
+
 # Compiles the benchmarks and runs one, with its arguments.
 define bench
 @rebar3 as bench compile
@@ -74,6 +77,8 @@ test: setup
 	@$(MAKE) --no-print-directory loom
 	$(say) 'rebar3 xref'
 	@rebar3 xref
+	$(say) 'circles between files'
+	@$(circles)
 	$(say) 'rebar3 dialyzer'
 	@rebar3 dialyzer
 	$(say) 'documentation'

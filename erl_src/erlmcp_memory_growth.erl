@@ -27,7 +27,7 @@ asked(Window, MegaBytes) ->
 -spec session() -> erlmcp_memory_profiler:growth() | {error, no_profiling_data}.
 session() ->
     {Window, Asked} = settings(),
-    case erlmcp_memory_report:session() of
+    case erlmcp_memory_session:last() of
         {ok, Session, _} ->
             Said = erlmcp_memory_nif:profiler_growth(Session, back(Window), Asked, length(kinds())),
             maps:from_list([

@@ -27,7 +27,7 @@
 %% @doc Each metric as it stands, after a look at the running session.
 -spec health() -> [erlmcp_memory_profiler:health()] | {error, notsup}.
 health() ->
-    _ = erlmcp_memory_sampler:look(),
+    _ = erlmcp_memory_session:look(),
     levels().
 
 %% @doc The same without that look.
@@ -92,7 +92,7 @@ pause(_, _) ->
     #{}.
 
 growth(Window, #{memory_growth := {Total, _}, resident_growth := {Resident, _}}) ->
-    case erlmcp_memory_report:session() of
+    case erlmcp_memory_session:last() of
         {ok, Session, #{running := true, last := Last}} ->
             Of = fun(Kind, Warning, Kinds) ->
                 Said = erlmcp_memory_nif:profiler_growth(

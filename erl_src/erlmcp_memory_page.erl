@@ -13,9 +13,9 @@
 %% @doc The page.
 -spec html() -> iodata().
 html() ->
-    _ = erlmcp_memory_sampler:look(),
+    _ = erlmcp_memory_session:look(),
     Session =
-        case erlmcp_memory_report:session() of
+        case erlmcp_memory_session:last() of
             {ok, Reference, Status} -> {Status, erlmcp_memory_nif:profiler_charts(Reference)};
             none -> none
         end,
@@ -30,7 +30,7 @@ html() ->
         "<header><h1>Memory of ", escape(node()), "</h1><p>", escape(now_text()),
         " &middot; OTP ", escape(erlang:system_info(otp_release)), "</p></header>\n<main>",
         tiles(Breakdown, Inventory),
-        alerts(erlmcp_memory_profiler:alerts()),
+        alerts(erlmcp_memory_health:alerts(erlmcp_memory_health:health())),
         charts(Session),
         breakdown(Breakdown),
         inventory(Inventory),

@@ -21,7 +21,7 @@ gc() ->
 %% @doc Those of the window.
 -spec pauses() -> erlmcp_memory_profiler:gc_pauses().
 pauses() ->
-    _ = erlmcp_memory_sampler:look(),
+    _ = erlmcp_memory_session:look(),
     Window = erlmcp_memory_settings:alert_window(),
     #{gc_measured := Measured, paused_ns := Paused, timed_ns := Timed} =
         erlmcp_memory_nif:health_window(Window),

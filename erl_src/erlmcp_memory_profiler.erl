@@ -247,12 +247,9 @@ start_profiling() ->
 -spec start_profiling(options()) ->
     ok | {error, {already_traced, tracer()} | notsup}.
 start_profiling(Options) when is_map(Options) ->
-    Defaults = #{
-        interval_ms => 5000, keep => 10080, gc => true, gc_window_ms => 10000, gc_every_ms => 60000
-    },
     case wrong_options(fun wrong/2, Options) of
         [] ->
-            case maps:merge(Defaults, Options) of
+            case maps:merge(erlmcp_memory_sampler:defaults(), Options) of
                 #{gc_window_ms := Window, gc_every_ms := Every} when Window > Every ->
                     ?BADARG([Options], 1, <<"gc_window_ms is more than gc_every_ms">>);
                 All ->
@@ -335,7 +332,7 @@ summary(Session) ->
     }
     | {error, no_profiling_data}.
 get_profiling_data() ->
-    case erlmcp_memory_report:session() of
+    case erlmcp_memory_session:last() of
         {ok, Session, #{baseline := Baseline, duration_ms := Duration}} ->
             Samples = erlmcp_memory_nif:profiler_samples(Session),
             #{

@@ -2,30 +2,17 @@
 %% @doc What the profiler's data mean: the report for an operator.
 -module(erlmcp_memory_report).
 
--export([session/0, generate/0]).
+-export([generate/0]).
 
 -include("erlmcp_memory.hrl").
 
 -define(MB, 1048576).
 
-%% @doc The last session, running or not, when it has a snapshot, and how it stands.
--spec session() -> {ok, reference(), #{atom() => term()}} | none.
-session() ->
-    case erlmcp_memory_nif:profiler_session() of
-        undefined ->
-            none;
-        Session ->
-            case erlmcp_memory_nif:profiler_status(Session) of
-                #{baseline := #memory_snapshot{}} = Status -> {ok, Session, Status};
-                _ -> none
-            end
-    end.
-
 %% @doc The report.
 -spec generate() -> {ok, string()} | {error, no_profiling_data}.
 generate() ->
-    _ = erlmcp_memory_sampler:look(),
-    case session() of
+    _ = erlmcp_memory_session:look(),
+    case erlmcp_memory_session:last() of
         {ok, Session, Status} -> {ok, lists:flatten(text(Session, Status))};
         none -> {error, no_profiling_data}
     end.

@@ -11,7 +11,7 @@
 -module(erlmcp_memory_sampler).
 -behaviour(gen_server).
 
--export([start/1, start_link/1, stop/0, look/0]).
+-export([defaults/0, start/1, start_link/1, stop/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -export_type([options/0]).
@@ -46,6 +46,13 @@
 -define(AT_ONCE, 32).
 %% How often levels are looked at where nobody else does.
 -define(WATCH_MS, 5000).
+
+%% @doc The options of a session where none are given.
+-spec defaults() -> options().
+defaults() ->
+    #{
+        interval_ms => 5000, keep => 10080, gc => true, gc_window_ms => 10000, gc_every_ms => 60000
+    }.
 
 %% @doc Starts a session, after ending the running one. Anything that prevents the start is looked
 %% for before that one is ended.
@@ -89,17 +96,8 @@ start_link(Argument) ->
 %% @doc Takes the last snapshot and ends the running session.
 -spec stop() -> ok | {error, profiling_not_started}.
 stop() ->
-    call(stop).
-
-%% @doc Checks whether the running session still has its trace flags, so that what is read of it
-%% next is true.
--spec look() -> ok | {error, profiling_not_started}.
-look() ->
-    call(look).
-
-call(Request) ->
     try
-        gen_server:call(?MODULE, Request, infinity)
+        gen_server:call(?MODULE, stop, infinity)
     catch
         exit:{_, {gen_server, call, _}} -> {error, profiling_not_started}
     end.

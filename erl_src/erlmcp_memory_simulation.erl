@@ -134,13 +134,13 @@ stop_pool(Pool) ->
 
 %% Calls Fun() while collections are measured, or not measured if another tracer is active.
 with_profiler(Fun) ->
-    Options = #{interval_ms => 1000, gc => always},
+    Options = (erlmcp_memory_sampler:defaults())#{interval_ms => 1000, gc => always},
     Unmeasured =
-        case erlmcp_memory_profiler:start_profiling(Options) of
+        case erlmcp_memory_sampler:start(Options) of
             ok ->
                 none;
             {error, Reason} ->
-                ok = erlmcp_memory_profiler:start_profiling(Options#{gc => false}),
+                ok = erlmcp_memory_sampler:start(Options#{gc => false}),
                 Reason
         end,
     Session = ?NIF:profiler_session(),
@@ -157,8 +157,8 @@ with_profiler(Fun) ->
 
 %% Another session may have been started in between, which ended this one.
 stop_profiler(Session) ->
-    case ?NIF:profiler_session() =:= Session andalso erlmcp_memory_profiler:stop_profiling() of
-        #{gc := Gc} -> Gc;
+    case ?NIF:profiler_session() =:= Session andalso erlmcp_memory_sampler:stop() of
+        ok -> erlmcp_memory_pauses:gc();
         _ -> none
     end.
 

@@ -194,7 +194,7 @@ taken_over() ->
     true = has_flags(Taken),
     1 = erlang:trace(Taken, false, [all]),
     1 = erlang:trace(Taken, true, [garbage_collection, {tracer, Tracer}]),
-    until(fun() -> erlmcp_memory_sampler:look() =:= ok andalso not has_flags(Other) end),
+    until(fun() -> erlmcp_memory_session:look() =:= ok andalso not has_flags(Other) end),
     #{gc := #{measured := Measured}} = ?P:stop_profiling(),
     {flags, Flags} = erlang:trace_info(Taken, flags),
     Whose = case erlang:trace_info(Taken, tracer) of {tracer, Tracer} -> tracer; Else -> Else end,

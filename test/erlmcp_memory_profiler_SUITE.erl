@@ -523,7 +523,7 @@ trace_flags_of_one_process_are_noticed(_Config) ->
 
 trace_flags_cleared_in_a_simulation(_Config) ->
     Clear = spawn_link(fun() ->
-        until(fun() -> erlmcp_memory_sampler:look() =:= ok end),
+        until(fun() -> erlmcp_memory_session:look() =:= ok end),
         erlang:trace(all, false, [all])
     end),
     ?assertMatch(

@@ -23,14 +23,7 @@ use crate::histogram::{BucketCounts, Buckets, Distribution, LatencyHistogram};
 use crate::threads::{SHARDS, thread_shard};
 use crate::worst::{Pause, Worst};
 
-/// The kind of a collection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Of the young heap only.
-    Minor,
-    /// Of the whole heap.
-    Major,
-}
+pub use crate::worst::Kind;
 
 /// Who asks for the longest pause since the last time. Each has a register of its own, so one
 /// does not take the other's maximum away.

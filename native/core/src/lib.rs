@@ -16,7 +16,6 @@ pub mod outline;
 pub mod packed;
 pub mod parts;
 pub mod pool;
-pub mod reclaim;
 pub mod resident;
 pub mod roster;
 pub mod samples;

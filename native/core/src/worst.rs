@@ -4,10 +4,18 @@
 //! Each collection of the node passes by: all but those that are among the worst of their minute
 //! cost two reads of what hardly ever changes.
 
-use crate::gc::Kind;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The kind of a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of the young heap only.
+    Minor,
+    /// Of the whole heap.
+    Major,
+}
 
 /// Pauses kept of each minute.
 pub const WORST: usize = 10;

@@ -4,7 +4,7 @@ use crate::profiler::{self, Kinds, Session, point, points};
 use crate::resource::ResourceRef;
 use crate::terms::{from_word, word};
 use crate::tracer::{self, GC};
-use crate::{inventory, pool};
+use crate::{connections, pool, running};
 use erlmcp_memory_core::gc::Kind;
 use erlmcp_memory_core::growth::{Growth, Question, Verdict, growth};
 use erlmcp_memory_core::window::{Mark, Marks};
@@ -54,9 +54,9 @@ fn health_window(window: u64) -> Window {
         avoidable: over.avoidable,
         paused_ns: over.paused,
         timed_ns: over.timed,
-        pool_started: pool::started(),
+        pool_started: running::started(),
         gc_measured: profiler::measures(),
-        connections: inventory::connections() as u64,
+        connections: connections::connections() as u64,
     }
 }
 

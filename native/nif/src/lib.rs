@@ -4,6 +4,7 @@
 mod alloc;
 mod buffer;
 mod connection;
+mod connections;
 mod cycles;
 mod fold;
 mod garbage;
@@ -21,9 +22,11 @@ mod profiler;
 mod reaper;
 mod reply;
 mod resource;
+mod running;
 mod share;
 mod snapshot;
 mod state;
+mod stock;
 mod terms;
 mod tracer;
 

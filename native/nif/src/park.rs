@@ -5,9 +5,9 @@
 
 use crate::cycles::{self, Node};
 use crate::fold::{Folded, Unfolded, folded};
-use crate::inventory::Stock;
 use crate::lane::{Busy, Lane, NoResult};
 use crate::resource::ResourceRef;
+use crate::stock::Stock;
 use crate::terms::{Anchor, Known, PackError, Source, from_word, unpack, with_content, word};
 use crate::{garbage, nif, reaper, reply, resource, share};
 use erlmcp_memory_core::awake::{Entry, Ledger};

@@ -14,11 +14,11 @@ use rustler::{
 
 use crate::alloc::live_bytes;
 use crate::histogram::Millis;
-use crate::inventory::{self, Stock};
 use crate::lane::{Busy, Lane, NoResult};
 use crate::resource::ResourceRef;
+use crate::stock::Stock;
 use crate::tracer::{self, GC};
-use crate::{nif, resource};
+use crate::{connections, nif, resource};
 
 mod atoms {
     rustler::atoms! {
@@ -461,7 +461,7 @@ fn profiler_probe(consumer: Atom) -> NifResult<(u64, u64, f64, u64)> {
         live_bytes(),
         resident,
         GC.take_longest(consumer) as f64 / 1e6,
-        inventory::connections() as u64,
+        connections::connections() as u64,
     ))
 }
 

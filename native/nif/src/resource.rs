@@ -14,6 +14,7 @@ use rustler::sys::{
     enif_make_resource_binary, enif_monitor_process, enif_release_resource,
 };
 use rustler::{Decoder, Encoder, Env, Error, LocalPid, NifResult, Term};
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::fmt::{Debug, Formatter};
 use std::ops::Deref;
@@ -352,4 +353,23 @@ pub fn learn_overhead<T: Resource>(example: impl Fn() -> T) {
     if let Some(bytes) = heap::overhead(SPECIMEN, addresses.collect()) {
         OVERHEAD.store(bytes, Ordering::Relaxed);
     }
+}
+
+thread_local! {
+    static RELEASED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Notes that this thread released an object of the VM, which a scheduler destroys later.
+pub fn count_released() {
+    RELEASED.set(RELEASED.get().wrapping_add(1));
+}
+
+/// How many this thread has released since it last forgot.
+pub fn released() -> u32 {
+    RELEASED.get()
+}
+
+/// Begins to count anew.
+pub fn forget_released() {
+    RELEASED.set(0);
 }

@@ -1,8 +1,7 @@
 //! A map with one owner, changed in place.
 
-use super::PAGE;
 use super::edit::merge_into;
-use super::node::store;
+use super::node::{PAGE, store};
 use crate::heap;
 use crate::packed::{Anchor, Links, Page, View};
 

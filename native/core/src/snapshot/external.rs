@@ -1,8 +1,7 @@
 //! Terms with parts in the external format, as the first release of this library kept some: funs,
 //! and what nested deeper than it looked. Nothing in them is trusted.
 
-use super::import::{FREE_LIMIT, Import, word};
-use super::{EXTERNAL_LIMIT, SnapshotError};
+use super::host::{EXTERNAL_LIMIT, FREE_LIMIT, Import, SnapshotError, word};
 use crate::etf::{self, Fun, FunHead, Part, part};
 use crate::packed::{MAX_ARITY, MapBuilder, Place, Writer};
 use std::collections::HashMap;
