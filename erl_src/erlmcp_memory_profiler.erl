@@ -307,8 +307,8 @@ summary(Session) ->
         erlmcp_memory_nif:profiler_status(Session),
     #{pause_ms := #{mean := Mean}} = Gc = erlmcp_memory_pauses:gc(),
     #{
-        baseline => erlmcp_memory_snapshot:to_map(Baseline),
-        final => erlmcp_memory_snapshot:to_map(Final),
+        baseline => erlmcp_memory_sample:to_map(Baseline),
+        final => erlmcp_memory_sample:to_map(Final),
         snapshots => Held,
         total_memory_delta =>
             Final#memory_snapshot.total_memory - Baseline#memory_snapshot.total_memory,
@@ -336,8 +336,8 @@ get_profiling_data() ->
         {ok, Session, #{baseline := Baseline, duration_ms := Duration}} ->
             Samples = erlmcp_memory_nif:profiler_samples(Session),
             #{
-                baseline => erlmcp_memory_snapshot:to_map(Baseline),
-                snapshots => [erlmcp_memory_snapshot:to_map(Sample) || Sample <- Samples],
+                baseline => erlmcp_memory_sample:to_map(Baseline),
+                snapshots => [erlmcp_memory_sample:to_map(Sample) || Sample <- Samples],
                 snapshot_count => length(Samples),
                 duration_ms => Duration
             };
@@ -352,7 +352,7 @@ get_profiling_data() ->
 %% notsup}' where the node's allocators are switched off (`erl +Mea min').
 -spec measure_memory_snapshot() -> #memory_snapshot{} | {error, notsup}.
 measure_memory_snapshot() ->
-    erlmcp_memory_snapshot:measure(caller).
+    erlmcp_memory_sample:measure(caller).
 
 %% @doc By how many bytes total memory grows in this many milliseconds; negative if it shrinks.
 %% Blocks the caller for that long; 0 to 4294967295. Returns `{error, notsup}' at once where the
@@ -360,7 +360,7 @@ measure_memory_snapshot() ->
 -spec measure_memory_after_delay(non_neg_integer()) ->
     {integer(), non_neg_integer()} | {error, notsup}.
 measure_memory_after_delay(Ms) when is_integer(Ms), Ms >= 0, Ms =< ?MAX_MS ->
-    case erlmcp_memory_snapshot:total() of
+    case erlmcp_memory_sample:total() of
         {ok, Before} ->
             ok = timer:sleep(Ms),
             {erlang:memory(total) - Before, Ms};
@@ -375,7 +375,7 @@ measure_memory_after_delay(Ms) ->
 -spec memory_per_connection(pos_integer()) ->
     {Bytes :: non_neg_integer(), MegaBytes :: float()} | {error, notsup}.
 memory_per_connection(Count) when is_integer(Count), Count > 0 ->
-    case erlmcp_memory_snapshot:total() of
+    case erlmcp_memory_sample:total() of
         {ok, Total} ->
             Bytes = Total div Count,
             {Bytes, Bytes / ?MB};
@@ -407,7 +407,7 @@ memory_per_connection(Count) ->
 analyze_memory_trend([]) ->
     {error, no_data};
 analyze_memory_trend(Snapshots) ->
-    case erlmcp_memory_snapshot:points(Snapshots) of
+    case erlmcp_memory_sample:points(Snapshots) of
         invalid_input ->
             {error, invalid_input};
         [_] ->
@@ -591,7 +591,7 @@ top_processes(By, Count) ->
 -spec create_test_connections(pos_integer(), pid()) -> {ok, [pid()]} | {error, term()}.
 create_test_connections(Count, Server) ->
     case wrong_connections(Count, Server, #{}) of
-        ok -> erlmcp_memory_test_connections:create(Count, Server, #{});
+        ok -> erlmcp_memory_load_test_connections:create(Count, Server, #{});
         {Position, Text} -> ?BADARG([Count, Server], Position, Text)
     end.
 
@@ -614,7 +614,7 @@ create_test_connections(Count, Server) ->
     | {error, not_started | {too_many_connections, non_neg_integer()} | term()}.
 create_test_connections(Count, Server, Options) ->
     case wrong_connections(Count, Server, Options) of
-        ok -> erlmcp_memory_test_connections:create(Count, Server, Options);
+        ok -> erlmcp_memory_load_test_connections:create(Count, Server, Options);
         {Position, Text} -> ?BADARG([Count, Server, Options], Position, Text)
     end.
 
@@ -642,15 +642,15 @@ wrong_connection_options(_) ->
 %% seconds are killed. Connections that have ended already are not an error.
 -spec stop_test_connections([pid()]) -> ok.
 stop_test_connections(Pids) ->
-    case erlmcp_memory_test_connections:are_connections(Pids) of
-        true -> erlmcp_memory_test_connections:stop(Pids);
+    case erlmcp_memory_load_test_connections:are_connections(Pids) of
+        true -> erlmcp_memory_load_test_connections:stop(Pids);
         false -> ?BADARG([Pids], 1, <<"not a list of test connections">>)
     end.
 
 %% @doc The same as `simulate_100k_load(Count, #{})'.
 -spec simulate_100k_load(pos_integer()) -> load_result() | {error, term()}.
 simulate_100k_load(Count) when is_integer(Count), Count > 0 ->
-    erlmcp_memory_simulation:run(Count, load_defaults());
+    erlmcp_memory_load_simulation:run(Count, load_defaults());
 simulate_100k_load(Count) ->
     ?BADARG([Count], 1, <<"not a positive integer">>).
 
@@ -719,7 +719,7 @@ simulate_100k_load(Count) ->
         | term()}.
 simulate_100k_load(Count, Options) when is_integer(Count), Count > 0, is_map(Options) ->
     case wrong_options(fun wrong_load/2, Options) of
-        [] -> erlmcp_memory_simulation:run(Count, maps:merge(load_defaults(), Options));
+        [] -> erlmcp_memory_load_simulation:run(Count, maps:merge(load_defaults(), Options));
         [Text | _] -> ?BADARG([Count, Options], 2, Text)
     end;
 simulate_100k_load(Count, Options) when is_integer(Count), Count > 0 ->

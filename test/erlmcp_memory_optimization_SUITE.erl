@@ -265,7 +265,7 @@ test_100k_simulation(_Config) ->
     ?assertEqual([], [P || P <- processes(), is_connection(P)]).
 
 is_connection(Pid) ->
-    process_info(Pid, initial_call) =:= {initial_call, {erlmcp_memory_connection, init, 1}}.
+    process_info(Pid, initial_call) =:= {initial_call, {erlmcp_memory_load_connection, init, 1}}.
 
 succeeded(Count, Result) ->
     ?assertMatch(
@@ -442,7 +442,7 @@ simulation_goes_when_killed(_Config) ->
         ?PROFILER:simulate_100k_load(50000, #{progress => false})
     end),
     erlmcp_memory_pool_help:wait(fun() -> connections() > 2000 end),
-    exit(whereis(erlmcp_memory_simulation), kill),
+    exit(whereis(erlmcp_memory_load_simulation), kill),
     receive {'DOWN', Monitor, process, Caller, Reason} -> ?assertEqual(killed, Reason) end,
     erlmcp_memory_pool_help:wait(fun() -> connections() =:= 0 end),
     erlmcp_memory_pool_help:wait(fun() -> whereis(?POOL) =:= undefined end).
@@ -452,7 +452,7 @@ connections() ->
 
 gone() ->
     erlmcp_memory_pool_help:wait(fun() ->
-        whereis(erlmcp_memory_simulation) =:= undefined andalso connections() =:= 0 andalso
+        whereis(erlmcp_memory_load_simulation) =:= undefined andalso connections() =:= 0 andalso
             whereis(?POOL) =:= undefined andalso whereis(erlmcp_memory_sampler) =:= undefined
     end).
 

@@ -1058,7 +1058,7 @@ records_of_an_older_header(_Config) ->
         },
         Baseline
     ),
-    ?assertEqual(Baseline, erlmcp_memory_snapshot:to_map(Old(1))),
+    ?assertEqual(Baseline, erlmcp_memory_sample:to_map(Old(1))),
     ?assertMatch(#{leak_indication := <<"possible_memory_leak">>}, ?P:analyze_memory_trend(Snapshots)),
     ?assertMatch([#{level := critical}], growth(?P:alerts())),
     {ok, Report} = ?P:generate_report(),

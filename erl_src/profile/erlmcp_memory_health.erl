@@ -38,7 +38,7 @@ levels() ->
     Window = erlmcp_memory_settings:alert_window(),
     Count = erlmcp_memory_settings:connection_count(),
     _ = erlmcp_memory_settings:alert_handler(),
-    case erlmcp_memory_snapshot:total() of
+    case erlmcp_memory_sample:total() of
         {ok, Total} ->
             Over = erlmcp_memory_nif:health_window(Window),
             Figures = [

@@ -9,7 +9,7 @@
 %% Both states hold the connection's id and the number of its messages, and they must agree at every
 %% message. A connection whose states differ ends with `{states_differ, _, _}', as it would if a
 %% state had two owners.
--module(erlmcp_memory_connection).
+-module(erlmcp_memory_load_connection).
 
 -export([start/1, await/1, commit/1, request/4, close/1, is_connection/1]).
 -export([init/1, idle/1]).
@@ -191,7 +191,7 @@ answer(Frame, {Alias, {UpdateMeter, MessageMeter}, SentAt}, Connection) ->
     Counted = timed(UpdateMeter, fun() ->
         ?STATE:update_state_field(State, messages, Count + 1)
     end),
-    {New, RequestId, Result} = erlmcp_memory_exchange:handle(Frame, Counted),
+    {New, RequestId, Result} = erlmcp_memory_load_protocol:handle(Frame, Counted),
     Alias ! {Alias, {Id, Count + 1, RequestId, Result}},
     ok = ?NIF:histogram_record(MessageMeter, erlang:monotonic_time(nanosecond) - SentAt),
     Connection#connection{state = New}.

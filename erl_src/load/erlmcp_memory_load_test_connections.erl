@@ -1,6 +1,6 @@
 %% @private
 %% @doc Starts and stops connections for tests: see `erlmcp_memory_profiler'.
--module(erlmcp_memory_test_connections).
+-module(erlmcp_memory_load_test_connections).
 
 -export([create/3, stop/1, are_connections/1, room/0]).
 
@@ -31,14 +31,14 @@ create(Count, Server, Options) ->
             Capabilities =
                 case Options of
                     #{capabilities := Given} -> Given;
-                    #{} -> erlmcp_memory_exchange:capabilities()
+                    #{} -> erlmcp_memory_load_protocol:capabilities()
                 end,
             Share = erlmcp_connection_optimizer:share(Capabilities),
             start(1, Count, Server, Options, Share, [])
     end.
 
 start(Next, Count, _Server, _Options, _Share, Pids) when Next > Count ->
-    lists:foreach(fun erlmcp_memory_connection:commit/1, Pids),
+    lists:foreach(fun erlmcp_memory_load_connection:commit/1, Pids),
     {ok, lists:reverse(Pids)};
 start(Next, Count, Server, Options, Share, Pids) ->
     Last = min(Count, Next + ?CHUNK - 1),
@@ -59,13 +59,13 @@ start_one(Number, Server, Options, Share) ->
         metadata =>
             case Options of
                 #{metadata := Metadata} -> Metadata;
-                #{} -> erlmcp_memory_exchange:metadata(Number)
+                #{} -> erlmcp_memory_load_protocol:metadata(Number)
             end,
         capabilities => Share,
         acquire_meter => undefined
     },
     try
-        {starting, erlmcp_memory_connection:start(Spec)}
+        {starting, erlmcp_memory_load_connection:start(Spec)}
     catch
         error:system_limit -> {error, system_limit}
     end.
@@ -73,7 +73,7 @@ start_one(Number, Server, Options, Share) ->
 await({error, Reason}, {Pids, Errors}) ->
     {Pids, [Reason | Errors]};
 await({starting, Starting}, {Pids, Errors}) ->
-    case erlmcp_memory_connection:await(Starting) of
+    case erlmcp_memory_load_connection:await(Starting) of
         {ok, Pid} -> {[Pid | Pids], Errors};
         {error, Reason} -> {Pids, [Reason | Errors]}
     end.
@@ -82,7 +82,7 @@ await({starting, Starting}, {Pids, Errors}) ->
 %% killed.
 -spec are_connections(term()) -> boolean().
 are_connections([Pid | Rest]) when is_pid(Pid), node(Pid) =:= node() ->
-    erlmcp_memory_connection:is_connection(Pid) andalso are_connections(Rest);
+    erlmcp_memory_load_connection:is_connection(Pid) andalso are_connections(Rest);
 are_connections(Other) ->
     Other =:= [].
 
@@ -95,7 +95,7 @@ stop(Pids) ->
     Monitors = [
         begin
             Monitor = monitor(process, Pid),
-            ok = erlmcp_memory_connection:close(Pid),
+            ok = erlmcp_memory_load_connection:close(Pid),
             {Monitor, Pid}
         end
      || Pid <- Chunk

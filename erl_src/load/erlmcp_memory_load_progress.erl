@@ -3,7 +3,7 @@
 %% place, elsewhere as a log message every few seconds.
 %%
 %% It is a separate process, so that a slow or vanished terminal does not delay the run.
--module(erlmcp_memory_progress).
+-module(erlmcp_memory_load_progress).
 
 -export([start/2, phase/3, stop/1]).
 -export([line/1]).
@@ -27,7 +27,7 @@
 
 -record(show, {
     run :: reference(),
-    progress :: erlmcp_memory_driver:progress(),
+    progress :: erlmcp_memory_load_client:progress(),
     output :: {terminal, Columns :: pos_integer()} | log,
     total :: pos_integer(),
     started :: integer(),
@@ -35,7 +35,7 @@
 }).
 
 %% @doc Starts it for a run of this many steps in all, with the caller's terminal.
--spec start(erlmcp_memory_driver:progress(), Total :: pos_integer()) -> progress().
+-spec start(erlmcp_memory_load_client:progress(), Total :: pos_integer()) -> progress().
 start(Progress, Total) ->
     Run = self(),
     spawn_monitor(fun() ->
@@ -84,7 +84,7 @@ output() ->
 show(#show{run = Run, output = Output, progress = Progress} = Show) ->
     receive
         {phase, Name, Steps} ->
-            Before = erlmcp_memory_driver:count(steps, Progress),
+            Before = erlmcp_memory_load_client:count(steps, Progress),
             show(Show#show{phase = {Name, Steps, Before, now_ms()}});
         stop ->
             clear(Output);
@@ -110,7 +110,7 @@ clear(log) -> ok.
 figures(#show{progress = Progress, total = Total, started = Started, phase = Phase}) ->
     {Name, Steps, Before, Since} = Phase,
     Now = now_ms(),
-    Done = erlmcp_memory_driver:count(steps, Progress),
+    Done = erlmcp_memory_load_client:count(steps, Progress),
     #{
         phase => Name,
         done => Done - Before,

@@ -1,6 +1,6 @@
 %% @private
 %% @doc Takes `#memory_snapshot{}' records and converts them.
--module(erlmcp_memory_snapshot).
+-module(erlmcp_memory_sample).
 
 -export([measure/1, total/0, to_map/1, points/1]).
 

@@ -1,12 +1,12 @@
 %% @private
 %% @doc The load simulation: `erlmcp_memory_profiler:simulate_100k_load/2'.
 %%
-%% The run is a separate process that monitors its caller. It starts drivers, which start the
+%% The run is a separate process that monitors its caller. It starts clients, which start the
 %% connections and act as their clients, and tells them what to do: connect a batch, do a round,
-%% close. Whatever happens, it ends in the same way: the drivers close what they have connected,
+%% close. Whatever happens, it ends in the same way: the clients close what they have connected,
 %% then the profiler is stopped and, if the run started it, the pool. If the run itself is killed,
-%% its drivers end through their links, and the connections through their monitors.
--module(erlmcp_memory_simulation).
+%% its clients end through their links, and the connections through their monitors.
+-module(erlmcp_memory_load_simulation).
 
 -export([run/2]).
 -export([init/3]).
@@ -27,9 +27,9 @@
     caller :: reference(),
     count :: pos_integer(),
     rounds :: non_neg_integer(),
-    counter :: erlmcp_memory_driver:progress(),
-    shown :: erlmcp_memory_progress:progress() | none,
-    drivers :: [pid()],
+    counter :: erlmcp_memory_load_client:progress(),
+    shown :: erlmcp_memory_load_progress:progress() | none,
+    clients :: [pid()],
     before :: erlmcp_memory_load_result:measured()
 }).
 
@@ -49,8 +49,8 @@ init(Count, Options, Caller) ->
     exit({?MODULE, start(Count, Options, Caller)}).
 
 start(Count, Options, Caller) ->
-    case erlmcp_memory_snapshot:total() of
-        {ok, _} -> start(Count, Options, Caller, erlmcp_memory_test_connections:room());
+    case erlmcp_memory_sample:total() of
+        {ok, _} -> start(Count, Options, Caller, erlmcp_memory_load_test_connections:room());
         {error, notsup} -> {error, notsup}
     end.
 
@@ -78,8 +78,8 @@ whole(Count, Options, Caller) ->
     case Ran of
         {error, _} ->
             Ran;
-        #{drivers := Drivers} ->
-            Left = processes_left([self() | Drivers], now_ms() + ?PATIENCE),
+        #{clients := Clients} ->
+            Left = processes_left([self() | Clients], now_ms() + ?PATIENCE),
             erlmcp_memory_load_result:of_run(Count, Before, Ran#{
                 processes_left => Left, duration_ms => now_ms() - Start
             })
@@ -93,14 +93,14 @@ load() ->
             ?NIF,
             ?POOL,
             erlmcp_connection_optimizer,
-            erlmcp_memory_connection,
-            erlmcp_memory_driver,
-            erlmcp_memory_exchange,
+            erlmcp_memory_load_connection,
+            erlmcp_memory_load_client,
+            erlmcp_memory_load_protocol,
             erlmcp_memory_load_result,
-            erlmcp_memory_profiler,
-            erlmcp_memory_progress,
+            erlmcp_memory_pauses,
+            erlmcp_memory_load_progress,
             erlmcp_memory_sampler,
-            erlmcp_memory_snapshot
+            erlmcp_memory_sample
         ]
     ).
 
@@ -164,9 +164,9 @@ stop_profiler(Session) ->
 
 %%% The life of the connections
 
-life(Count, #{progress := Shows, rounds := Rounds, drivers := Drivers}, Caller, Before) ->
-    Counter = erlmcp_memory_driver:progress(),
-    Capabilities = erlmcp_memory_exchange:capabilities(),
+life(Count, #{progress := Shows, rounds := Rounds, drivers := Clients}, Caller, Before) ->
+    Counter = erlmcp_memory_load_client:progress(),
+    Capabilities = erlmcp_memory_load_protocol:capabilities(),
     Meters = maps:from_list([{Name, ?NIF:histogram_new()} || Name <- [acquire, update, message]]),
     Context = Meters#{
         run => self(),
@@ -182,12 +182,12 @@ life(Count, #{progress := Shows, rounds := Rounds, drivers := Drivers}, Caller, 
         shown =
             case Shows of
                 %% Every connection is connected and closed.
-                true -> erlmcp_memory_progress:start(Counter, Count * (Rounds + 2));
+                true -> erlmcp_memory_load_progress:start(Counter, Count * (Rounds + 2));
                 false -> none
             end,
-        drivers = [
-            erlmcp_memory_driver:start_link(Context)
-         || _ <- lists:seq(1, min(Count, Drivers))
+        clients = [
+            erlmcp_memory_load_client:start_link(Context)
+         || _ <- lists:seq(1, min(Count, Clients))
         ],
         before = Before
     },
@@ -196,8 +196,8 @@ life(Count, #{progress := Shows, rounds := Rounds, drivers := Drivers}, Caller, 
         Latency = maps:map(fun(_, Meter) -> ?NIF:histogram_read(Meter) end, Meters),
     Lived#{
         latency => Latency,
-        drivers => Run#run.drivers,
-        errors => erlmcp_memory_driver:count(errors, Counter),
+        clients => Run#run.clients,
+        errors => erlmcp_memory_load_client:count(errors, Counter),
         first_errors => Errors,
         acquired => Acquired
     }.
@@ -213,64 +213,64 @@ lived(#run{count = Count, rounds = Rounds} = Run) ->
     ),
     #{batches => Batches, peak => settled()}.
 
-batch(Batch, #run{count = Count, drivers = Drivers, before = Before} = Run) ->
+batch(Batch, #run{count = Count, clients = Clients, before = Before} = Run) ->
     First = (Batch - 1) * ?BATCH + 1,
     Last = min(Count, Batch * ?BATCH),
     Batches = (Count - 1) div ?BATCH + 1,
     ok = shows(Run, "connect, batch ~b of ~b", [Batch, Batches], Last - First + 1),
-    Step = length(Drivers),
+    Step = length(Clients),
     Orders = [
-        erlmcp_memory_driver:order(Driver, {connect, lists:seq(Start, Last, Step)})
-     || {Driver, Start} <- lists:zip(Drivers, lists:seq(First, First + Step - 1)), Start =< Last
+        erlmcp_memory_load_client:order(Client, {connect, lists:seq(Start, Last, Step)})
+     || {Client, Start} <- lists:zip(Clients, lists:seq(First, First + Step - 1)), Start =< Last
     ],
     ok = await(Orders, Run),
     erlmcp_memory_load_result:of_batch(Batch, Last, Before, erlmcp_memory_load_result:measure()).
 
-all(Order, #run{drivers = Drivers} = Run) ->
-    await([erlmcp_memory_driver:order(Driver, Order) || Driver <- Drivers], Run).
+all(Order, #run{clients = Clients} = Run) ->
+    await([erlmcp_memory_load_client:order(Client, Order) || Client <- Clients], Run).
 
 await([], _Run) ->
     ok;
-await([Order | Orders], #run{caller = Caller, drivers = Drivers} = Run) ->
+await([Order | Orders], #run{caller = Caller, clients = Clients} = Run) ->
     receive
         {Order, _Errors} ->
             await(Orders, Run);
         {'DOWN', Caller, process, _, _} ->
             exit(caller_gone);
         {'EXIT', Pid, Reason} ->
-            case lists:member(Pid, Drivers) of
+            case lists:member(Pid, Clients) of
                 true -> exit({driver, Reason});
                 %% The pool's; states live on without it.
                 false -> await([Order | Orders], Run)
             end
     end.
 
-%% Interrupts the drivers, has them close what is connected, and ends them. Returns the first errors
+%% Interrupts the clients, has them close what is connected, and ends them. Returns the first errors
 %% of the run.
-close(#run{count = Count, counter = Counter, drivers = Drivers, shown = Shown} = Run) ->
-    ok = erlmcp_memory_driver:abort(Counter),
+close(#run{count = Count, counter = Counter, clients = Clients, shown = Shown} = Run) ->
+    ok = erlmcp_memory_load_client:abort(Counter),
     ok = shows(Run, "close", [], Count),
     Orders = [
-        {Driver, monitor(process, Driver), erlmcp_memory_driver:order(Driver, close)}
-     || Driver <- Drivers
+        {Client, monitor(process, Client), erlmcp_memory_load_client:order(Client, close)}
+     || Client <- Clients
     ],
     Errors = [
         receive
             {Order, Errors} ->
-                exit(Driver, kill),
+                exit(Client, kill),
                 receive
-                    {'DOWN', Monitor, process, Driver, _} -> Errors
+                    {'DOWN', Monitor, process, Client, _} -> Errors
                 end;
-            {'DOWN', Monitor, process, Driver, Reason} ->
+            {'DOWN', Monitor, process, Client, Reason} ->
                 [{driver, Reason}]
         end
-     || {Driver, Monitor, Order} <- Orders
+     || {Client, Monitor, Order} <- Orders
     ],
-    ok = erlmcp_memory_progress:stop(Shown),
+    ok = erlmcp_memory_load_progress:stop(Shown),
     lists:sublist(lists:append(Errors), 10).
 
 shows(#run{shown = Shown}, Format, Arguments, Steps) ->
-    erlmcp_memory_progress:phase(Shown, lists:flatten(io_lib:format(Format, Arguments)), Steps).
+    erlmcp_memory_load_progress:phase(Shown, lists:flatten(io_lib:format(Format, Arguments)), Steps).
 
 %%% What there is, and what is left
 

@@ -58,7 +58,7 @@ defaults() ->
 %% for before that one is ended.
 -spec start(options()) -> ok | {error, {already_traced, erlmcp_memory_profiler:tracer()} | notsup}.
 start(#{gc := Gc} = Options) ->
-    case erlmcp_memory_snapshot:total() of
+    case erlmcp_memory_sample:total() of
         {ok, _} ->
             case Gc =/= false andalso erlmcp_memory_trace:other() of
                 {ok, Tracer} -> {error, {already_traced, Tracer}};
@@ -182,7 +182,7 @@ terminate(_Reason, State) ->
 
 sample(State) ->
     #state{session = Session, teller = Teller} = Looked = looked(State),
-    #memory_snapshot{} = Snapshot = erlmcp_memory_snapshot:measure(sampler),
+    #memory_snapshot{} = Snapshot = erlmcp_memory_sample:measure(sampler),
     _ = erlmcp_memory_nif:profiler_push(Session, Snapshot),
     Looked#state{teller = erlmcp_memory_watch:sampled(Snapshot, Teller)}.
 

@@ -4,7 +4,7 @@
 %% an argument that is wrong.
 -module(erlmcp_memory_inside).
 
--include("erlmcp_memory_opened.hrl").
+-include("../erlmcp_memory_opened.hrl").
 
 -export([len/2, fold/4]).
 -export([put/3, remove/2]).

@@ -128,7 +128,7 @@ sampled(Snapshot, Teller) ->
         true ->
             spawn(fun() ->
                 erlmcp_memory_pauses:name(Unnamed),
-                Map = erlmcp_memory_snapshot:to_map(Snapshot),
+                Map = erlmcp_memory_sample:to_map(Snapshot),
                 telemetry([erlmcp_memory, sample], Map, #{node => node()})
             end);
         false ->

@@ -45,7 +45,7 @@ snapshots([]) ->
     {error, no_data};
 snapshots(Snapshots) ->
     {_, Asked} = settings(),
-    case erlmcp_memory_snapshot:points(Snapshots) of
+    case erlmcp_memory_sample:points(Snapshots) of
         invalid_input ->
             {error, invalid_input};
         Points ->
@@ -68,7 +68,7 @@ settings() ->
     {Window, asked(Window, Warning)}.
 
 map(Map) when is_map(Map) -> Map;
-map(Record) -> erlmcp_memory_snapshot:to_map(Record).
+map(Record) -> erlmcp_memory_sample:to_map(Record).
 
 %% Of a kind that all have.
 of_kind(Times, Values) ->

@@ -44,7 +44,7 @@ measure() ->
         binary_memory = Binaries,
         native_memory = Native,
         resident_memory = Resident
-    } = erlmcp_memory_snapshot:measure(caller),
+    } = erlmcp_memory_sample:measure(caller),
     {InUse, Idle, Reused, Created, _, IdleBytes, _} = erlmcp_memory_nif:pool_stats(),
     {_, IdleBuffers, LiveBuffers} = erlmcp_memory_nif:buffer_stats(),
     #{

@@ -4,7 +4,7 @@
 %%
 %% The capabilities hold the tools by name and the replies already encoded; shared, they are kept
 %% once for all connections, and no process builds a reply on its heap.
--module(erlmcp_memory_exchange).
+-module(erlmcp_memory_load_protocol).
 
 -export([capabilities/0, metadata/1, request/2, expected/2, handle/2]).
 
