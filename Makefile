@@ -120,7 +120,7 @@ soak: setup
 	$(call bench,erlmcp_bench_soak $(SOAK_SECONDS))
 
 stress: setup
-	@STRESS_SECONDS=$(SECONDS) rebar3 ct --suite=erlmcp_stress_SUITE
+	@STRESS_SECONDS=$(SECONDS) rebar3 ct --suite=erlmcp_project_stress_SUITE
 
 # Built apart: loom takes the place of locks, atomics and threads.
 loom: setup

@@ -13,7 +13,7 @@
     files_that_left_a_knot_are_named/1
 ]).
 
--define(HELP, erlmcp_memory_project_help).
+-define(HELP, erlmcp_project_help).
 
 all() ->
     [
