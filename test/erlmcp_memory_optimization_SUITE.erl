@@ -4,6 +4,8 @@
 -include_lib("stdlib/include/assert.hrl").
 -include("erlmcp_memory.hrl").
 
+-import(erlmcp_wait_help, [until/1]).
+
 -compile([export_all, nowarn_export_all]).
 
 -define(POOL, erlmcp_memory_pool).
@@ -433,7 +435,7 @@ acquire_now_and_then(Kept) ->
 
 simulation_goes_with_its_caller(_Config) ->
     Caller = spawn(fun() -> ?PROFILER:simulate_100k_load(50000, #{progress => false}) end),
-    erlmcp_pool_help:wait(fun() -> connections() > 2000 end),
+    until(fun() -> connections() > 2000 end),
     exit(Caller, kill),
     gone().
 
@@ -441,17 +443,17 @@ simulation_goes_when_killed(_Config) ->
     {Caller, Monitor} = spawn_monitor(fun() ->
         ?PROFILER:simulate_100k_load(50000, #{progress => false})
     end),
-    erlmcp_pool_help:wait(fun() -> connections() > 2000 end),
+    until(fun() -> connections() > 2000 end),
     exit(whereis(erlmcp_memory_load_simulation), kill),
     receive {'DOWN', Monitor, process, Caller, Reason} -> ?assertEqual(killed, Reason) end,
-    erlmcp_pool_help:wait(fun() -> connections() =:= 0 end),
-    erlmcp_pool_help:wait(fun() -> whereis(?POOL) =:= undefined end).
+    until(fun() -> connections() =:= 0 end),
+    until(fun() -> whereis(?POOL) =:= undefined end).
 
 connections() ->
     length([Pid || Pid <- processes(), is_connection(Pid)]).
 
 gone() ->
-    erlmcp_pool_help:wait(fun() ->
+    until(fun() ->
         whereis(erlmcp_memory_load_simulation) =:= undefined andalso connections() =:= 0 andalso
             whereis(?POOL) =:= undefined andalso whereis(erlmcp_memory_sampler) =:= undefined
     end).
@@ -461,7 +463,7 @@ simulation_counts_a_lost_connection(_Config) ->
     {Caller, Monitor} = spawn_monitor(fun() ->
         exit(?PROFILER:simulate_100k_load(20000, #{progress => false, rounds => 8}))
     end),
-    erlmcp_pool_help:wait(fun() -> connections() > 500 end),
+    until(fun() -> connections() > 500 end),
     [Victim | _] = [Pid || Pid <- processes(), is_connection(Pid)],
     exit(Victim, kill),
     receive
@@ -494,7 +496,7 @@ connections_are_all_or_none(_Config) ->
     true = register(?POOL, self()),
     ?assertEqual({error, not_started}, ?PROFILER:create_test_connections(2500, self())),
     true = unregister(?POOL),
-    erlmcp_pool_help:wait(fun() -> connections() =:= 0 end),
+    until(fun() -> connections() =:= 0 end),
     receive Message -> ct:fail(Message) after 0 -> ok end.
 
 connections_refuse(_Config) ->
@@ -535,7 +537,7 @@ connections_go_with_their_server(_Config) ->
     hd(Pids) ! {some, message},
     ?assertMatch(#{in_use := 1200}, ?POOL:pool_stats()),
     Server ! stop,
-    erlmcp_pool_help:wait(fun() -> not lists:any(fun is_process_alive/1, Pids) end),
+    until(fun() -> not lists:any(fun is_process_alive/1, Pids) end),
     ?assertMatch(#{in_use := 0}, ?POOL:pool_stats()).
 
 connections_stop(_Config) ->
@@ -546,5 +548,5 @@ connections_stop(_Config) ->
     exit(hd(Pids), kill),
     ?assertEqual(ok, ?PROFILER:stop_test_connections(Pids)),
     ?assertNot(lists:any(fun is_process_alive/1, Pids)),
-    erlmcp_pool_help:wait(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
+    until(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
     ?assertEqual(ok, ?PROFILER:stop_test_connections(Pids)).

@@ -5,6 +5,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -import(erlmcp_optimizer_state_help, [alone/1, nested/2, settled_bytes/0]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, groups/0]).
 -export([init_per_suite/1, end_per_suite/1, init_per_group/2, end_per_group/2]).
@@ -196,7 +197,7 @@ a_path_through_a_share_leads_over_funs(_Config) ->
     Content = fun() -> #{handler(a, b) => #{[handler(c, d)] => handler(e, f)}} end,
     Share = alone(fun() ->
         Made = ?O:share(Content()),
-        erlmcp_pool_help:wait(fun() -> ?O:shared(Made) =:= Content() end),
+        until(fun() -> ?O:shared(Made) =:= Content() end),
         Made
     end),
     {ok, Found} = ?O:find_shared(Share, [handler(a, b), [handler(c, d)]]),

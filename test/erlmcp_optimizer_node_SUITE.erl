@@ -5,7 +5,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -import(erlmcp_optimizer_state_help, [alone/1, nested/2]).
--import(erlmcp_pool_help, [wait/1]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, init_per_suite/1, end_per_suite/1]).
 -export([
@@ -130,7 +130,7 @@ compare(Shape, Make, Count) ->
     Kept = (ets:info(Table, memory) - Empty) * erlang:system_info(wordsize),
     Estimate = fun({_, State}, Sum) -> Sum + ?O:estimate_memory(State) end,
     Estimated = ets:foldl(Estimate, 0, Table),
-    wait(fun() ->
+    until(fun() ->
         Growth = settled() - Before - Kept,
         ct:pal("~p: ~p bytes a state, estimated ~p", [Shape, Growth / Count, Estimated / Count]),
         abs(Growth - Estimated) =< Estimated / 10
@@ -173,7 +173,7 @@ a_hundred_megabytes_and_back(_Config) ->
         ?assert(erlang:memory(total) - Before >= 100 * MB),
         ?assertEqual(100, length(States) + length(Shares) + length(Buffers))
     end),
-    wait(fun() -> erlang:memory(total) - Before < 10 * MB end),
+    until(fun() -> erlang:memory(total) - Before < 10 * MB end),
     gen_server:stop(Pool).
 
 %%% Schedulers

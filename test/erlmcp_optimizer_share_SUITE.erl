@@ -5,7 +5,7 @@
 
 -import(erlmcp_pool_help, [in_parallel/2]).
 -import(erlmcp_optimizer_state_help, [alone/1, every_kind/0, nested/2, refused/3, settled_bytes/0]).
--import(erlmcp_pool_help, [wait/1]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, init_per_suite/1, end_per_suite/1]).
 -export([
@@ -100,7 +100,7 @@ a_hundred_processes_at_once(_Config) ->
     %% packed in vain goes soon.
     ?assert(Bytes < 10_000_000),
     ?assert(native() - Before >= 400_000),
-    wait(fun() -> native() - Before < Bytes end),
+    until(fun() -> native() - Before < Bytes end),
     [Pid ! stop || Pid <- Ready].
 
 it_outlives_its_creator(_Config) ->
@@ -111,7 +111,7 @@ freed_wherever_the_last_reference_was(_Config) ->
     Size = 300_000,
     Table = ets:new(t, [public]),
     Held = settled_bytes(),
-    Gone = fun() -> wait(fun() -> native() < Held + Size div 2 end) end,
+    Gone = fun() -> until(fun() -> native() < Held + Size div 2 end) end,
     Keepers = [
         fun(Ref) -> Ref end,
         fun(Ref) -> ?O:from_map(#{id => <<>>, capabilities_ref => Ref}) end,
@@ -180,7 +180,7 @@ a_chain_of_a_hundred_thousand(_Config) ->
         State = ?O:from_map(#{id => <<>>, chain => Chain}),
         ?assert(byte_size(?O:compress_state(State)) > 100_000)
     end),
-    wait(fun() -> native() < Held + 1_000_000 end).
+    until(fun() -> native() < Held + 1_000_000 end).
 
 many_references_in_one_value(_Config) ->
     Held = settled_bytes(),
@@ -194,7 +194,7 @@ many_references_in_one_value(_Config) ->
         ?assertEqual(Refs, ?O:get_state_field(S2, [metadata, Refs])),
         ?assertEqual(#{}, ?O:get_state_field(?O:remove_state_field(S2, [metadata, Refs]), metadata))
     end),
-    wait(fun() -> native() < Held + 1_000_000 end).
+    until(fun() -> native() < Held + 1_000_000 end).
 
 made_and_lost_on_all_schedulers(_Config) ->
     Held = settled_bytes(),
@@ -210,7 +210,7 @@ made_and_lost_on_all_schedulers(_Config) ->
          || N <- lists:seq(1, 5000)
         ]
     end),
-    wait(fun() -> native() < Held + 100_000 end).
+    until(fun() -> native() < Held + 100_000 end).
 
 wrong_arguments(_Config) ->
     State = ?O:create_optimized_state(<<>>),

@@ -4,6 +4,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -import(erlmcp_optimizer_state_help, [every_kind/0, nested/2, refused/3]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, groups/0, init_per_group/2, end_per_group/2]).
 -export([
@@ -471,7 +472,7 @@ states_in_states(_Config) ->
         ?assertEqual(<<"conn-1">>, ?O:get_state_field(?O:get_state_field(Chain, below), id)),
         ok
     end),
-    erlmcp_pool_help:wait(fun() -> erlmcp_memory_nif:native_bytes() < Bytes + 1_000_000 end).
+    until(fun() -> erlmcp_memory_nif:native_bytes() < Bytes + 1_000_000 end).
 
 one_key_of_a_large_map(_Config) ->
     Map = maps:from_list([{N, {value, N, <<N:64>>}} || N <- lists:seq(1, 100_000)]),

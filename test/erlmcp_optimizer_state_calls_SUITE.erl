@@ -3,8 +3,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--import(erlmcp_pool_help, [wait/1]).
 -import(erlmcp_optimizer_state_help, [alone/1, badarg/3, every_kind/0, refused/3]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, groups/0, init_per_suite/1, end_per_suite/1, init_per_group/2, end_per_group/2]).
 -export([
@@ -477,7 +477,7 @@ a_changed_share_is_freed(_Config) ->
         ),
         ?assert(is_reference(Last))
     end),
-    wait(fun() -> erlmcp_memory_nif:native_bytes() < Before + 50_000 end).
+    until(fun() -> erlmcp_memory_nif:native_bytes() < Before + 50_000 end).
 
 a_changed_share_in_a_snapshot(_Config) ->
     Content = maps:from_list([{N, binary:copy(<<N>>, 300)} || N <- lists:seq(1, 2000)]),
@@ -548,7 +548,7 @@ a_chain_of_states_is_freed(_Config) ->
         %% What a field refers to is counted where it is.
         ?assert(?O:estimate_memory(Chain) < 1000)
     end),
-    wait(fun() -> erlmcp_memory_nif:native_bytes() < Before + 100_000 end).
+    until(fun() -> erlmcp_memory_nif:native_bytes() < Before + 100_000 end).
 
 a_buffer_in_a_field_lives_and_dies_with_it(_Config) ->
     Live = fun() -> {_, _, Bytes} = erlmcp_memory_nif:buffer_stats(), Bytes end,
@@ -573,7 +573,7 @@ a_buffer_in_a_field_lives_and_dies_with_it(_Config) ->
         end)
      || Keep <- Keepers
     ],
-    wait(fun() -> Live() =< Before end),
+    until(fun() -> Live() =< Before end),
     {ok, B, _} = ?P:acquire_message_buffer(0),
     S = ?O:update_state_field(new(), b, B),
     {ok, 3} = ?P:append_message_buffer(?O:get_state_field(S, b), "ab\n"),
@@ -598,4 +598,4 @@ a_buffer_in_a_cycle_is_freed(_Config) ->
         end)
      || _ <- lists:seq(1, 20)
     ],
-    wait(fun() -> Live() =< Before andalso maps:get(in_use, ?P:pool_stats()) =< InUse end).
+    until(fun() -> Live() =< Before andalso maps:get(in_use, ?P:pool_stats()) =< InUse end).

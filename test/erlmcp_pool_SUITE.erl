@@ -6,16 +6,9 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -import(erlmcp_pool_help, [
-    acquire/1,
-    badarg/3,
-    clear/0,
-    idle/0,
-    in_parallel/2,
-    release/1,
-    start/0,
-    start/2,
-    wait/1
+    acquire/1, badarg/3, clear/0, idle/0, in_parallel/2, release/1, start/0, start/2
 ]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
@@ -131,7 +124,7 @@ runs_under_a_supervisor(_Config) ->
     {ok, First} = supervisor:start_child(Sup, Spec),
     {ok, Ref} = ?POOL:acquire_connection_state(#{a => 1}),
     exit(First, kill),
-    wait(fun() -> is_pid(whereis(?POOL)) andalso whereis(?POOL) =/= First end),
+    until(fun() -> is_pid(whereis(?POOL)) andalso whereis(?POOL) =/= First end),
     ?assertEqual({ok, #{a => 1}}, ?POOL:connection_state(Ref)),
     ?assertMatch(#{in_use := 1}, ?POOL:pool_stats()),
     ok = supervisor:terminate_child(Sup, ?POOL),

@@ -9,6 +9,7 @@
     release_buffers/1,
     start/0
 ]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
@@ -176,7 +177,6 @@ resident_and_sums() ->
         unlink(Pid),
         sums()
     end,
-    Wait = fun Wait() -> whereis(?POOL) =:= undefined orelse begin timer:sleep(1), Wait() end end,
     {error, not_started} = ?POOL:acquire_message_buffer(1),
     {ok, Pid} = ?POOL:start_link(),
     unlink(Pid),
@@ -187,7 +187,7 @@ resident_and_sums() ->
     {module, ?POOL} = code:load_file(?POOL),
     Loaded = sums(),
     exit(Pid, kill),
-    true = Wait(),
+    ok = until(fun() -> whereis(?POOL) =:= undefined end),
     Killed = sums(),
     Restarted = Again(),
     ok = gen_server:stop(?POOL),

@@ -4,7 +4,8 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -import(erlmcp_optimizer_state_help, [alone/1]).
--import(erlmcp_pool_help, [clear/0, start/0, wait/1]).
+-import(erlmcp_pool_help, [clear/0, start/0]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
@@ -63,7 +64,7 @@ read(Ref) ->
     Map.
 
 all_back() ->
-    wait(fun() ->
+    until(fun() ->
         garbage_collect(),
         maps:get(in_use, ?P:pool_stats()) =:= 0
     end).
@@ -241,7 +242,7 @@ a_cycle_is_freed_while_others_read(_Config) ->
         end
      || {Name, Way} <- ways(), _ <- lists:seq(1, 5)
     ],
-    wait(fun() -> maps:get(in_use, ?P:pool_stats()) =:= 1 end),
+    until(fun() -> maps:get(in_use, ?P:pool_stats()) =:= 1 end),
     ?assertEqual(#{outside => true}, read(Outside)).
 
 reading(_Ref, 0) ->
@@ -265,7 +266,7 @@ what_is_held_outside_is_not_freed(_Config) ->
             end),
             %% Others come and go meanwhile.
             [alone(fun() -> R = acquire(#{}), update(R, #{way => Way(R)}), ok end) || _ <- [1, 2, 3]],
-            wait(fun() -> maps:get(in_use, ?P:pool_stats()) =:= 2 end),
+            until(fun() -> maps:get(in_use, ?P:pool_stats()) =:= 2 end),
             alone(fun() ->
                 [{a, Held}] = ets:lookup(Table, a),
                 A = unwrap(Held),
@@ -297,7 +298,7 @@ a_backlog_of_cycles_outlasts_a_sweep_and_is_freed(_Config) ->
         [begin R = acquire(#{}), update(R, #{me => R}) end || _ <- lists:seq(1, 100_000)],
         ok
     end),
-    wait(fun() ->
+    until(fun() ->
         erlmcp_pool_help:tick(trim),
         maps:get(in_use, ?P:pool_stats()) =:= 0
     end).
@@ -316,7 +317,7 @@ a_cycle_is_freed_beside_a_large_live_graph(_Config) ->
         [begin R = acquire(#{}), update(R, #{me => R}) end || _ <- lists:seq(1, 100)],
         ok
     end),
-    wait(fun() -> maps:get(in_use, ?P:pool_stats()) =:= Leaves + 1 end),
+    until(fun() -> maps:get(in_use, ?P:pool_stats()) =:= Leaves + 1 end),
     let_go(Keeper),
     all_back().
 
@@ -371,7 +372,7 @@ random_graphs_keep_what_is_reachable(_Config) ->
 graphs(Seeds) ->
     Graphs = [{Seed, Keeper, graph(Seed, Keeper)} || Seed <- Seeds, Keeper <- [holder()]],
     Count = lists:sum([length(Alive) || {_, _, Alive} <- Graphs]),
-    wait(fun() -> maps:get(in_use, ?P:pool_stats()) =< Count end),
+    until(fun() -> maps:get(in_use, ?P:pool_stats()) =< Count end),
     ?assertEqual(Count, maps:get(in_use, ?P:pool_stats())),
     %% They are readable, from what was kept.
     [

@@ -3,6 +3,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
+-import(erlmcp_wait_help, [until/1]).
+
 -export([
     acquire/1,
     badarg/3,
@@ -18,8 +20,6 @@
     start_alone/0,
     stop/0,
     tick/1,
-    until/1,
-    wait/1,
     warnings/0
 ]).
 
@@ -33,7 +33,7 @@ clear() ->
     stop(),
     application:unset_env(erlmcp, memory_pool_size),
     application:unset_env(erlmcp, memory_pool_max_size),
-    wait(fun() ->
+    until(fun() ->
         lists:foreach(fun erlang:garbage_collect/1, processes()),
         element(1, erlmcp_memory_nif:pool_stats()) =:= 0
     end).
@@ -139,24 +139,4 @@ warnings() ->
     receive
         {warning, Text} -> [Text | warnings()]
     after 0 -> []
-    end.
-
-%% Until Fun() is true; a minute is a failure on any machine.
-wait(Fun) ->
-    wait(Fun, 100, erlang:monotonic_time(millisecond) + 60_000).
-
-%% The same, for what is there for some milliseconds alone.
-until(Fun) ->
-    wait(Fun, 2, erlang:monotonic_time(millisecond) + 60_000).
-
-wait(Fun, Interval, Deadline) ->
-    case Fun() of
-        true ->
-            ok;
-        false ->
-            case erlang:monotonic_time(millisecond) < Deadline of
-                true -> timer:sleep(Interval);
-                false -> ct:fail(timeout)
-            end,
-            wait(Fun, Interval, Deadline)
     end.

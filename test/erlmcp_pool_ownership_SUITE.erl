@@ -4,18 +4,9 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -import(erlmcp_pool_help, [
-    acquire/1,
-    clear/0,
-    idle/0,
-    in_parallel/2,
-    kill/0,
-    release/1,
-    start/0,
-    start/2,
-    stop/0,
-    tick/1,
-    wait/1
+    acquire/1, clear/0, idle/0, in_parallel/2, kill/0, release/1, start/0, start/2, stop/0, tick/1
 ]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
@@ -69,10 +60,10 @@ dead_processes_give_everything_back(_Config) ->
     ?assert(Live > 10000 * 1000),
     ?assert(Buffers > 10000 * 2000),
     [exit(Owner, kill) || Owner <- Owners],
-    wait(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
+    until(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
     ?assertMatch(#{memory := #{live_bytes := 0}}, ?POOL:pool_info()),
     %% Blocks that are idle may stay for a while; none is live.
-    wait(fun() ->
+    until(fun() ->
         tick(trim),
         case ?POOL:pool_info() of
             #{buffer_pool := #{queue_length := 0}, memory := #{buffer_bytes := 0}} -> true;
@@ -80,7 +71,7 @@ dead_processes_give_everything_back(_Config) ->
         end
     end),
     #{memory := #{native_bytes := Native}} = ?POOL:pool_info(),
-    wait(fun() -> erlang:memory(total) - Total < Native + 10000000 end).
+    until(fun() -> erlang:memory(total) - Total < Native + 10000000 end).
 
 a_reference_outlives_its_process(_Config) ->
     Table = ets:new(references, [public]),
@@ -102,7 +93,7 @@ a_reference_outlives_its_process(_Config) ->
     end),
     ?assertMatch(#{in_use := 1}, ?POOL:pool_stats()),
     ets:delete(Table),
-    wait(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end).
+    until(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end).
 
 %% A hundred owners make a million calls; each state has its owner's mark, and old handles are
 %% tried all the while.

@@ -22,6 +22,7 @@
     oneof/1,
     range/2
 ]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([check/0]).
 
@@ -135,7 +136,7 @@ in_use(States) ->
 %% was referred to from it comes back some time after the call has returned.
 collected(InUse) ->
     erlang:garbage_collect(),
-    erlmcp_pool_help:wait(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= InUse end).
+    until(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= InUse end).
 
 read({ok, Content}) -> Content;
 read({error, released}) -> released.

@@ -4,17 +4,10 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -import(erlmcp_pool_help, [
-    acquire/1,
-    clear/0,
-    logging/2,
-    release/1,
-    release_buffers/1,
-    start/0,
-    start/2,
-    tick/1,
-    wait/1,
+    acquire/1, clear/0, logging/2, release/1, release_buffers/1, start/0, start/2, tick/1,
     warnings/0
 ]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
@@ -144,7 +137,7 @@ trim_until(Size, Before) ->
 trimming_goes_by_itself(_Config) ->
     start(10, 1000),
     release(acquire(1000)),
-    wait(fun() -> maps:get(available, ?POOL:pool_stats()) < 1000 end).
+    until(fun() -> maps:get(available, ?POOL:pool_stats()) < 1000 end).
 
 depletion_is_logged_once_a_minute(_Config) ->
     logging("pool depleted", fun() ->
@@ -221,9 +214,9 @@ native_bytes_are_the_vms(_Config) ->
     ?assertMatch({_, Idle, 0}, erlmcp_memory_nif:buffer_stats()),
     ?assert(Idle < 6000000),
     ?assert(IdleStates < 1000000),
-    wait(fun() ->
+    until(fun() ->
         _ = erlmcp_memory_nif:pool_trim(),
         {0, 0, 0} =:= erlmcp_memory_nif:buffer_stats()
     end),
     %% The VM's allocators take back what another thread freed when that thread gets to it.
-    wait(fun() -> erlang:memory(total) - Before < 10000000 end).
+    until(fun() -> erlang:memory(total) - Before < 10000000 end).

@@ -3,7 +3,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--import(erlmcp_pool_help, [badarg/3, clear/0, start/0, wait/1]).
+-import(erlmcp_pool_help, [badarg/3, clear/0, start/0]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
@@ -262,4 +263,4 @@ nothing_is_left(_Config) ->
     ?assertEqual({_, _, Live} = erlmcp_memory_nif:buffer_stats(), erlmcp_memory_nif:buffer_stats()),
     ok = gen_server:stop(?POOL),
     start(),
-    wait(fun() -> Bytes() =:= 0 end).
+    until(fun() -> Bytes() =:= 0 end).

@@ -5,6 +5,8 @@
 -include_lib("stdlib/include/assert.hrl").
 -include("erlmcp_memory.hrl").
 
+-import(erlmcp_wait_help, [until/1]).
+
 -compile([export_all, nowarn_export_all]).
 
 -define(P, erlmcp_memory_profiler).
@@ -78,7 +80,7 @@ each_kind_is_counted_and_comes_back(_Config) ->
     %% A state takes more than its header, and less than a page.
     ?assert(maps:get(bytes, Pooled) div 30 < 4096),
     gone(Holder),
-    ?HELP:wait(fun() -> collect(), counts() =:= Before end).
+    until(fun() -> collect(), counts() =:= Before end).
 
 idle_states_and_blocks_are_apart(_Config) ->
     #{pooled_states := #{count := 0, idle := Idle}} = ?P:inventory(),
@@ -134,7 +136,7 @@ holders_are_values(_Config) ->
     ]),
     ?assertEqual(200, Holders()),
     lists:foreach(fun gone/1, Pids),
-    ?HELP:wait(fun() -> Holders() =:= 1 end),
+    until(fun() -> Holders() =:= 1 end),
     ?assert(is_reference(Catalogue)).
 
 a_summary_shows_keys_and_no_values(_Config) ->
@@ -159,7 +161,7 @@ figures_take_as_long_whatever_there_is(_Config) ->
     Calls = [fun ?P:inventory/0, fun ?P:memory_breakdown/0, fun ?P:metrics/0],
     %% Made in advance: acquisitions of this node are looked at by others.
     ?HELP:start(20000, 40000),
-    ?HELP:wait(fun() ->
+    until(fun() ->
         #{pooled_states := #{idle := Idle}} = ?P:inventory(),
         Idle >= 20000
     end),
@@ -186,7 +188,7 @@ kinds_add_up_to_the_resident_size(_Config) ->
         processes, binaries, ets, atoms, code, states, shares, parked, buffers, samples, other,
         allocated_unused, unaccounted
     ],
-    ?HELP:wait(fun() ->
+    until(fun() ->
         Breakdown = ?P:memory_breakdown(),
         ?assertEqual(lists:sort(Kinds), lists:sort(maps:keys(Breakdown))),
         [?assert(Bytes >= 0, Kind) || {Kind, Bytes} <- maps:to_list(Breakdown),

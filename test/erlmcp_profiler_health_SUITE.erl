@@ -6,7 +6,8 @@
 -include_lib("stdlib/include/assert.hrl").
 -include("erlmcp_memory.hrl").
 
--import(erlmcp_pool_help, [until/1]).
+-import(erlmcp_wait_help, [until/1]).
+
 
 -compile([export_all, nowarn_export_all]).
 

@@ -4,7 +4,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--import(erlmcp_pool_help, [until/1]).
+-import(erlmcp_wait_help, [until/1]).
+
 
 -compile([export_all, nowarn_export_all]).
 

@@ -7,7 +7,7 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(erlmcp_optimizer_state_help, [alone/1, nested/2]).
--import(erlmcp_pool_help, [wait/1]).
+-import(erlmcp_wait_help, [until/1]).
 
 -define(HELP, erlmcp_project_help).
 -define(NIF, erlmcp_memory_nif).
@@ -72,8 +72,8 @@ a_deleted_library_is_taken_over(_Config) ->
             %% What is made now goes as it came.
             Bytes = ?NIF:native_bytes(),
             ok = alone(fun() -> _ = held(), ok end),
-            wait(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= InUse end),
-            wait(fun() -> ?NIF:native_bytes() < Bytes + 200_000 end)
+            until(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= InUse end),
+            until(fun() -> ?NIF:native_bytes() < Bytes + 200_000 end)
         end
      || _ <- [once, twice], Order <- Orders
     ],
@@ -152,8 +152,8 @@ a_library_purged_under_its_callers_is_taken_over(_Config) ->
         end
      || _ <- lists:seq(1, 5), Order <- [[delete, purge, load], [delete, load, purge]]
     ],
-    wait(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 1 end),
-    wait(fun() -> ?NIF:native_bytes() < Bytes + 1_000_000 end),
+    until(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 1 end),
+    until(fun() -> ?NIF:native_bytes() < Bytes + 1_000_000 end),
     ?assertEqual(Held, read(Held)).
 
 call(1, Term) -> ?POOL:acquire_connection_state(#{t => Term});
@@ -289,7 +289,7 @@ handles() ->
 
 a_handle_that_went_through_bytes_is_refused(_Config) ->
     Bytes = alone(fun() -> term_to_binary(handles()) end),
-    wait(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
+    until(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
     %% Others have what was theirs.
     Others = [handles() || _ <- lists:seq(1, 1000)],
     refused(binary_to_term(Bytes)),
@@ -315,7 +315,7 @@ a_handle_of_another_node_is_refused(_Config) ->
 
 gone() ->
     [garbage_collect(Pid) || Pid <- processes()],
-    wait(fun() -> element(1, ?NIF:pool_stats()) =:= 0 end).
+    until(fun() -> element(1, ?NIF:pool_stats()) =:= 0 end).
 
 refused_there(Far) ->
     _ = refused(Far),
@@ -483,10 +483,10 @@ killed_in_the_middle_of_a_call_leaves_nothing(_Config) ->
      || N <- lists:seq(1, 120)
     ],
     [receive {'DOWN', Monitor, process, _, killed} -> ok end || Monitor <- Killed],
-    wait(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
+    until(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
     %% Idle blocks of buffers and idle states are the pool's own.
     ok = gen_server:stop(?POOL),
-    wait(fun() -> ?NIF:native_bytes() =< Bytes end).
+    until(fun() -> ?NIF:native_bytes() =< Bytes end).
 
 aliases_come_back_as_they_were(_Config) ->
     Dead = alone(fun() -> alias() end),

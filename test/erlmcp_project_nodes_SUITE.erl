@@ -3,7 +3,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--import(erlmcp_pool_help, [wait/1]).
+-import(erlmcp_wait_help, [until/1]).
+
 
 -compile([export_all, nowarn_export_all]).
 
@@ -52,12 +53,12 @@ sessions_move_while_both_nodes_serve(Config) ->
      || {Peer, Name, Count} <- [{A, a, ?COUNT}, {B, b, ?OTHERS}]
     ],
     %% Both have served before it begins, and go on until it is over.
-    [wait(fun() -> served(Client) > 0 end) || Client <- Clients],
+    [until(fun() -> served(Client) > 0 end) || Client <- Clients],
     Start = [served(Client) || Client <- Clients],
     Moved = peer:call(A, my_sessions, move, [NodeB], 240000),
     End = [served(Client) || Client <- Clients],
     %% A request for each that has moved goes to the other node.
-    [wait(fun() -> served(Client) > Last end) || {Client, Last} <- lists:zip(Clients, End)],
+    [until(fun() -> served(Client) > Last end) || {Client, Last} <- lists:zip(Clients, End)],
     [ServedA, ServedB] = [stop(Client) || Client <- Clients],
     ct:pal("~p~nrequests meanwhile: ~p and ~p", [
         Moved | [Last - First || {First, Last} <- lists:zip(Start, End)]
@@ -74,8 +75,8 @@ sessions_move_while_both_nodes_serve(Config) ->
     ?assertEqual({moved, NodeB}, peer:call(A, my_sessions, find, [{a, 1}])),
     ?assertEqual(true, peer:call(B, ?MODULE, is_timed, [{a, 1}])),
     %% One copy of the tools for all on each node, and none is left where no session is.
-    wait(fun() -> held(A) =:= {0, 0} end),
-    wait(fun() -> held(B) =:= {?COUNT + ?OTHERS, 1} end).
+    until(fun() -> held(A) =:= {0, 0} end),
+    until(fun() -> held(B) =:= {?COUNT + ?OTHERS, 1} end).
 
 what_is_of_a_node_stays_of_it(Config) ->
     [{A, NodeA}, {B, NodeB}] = proplists:get_value(peers, Config),

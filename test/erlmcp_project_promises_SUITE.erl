@@ -5,8 +5,9 @@
 -include("erlmcp_memory.hrl").
 
 -import(erlmcp_pool_help, [
-    badarg/3, clear/0, kill/0, logging/2, start/0, start/2, tick/1, wait/1, warnings/0
+    badarg/3, clear/0, kill/0, logging/2, start/0, start/2, tick/1, warnings/0
 ]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
 -export([
@@ -202,7 +203,7 @@ a_supervisor_in_elixir_starts_the_pool(_Config) ->
         checked -> receive {'DOWN', Monitor, process, Pid, _} -> ok end;
         {'DOWN', Monitor, process, Pid, Reason} -> ct:fail(Reason)
     end,
-    wait(fun() -> whereis(?P) =:= undefined end).
+    until(fun() -> whereis(?P) =:= undefined end).
 
 a_simulation_is_no_depleted_pool(_Config) ->
     start(5, 20),

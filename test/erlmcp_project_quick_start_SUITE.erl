@@ -5,7 +5,8 @@
 -include_lib("stdlib/include/assert.hrl").
 -include("erlmcp_memory.hrl").
 
--import(erlmcp_pool_help, [clear/0, start/0, wait/1]).
+-import(erlmcp_pool_help, [clear/0, start/0]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, init_per_testcase/2, end_per_testcase/2]).
 -export([start/2, stop/1, init/1]).
@@ -78,7 +79,7 @@ the_pool_starts_with_the_application(_Config) ->
     {ok, Ref} = ?P:acquire_connection_state(#{id => 1}),
     ok = application:stop(quick_start_host),
     ok = application:unload(quick_start_host),
-    wait(fun() -> whereis(?P) =:= undefined end),
+    until(fun() -> whereis(?P) =:= undefined end),
     ?assertEqual({ok, #{id => 1}}, ?P:connection_state(Ref)),
     ok = ?P:release_connection_state(Ref).
 

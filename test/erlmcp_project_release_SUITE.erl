@@ -9,10 +9,12 @@
 -include_lib("stdlib/include/assert.hrl").
 -include_lib("kernel/include/file.hrl").
 
+-import(erlmcp_wait_help, [until/1]).
+
 -compile([export_all, nowarn_export_all]).
 
 -define(HELP, erlmcp_project_help).
--define(WAIT(Condition), erlmcp_pool_help:wait(Condition)).
+-define(WAIT(Condition), until(Condition)).
 -define(NEXT, "99.0.0").
 -define(COOKIE, "erlmcp_memory_release").
 -define(WRAPPERS, [

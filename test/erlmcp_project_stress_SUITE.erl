@@ -4,6 +4,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
+-import(erlmcp_wait_help, [until/1]).
+
 -export([all/0, suite/0]).
 -export([
     sixteen_processes_agree_with_a_model_and_leak_nothing/1,
@@ -61,8 +63,8 @@ states_and_messages_are_their_owners(_Config) ->
     end,
     ct:pal("~b steps", [lists:sum(Steps)]),
     ?assert(lists:min(Steps) > 0),
-    erlmcp_pool_help:wait(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
-    erlmcp_pool_help:wait(fun() ->
+    until(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
+    until(fun() ->
         element(3, erlmcp_memory_nif:buffer_stats()) =:= 0
     end),
     #{in_use := 0, available := Available, total_allocated := Available} = ?POOL:pool_stats(),

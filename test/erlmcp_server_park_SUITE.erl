@@ -3,8 +3,9 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--import(erlmcp_pool_help, [in_parallel/2, wait/1]).
+-import(erlmcp_pool_help, [in_parallel/2]).
 -import(erlmcp_optimizer_state_help, [alone/1, every_kind/0, nested/2, refused/3, settled_bytes/0]).
+-import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, init_per_testcase/2]).
 -export([
@@ -86,7 +87,7 @@ init_per_testcase(_Case, Config) ->
 
 %% Until no slot has anything awake.
 settled(Bytes) ->
-    wait(fun() ->
+    until(fun() ->
         garbage_collect(),
         ?N:awake_bytes() =:= Bytes
     end).
@@ -355,7 +356,7 @@ parts_are_freed_with_the_last_term(_Config) ->
         ?assert(settled_bytes() > Before + 20_000),
         length(Kept)
     end),
-    wait(fun() -> settled_bytes() - Before < 1_000 end).
+    until(fun() -> settled_bytes() - Before < 1_000 end).
 
 the_part_in_the_same_place_is_not_taken_for_another(_Config) ->
     <<Negative/float>> = <<16#80, 0:56>>,
@@ -500,7 +501,7 @@ a_chain_of_parked_terms_is_freed(_Config) ->
         [Next] = ?O:unpark(Chain),
         ?assertMatch([_], ?O:unpark(Next))
     end),
-    wait(fun() -> settled_bytes() - Before < 10_000 end).
+    until(fun() -> settled_bytes() - Before < 10_000 end).
 
 parked_on_all_schedulers_at_once(_Config) ->
     Before = settled_bytes(),
@@ -518,7 +519,7 @@ parked_on_all_schedulers_at_once(_Config) ->
         ]
     end),
     ok = settled(0),
-    wait(fun() -> settled_bytes() - Before < 10_000 end).
+    until(fun() -> settled_bytes() - Before < 10_000 end).
 
 wrong_arguments(_Config) ->
     Parked = ?O:park(x),
@@ -635,7 +636,7 @@ the_roster_has_who_parks_after_a_peak(_Config) ->
     %% One that ends is in it no longer.
     {_, Monitor} = spawn_monitor(fun() -> true = ?N:slot_list(?N:slot_new()) end),
     receive {'DOWN', Monitor, _, _, normal} -> ok end,
-    ok = wait(fun() -> ?N:roster() =:= 0 end),
+    ok = until(fun() -> ?N:roster() =:= 0 end),
     _ = ?N:slot_awake(Peak, 0),
     ok = ?N:next_peak(),
     ?assertNot(?N:slot_list(Told)).
@@ -734,7 +735,7 @@ killed_at_any_instant(_Config) ->
     end),
     ok = settled(0),
     places_are_limited([]),
-    wait(fun() -> settled_bytes() - Before < 20_000 end).
+    until(fun() -> settled_bytes() - Before < 20_000 end).
 
 live(Slot, State, Round) ->
     _ = ?N:slot_enter(Slot),

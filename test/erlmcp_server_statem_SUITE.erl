@@ -8,9 +8,10 @@
 -compile([export_all, nowarn_export_all]).
 
 -import(erlmcp_server_statem_twin, [
-    same/1, start/3, start/4, watch/1, call/2, cast/2, get/2, rest/1, await/1, wait_for/1, tried/1
+    same/1, start/3, start/4, watch/1, call/2, cast/2, get/2, rest/1, await/1, tried/1
 ]).
 -import(erlmcp_server_statem_script, [data/1, data/2]).
+-import(erlmcp_wait_help, [until/1]).
 
 -define(SCRIPT, erlmcp_server_statem_script).
 -define(M, erlmcp_memory_statem).
@@ -503,7 +504,7 @@ a_cancelled_timeout_is_delivered(_Config) ->
                 Old = {Type, 1, {do, old, keep_state_and_data}},
                 ok = call(Machine, {'$eval', fun({call, From}, Data) ->
                     Later = {'$eval', fun(_, Same) ->
-                        wait_for(fun() ->
+                        until(fun() ->
                             process_info(self(), message_queue_len) =/= {message_queue_len, 0}
                         end),
                         {next_state, b, Same, [New, {reply, From, ok}]}
@@ -571,7 +572,7 @@ an_event_comes_of_parking(_Config) ->
         [
             begin
                 ok = call(Machine, {keep_state, '$data', Actions}),
-                wait_for(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end)
+                until(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end)
             end
          || _ <- lists:seq(1, 20), Actions <- [?OK, [?OK, hibernate], [?OK, {timeout, ?NEVER, x}]]
         ],
@@ -591,13 +592,13 @@ an_event_comes_of_moving(_Config) ->
         Machine = machine(Side, state_functions),
         _ = erlmcp_memory_nif:slot_awake(Peak, 64 bsl 20),
         ok = call(Machine, {keep_state, '$data', [?OK, {state_timeout, ?NEVER, x}]}),
-        wait_for(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end),
-        wait_for(fun() -> erlmcp_memory_nif:roster() > 0 end),
+        until(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end),
+        until(fun() -> erlmcp_memory_nif:roster() > 0 end),
         _ = erlmcp_memory_nif:slot_awake(Peak, 0),
-        wait_for(fun() ->
+        until(fun() ->
             erlmcp_memory_nif:roster() =:= 0 andalso whereis(erlmcp_memory_tidier) =:= undefined
         end),
-        wait_for(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end),
+        until(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end),
         Events = [
             Event
          || {seen, _, _, _, _} = Event <- element(2, process_info(self(), messages))
@@ -1285,7 +1286,7 @@ data_stay_alive_by_what_came_last(_Config) ->
             begin
                 Act(),
                 settled(Machine),
-                wait_for(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end),
+                until(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end),
                 {binary, Held} = process_info(Machine, binary),
                 ?assert(length(Held) < 5)
             end
@@ -1358,7 +1359,7 @@ data_that_cannot_be_parked_end_the_machine(_Config) ->
         ],
         _ = sys:replace_state(Machine, fun({S, D}) -> {S, maps:remove(held, D)} end),
         ok = call(Machine, {keep_state, '$data', ?OK}),
-        wait_for(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end),
+        until(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end),
         _ = sys:replace_state(Machine, fun({S, D}) -> {S, D#{held => Deep}} end),
         {a, Still} = get(Machine, held),
         ?assert(Still =:= Deep)
@@ -1368,7 +1369,7 @@ looking_unparks_the_data(_Config) ->
     erlmcp_server_statem_twin:transcript({idle_after, 0}, fun(Side) ->
         Machine = machine(Side, state_functions),
         ok = call(Machine, {keep_state_and_data, [?OK, {state_timeout, ?NEVER, x}]}),
-        wait_for(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end),
+        until(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end),
         Awake = erlmcp_memory_nif:awake_bytes(),
         [
             begin
@@ -1403,7 +1404,7 @@ a_machine_does_not_park(_Config) ->
                 [
                     begin
                         ok = call(Machine, {keep_state, '$data', [?OK | Actions]}),
-                        wait_for(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end)
+                        until(fun() -> erlmcp_server_statem_twin:is_parked(Machine) end)
                     end
                  || Actions <- [[], [hibernate], [{state_timeout, ?NEVER, x}], [postpone]]
                 ]
@@ -1413,7 +1414,7 @@ a_machine_does_not_park(_Config) ->
         %% Awake or hibernating, but on its heap.
         Never = Parks(infinity),
         ok = call(Never, {keep_state, '$data', [?OK, hibernate]}),
-        wait_for(fun() -> is_hibernating(Never) end),
+        until(fun() -> is_hibernating(Never) end),
         ?assertNot(erlmcp_server_statem_twin:is_parked(Never)),
         {ok, Hibernating} = ?M:start(
             ?SCRIPT,
@@ -1421,7 +1422,7 @@ a_machine_does_not_park(_Config) ->
             [{idle_after, infinity}, {hibernate_after, 1}]
         ),
         watch(Hibernating),
-        wait_for(fun() -> is_hibernating(Hibernating) end),
+        until(fun() -> is_hibernating(Hibernating) end),
         ?assertNot(erlmcp_server_statem_twin:is_parked(Hibernating))
     end).
 
@@ -1435,7 +1436,7 @@ plain_machines_park(_Config) ->
     with_setting(connection_state_compact, false, fun() ->
         erlmcp_server_statem_twin:transcript({idle_after, 1}, fun(Side) ->
             Machine = machine(Side, state_functions),
-            wait_for(fun() ->
+            until(fun() ->
                 {_, {_, Function, _}} = process_info(Machine, current_function),
                 lists:member(Function, [hibernate, loop_hibernate])
             end),

@@ -4,9 +4,11 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
+-import(erlmcp_wait_help, [until/1]).
+
 -export([same/1, same/2, transcript/2]).
 -export([side/1, start/3, start/4, watch/1, call/2, cast/2, get/2, rest/1, await/1]).
--export([is_parked/1, wait_for/1, ended/1, tried/1]).
+-export([is_parked/1, ended/1, tried/1]).
 -export([log/2]).
 
 -define(DEADLINE, 30000).
@@ -147,7 +149,7 @@ get(Machine, Key) ->
 rest(Machine) ->
     case get(side) of
         {idle_after, Time} when is_integer(Time) ->
-            wait_for(fun() ->
+            until(fun() ->
                 case process_info(Machine, [current_function, message_queue_len]) of
                     undefined -> true;
                     [{_, {erlang, hibernate, _}}, {_, 0}] -> true;
@@ -160,7 +162,7 @@ rest(Machine) ->
 
 %% Waits until a callback was called with this tag.
 await(Tag) ->
-    wait_for(fun() ->
+    until(fun() ->
         {messages, Messages} = process_info(self(), messages),
         lists:any(
             fun
@@ -176,24 +178,8 @@ is_parked(Machine) ->
     {memory, Bytes} = process_info(Machine, memory),
     Bytes < 10000.
 
-wait_for(Condition) ->
-    wait_for(Condition, deadline()).
-
-wait_for(Condition, Deadline) ->
-    case Condition() of
-        true ->
-            ok;
-        false ->
-            ?assert(erlang:monotonic_time(millisecond) < Deadline),
-            %% Without a pattern it would not look at what came.
-            receive
-                {?MODULE, never} -> ok
-            after 1 -> wait_for(Condition, Deadline)
-            end
-    end.
-
 ended(Machine) ->
-    wait_for(fun() -> not is_process_alive(Machine) end).
+    until(fun() -> not is_process_alive(Machine) end).
 
 tried(Act) ->
     try
@@ -202,8 +188,6 @@ tried(Act) ->
         Class:Reason -> {Class, Reason}
     end.
 
-deadline() ->
-    erlang:monotonic_time(millisecond) + ?DEADLINE.
 
 %%% A handler of logger
 
