@@ -3,27 +3,18 @@
 
 pub mod awake;
 pub mod buffer;
-pub mod charts;
 pub mod copy;
 pub mod etf;
-pub mod gc;
-pub mod growth;
 pub mod heap;
-pub mod heat;
-pub mod histogram;
 pub mod map;
 pub mod outline;
 pub mod packed;
 pub mod parts;
 pub mod pool;
-pub mod resident;
+pub mod profile;
 pub mod roster;
-pub mod samples;
 pub mod shared;
 pub mod snapshot;
 pub mod state;
 mod sync;
 pub mod threads;
-pub mod trend;
-pub mod window;
-pub mod worst;

@@ -1,11 +1,12 @@
 //! What the library holds, by kind. It is counted as it comes and goes, so that nothing is walked.
 
+use crate::profile::session;
 use crate::stock::Stock;
 use crate::terms::{atom_name, copied, environment_bytes, from_word};
-use crate::{alloc, buffer, park, pool, profiler, share, state};
-use erlmcp_memory_core::histogram::BOUNDS;
+use crate::{alloc, buffer, park, pool, share, state};
 use erlmcp_memory_core::outline::outline;
-use erlmcp_memory_core::resident::Resident;
+use erlmcp_memory_core::profile::histogram::BOUNDS;
+use erlmcp_memory_core::profile::resident::Resident;
 use erlmcp_memory_core::threads::Usage;
 use rustler::{Env, NifMap};
 
@@ -79,7 +80,7 @@ impl Heap {
 fn inventory() -> Inventory {
     let (pooled_states, buffers) = (pool::stock(), buffer::stock());
     let (samples, parked, shares, compact_states) = (
-        profiler::stock(),
+        session::stock(),
         park::stock(),
         share::stock(),
         state::stock(),

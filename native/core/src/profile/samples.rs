@@ -1,8 +1,8 @@
 //! The samples of a profiling session: a ring that keeps the newest ones, and the recording that
 //! puts it together with its baseline and its times.
 
-use crate::heat::Heat;
-use crate::histogram::BucketCounts;
+use crate::profile::heat::Heat;
+use crate::profile::histogram::BucketCounts;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

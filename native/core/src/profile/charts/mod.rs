@@ -7,9 +7,9 @@
 
 mod time;
 
-use crate::heat::{Column, merged};
-use crate::histogram::{BOUNDS, BUCKETS};
-use crate::samples::Sample;
+use crate::profile::heat::{Column, merged};
+use crate::profile::histogram::{BOUNDS, BUCKETS};
+use crate::profile::samples::Sample;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use time::{Time, label};

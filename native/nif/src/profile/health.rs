@@ -1,13 +1,13 @@
 //! What the levels of a node's health are made of, and the worst pauses.
 
-use crate::profiler::{self, Kinds, Session, point, points};
+use super::session::{self, Kinds, Session, point, points};
+use super::tracer::{self, GC};
 use crate::resource::ResourceRef;
 use crate::terms::{from_word, word};
-use crate::tracer::{self, GC};
 use crate::{connections, pool, running};
-use erlmcp_memory_core::gc::Kind;
-use erlmcp_memory_core::growth::{Growth, Question, Verdict, growth};
-use erlmcp_memory_core::window::{Mark, Marks};
+use erlmcp_memory_core::profile::gc::Kind;
+use erlmcp_memory_core::profile::growth::{Growth, Question, Verdict, growth};
+use erlmcp_memory_core::profile::window::{Mark, Marks};
 use parking_lot::Mutex;
 use rustler::{Atom, Env, ListIterator, LocalPid, NifMap, NifResult, Term};
 
@@ -55,7 +55,7 @@ fn health_window(window: u64) -> Window {
         paused_ns: over.paused,
         timed_ns: over.timed,
         pool_started: running::started(),
-        gc_measured: profiler::measures(),
+        gc_measured: session::measures(),
         connections: connections::connections() as u64,
     }
 }

@@ -4,7 +4,7 @@
 //! become one, and further ones take twice as long: so it takes the same memory after a minute and
 //! after a month.
 
-use crate::histogram::{BUCKETS, BucketCounts};
+use crate::profile::histogram::{BUCKETS, BucketCounts};
 
 /// The most columns of a map.
 pub const COLUMNS: usize = 240;
@@ -16,7 +16,7 @@ pub struct Column {
     pub from: f64,
     /// When it ends.
     pub to: f64,
-    /// Pauses by length: those of [`crate::histogram::BOUNDS`], and longer ones.
+    /// Pauses by length: those of [`crate::profile::histogram::BOUNDS`], and longer ones.
     pub counts: [u32; BUCKETS],
 }
 

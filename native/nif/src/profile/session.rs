@@ -2,22 +2,22 @@
 
 use std::sync::OnceLock;
 
-use erlmcp_memory_core::charts::{self, Size};
-use erlmcp_memory_core::gc::Consumer;
-use erlmcp_memory_core::samples::{Recording, Sample};
-use erlmcp_memory_core::trend::{Point, Trend, trend};
+use erlmcp_memory_core::profile::charts::{self, Size};
+use erlmcp_memory_core::profile::gc::Consumer;
+use erlmcp_memory_core::profile::samples::{Recording, Sample};
+use erlmcp_memory_core::profile::trend::{Point, Trend, trend};
 use parking_lot::Mutex;
 use rustler::types::tuple::{get_tuple, make_tuple};
 use rustler::{
     Atom, Decoder, Encoder, Env, Error, ListIterator, LocalPid, NifMap, NifResult, Term,
 };
 
+use super::histogram::Millis;
+use super::tracer::{self, GC};
 use crate::alloc::live_bytes;
-use crate::histogram::Millis;
 use crate::lane::{Busy, Lane, NoResult};
 use crate::resource::ResourceRef;
 use crate::stock::Stock;
-use crate::tracer::{self, GC};
 use crate::{connections, nif, resource};
 
 mod atoms {

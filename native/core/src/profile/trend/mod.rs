@@ -416,5 +416,4 @@ fn critical_t(degrees: f64) -> f64 {
 }
 
 #[cfg(test)]
-#[path = "trend_tests.rs"]
 mod tests;

@@ -19,11 +19,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::histogram::{BucketCounts, Buckets, Distribution, LatencyHistogram};
+use crate::profile::histogram::{BucketCounts, Buckets, Distribution, LatencyHistogram};
+use crate::profile::worst::{Pause, Worst};
 use crate::threads::{SHARDS, thread_shard};
-use crate::worst::{Pause, Worst};
 
-pub use crate::worst::Kind;
+pub use crate::profile::worst::Kind;
 
 /// Who asks for the longest pause since the last time. Each has a register of its own, so one
 /// does not take the other's maximum away.
@@ -427,5 +427,4 @@ impl Default for GcMonitor {
 }
 
 #[cfg(test)]
-#[path = "gc_tests.rs"]
 mod tests;

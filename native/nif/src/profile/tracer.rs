@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::nif;
 use crate::terms::word;
-use erlmcp_memory_core::gc::{GcMonitor, Kind};
+use erlmcp_memory_core::profile::gc::{GcMonitor, Kind};
 use rustler::{Atom, Env, ListIterator, Term};
 
 mod atoms {

@@ -1,11 +1,13 @@
 //! Does memory grow: a verdict for an operator, and how sure it is.
 //!
-//! [`crate::trend`] names a growth when it is certain. Where it names none there are two cases that
+//! [`crate::profile::trend`] names a growth when it is certain. Where it names none there are two cases that
 //! an operator must tell apart: memory is level, or the samples cannot say. It is level where a
 //! growth of the rate that matters is excluded at 19 to 1, over the whole time or over its last
 //! half: a node that filled up first and has been level since is level.
 
-use crate::trend::{Point, about_a_line, about_a_mean_step, grouped, is_leak, last, theil_sen};
+use crate::profile::trend::{
+    Point, about_a_line, about_a_mean_step, grouped, is_leak, last, theil_sen,
+};
 
 /// How sure a verdict of [`Verdict::Steady`] is at least.
 const SURE: f64 = 0.95;

@@ -3,7 +3,7 @@
 
 use crate::resource;
 use crate::resource::ResourceRef;
-use erlmcp_memory_core::histogram::{Distribution, LatencyHistogram};
+use erlmcp_memory_core::profile::histogram::{Distribution, LatencyHistogram};
 use rustler::{Atom, Env, NifMap};
 
 mod atoms {
