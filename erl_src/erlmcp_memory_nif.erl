@@ -250,7 +250,7 @@ slot_fold(_Slot) -> ?NOT_LOADED.
 -spec slot_list(Slot :: reference()) -> boolean().
 slot_list(_Slot) -> ?NOT_LOADED.
 
-%% @doc Takes the server out of the roster. `true': it was told, and the message is in its mailbox.
+%% @doc Takes the server out of the roster. `true': it was notified, and has the message.
 -spec slot_unlist(Slot :: reference()) -> boolean().
 slot_unlist(_Slot) -> ?NOT_LOADED.
 

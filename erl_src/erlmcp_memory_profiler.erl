@@ -261,7 +261,7 @@ start_profiling(Options) when is_map(Options) ->
 start_profiling(Options) ->
     ?BADARG([Options], 1, <<"not a map of options">>).
 
-%% What is wrong with each option that is not ok.
+%% The texts for the options that are wrong.
 wrong_options(Wrong, Options) ->
     [Text || Text <- [Wrong(Key, Value) || {Key, Value} <- maps:to_list(Options)], Text =/= ok].
 

@@ -174,7 +174,7 @@ test_memory_per_connection_1k(_Config) -> connected(1000).
 test_memory_per_connection_10k(_Config) -> connected(10000).
 test_memory_per_connection_50k(_Config) -> connected(50000).
 
-%% So many connections at once take less than the target, and give everything back.
+%% This many connections at once take less than the target, and give everything back.
 connected(Count) ->
     Server = spawn_link(fun() -> receive stop -> ok end end),
     Before = erlang:memory(total),

@@ -640,7 +640,7 @@ forged_contents(_Config) ->
         false -> ?assertMatch(#{metadata := Two} when map_size(Two) =:= 2, Twice)
     end.
 
-%% A pair in a pair, so many times.
+%% A pair in a pair, this many times.
 pairs(Times) ->
     <<(binary:copy(<<16#72>>, Times))/binary, 0, (binary:copy(<<1>>, Times))/binary>>.
 
@@ -668,7 +668,7 @@ forged_multitudes(_Config) ->
     Pid ! {stop, self()},
     Peak = receive {peak, Bytes} -> Bytes end,
     demonitor(Monitor, [flush]),
-    ct:pal("at the most ~b MB more", [Peak div 1_000_000]),
+    ct:pal("at most ~b MB more", [Peak div 1_000_000]),
     ?assert(Peak < 600_000_000).
 
 watch(Before, Peak) ->

@@ -1,4 +1,4 @@
-%% Who has a state: death of owners, of references and of the pool's process.
+%% Who owns a state: death of owners, of references and of the pool's process.
 -module(erlmcp_pool_ownership_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").

@@ -105,7 +105,7 @@ unused_states_are_trimmed_to_pool_size(_Config) ->
     start(10, 5000),
     release(acquire(5000)),
     ?assertMatch(#{available := 5000}, ?POOL:pool_stats()),
-    %% A period in which all were needed frees none; then they go, at the most half a tick.
+    %% A period in which all were needed frees none; then they go, at most half of them a tick.
     tick(trim),
     Steps = trim_until(10, 5000),
     ?assert(Steps >= 8),

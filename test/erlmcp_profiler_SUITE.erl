@@ -1142,7 +1142,7 @@ stop(Pids) ->
     ],
     ok.
 
-%% So many processes each drop a list of so many integers, and collect.
+%% This many processes each drop a list of this many integers, and collect.
 garbage(Processes, Length) ->
     Pids = [
         spawn_monitor(fun() ->
@@ -1160,7 +1160,7 @@ garbage(Processes, Length) ->
     ],
     ok.
 
-%% Waits until the session has taken so many more snapshots.
+%% Waits until the session has taken this many more samples.
 taken(Count) ->
     Taken = fun() ->
         maps:get(taken, erlmcp_memory_nif:profiler_status(erlmcp_memory_nif:profiler_session()))

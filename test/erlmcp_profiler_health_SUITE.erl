@@ -1,4 +1,4 @@
-%% The levels of a node's health over a window, who is told of them, and the verdict on growth.
+%% The levels of a node's health over a window, who is notified of them, and the verdict on growth.
 %%
 %% Most cases run in a node of their own: what a pool counts is the node's.
 -module(erlmcp_profiler_health_SUITE).

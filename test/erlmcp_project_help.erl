@@ -30,7 +30,7 @@ copy_built(To) ->
     {0, _} = run(root(), ["cp", "-pR", "target/release", filename:join(To, "target")], []),
     ok.
 
-%% Runs a program and answers {ExitStatus, Output}.
+%% Runs a program; returns {ExitStatus, Output}.
 run(Dir, [Program | Args], Env) ->
     Port = open_port({spawn_executable, executable(Program)}, [
         {args, Args}, {cd, Dir}, {env, Env}, exit_status, stderr_to_stdout, binary, hide

@@ -22,9 +22,9 @@
 %% Bytes beside a gen_server, as measured on OTP 25, 27 and 29, and the most that it may be more:
 %% less than half of what must not pass unnoticed.
 -define(SLACK, 80).
--define(PARKED, 240).
--define(COMPACT, 325).
--define(POOLED, 0).
+-define(PARKED, 245).
+-define(COMPACT, 330).
+-define(POOLED, 315).
 
 all() ->
     [a_parked_connection, a_connection_with_a_compact_state, a_pooled_state].

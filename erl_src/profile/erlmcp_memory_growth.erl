@@ -1,5 +1,5 @@
 %% @private
-%% @doc What is said of the growth of memory, kind by kind.
+%% @doc The verdict on the growth of memory, kind by kind.
 -module(erlmcp_memory_growth).
 
 -export([session/0, snapshots/1, asked/2, back/1]).

@@ -1,5 +1,5 @@
 %% @private
-%% @doc Looks at the levels of the node's health now and again, so that somebody is told of changes
+%% @doc Checks the levels of the node's health from time to time, so that changes are reported
 %% also where no session runs. It keeps nothing: what is known of the window lies in the library.
 -module(erlmcp_memory_monitor).
 -behaviour(gen_server).

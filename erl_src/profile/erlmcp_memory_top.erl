@@ -4,7 +4,7 @@
 %%
 %% That takes a walk over all processes, some hundred milliseconds for 100,000 of them, and so it is
 %% never done in the background. A process answers such a question itself, and one that is busy in
-%% native code answers late: the walk is done in a process of its own, which says what it has found
+%% native code replies late: the walk runs in a process of its own, which returns what it has found
 %% so far, and nobody waits for it longer than asked.
 -module(erlmcp_memory_top).
 
@@ -126,7 +126,7 @@ among(Value, Pid, Greatest, Limit) ->
 described(Greatest, Kind) ->
     lists:append([described(Pid, Value, Kind) || {Value, Pid} <- Greatest]).
 
-%% One that is so busy that it does not say who it is is told by what it has.
+%% One that is too busy to tell its name is described by what it holds.
 described(Pid, Value, Kind) ->
     case erlmcp_memory_bounded:run(fun() -> described(Pid) end, ?DESCRIBE_MS) of
         {ok, Described} ->

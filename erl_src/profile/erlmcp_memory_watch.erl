@@ -1,8 +1,8 @@
 %% @private
-%% @doc Tells others: a handler of the host when a level changes, and `telemetry' where it is loaded.
+%% @doc Reports a changed level to a handler of the host, and to `telemetry' if it is loaded.
 %%
 %% Whatever they do happens in other processes. The levels of before lie in one array of the node,
-%% so that each change is told once, whoever sees it, and whoever dies meanwhile.
+%% so that each change is reported once, whichever process sees it or dies in the meantime.
 -module(erlmcp_memory_watch).
 
 -export([check/0, sampled/2, window/0]).

@@ -169,11 +169,11 @@ pub enum Part<'a> {
     String(&'a [u8]),
     /// A binary.
     Binary(&'a [u8]),
-    /// So many elements follow, at least one, and then the tail.
+    /// This many elements follow, at least one, and then the tail.
     List(usize),
-    /// So many elements follow.
+    /// This many elements follow.
     Tuple(usize),
-    /// So many keys follow, each with its value.
+    /// This many keys follow, each with its value.
     Map(usize),
     /// The values follow that it closes over.
     Fun(Fun<'a>),

@@ -26,6 +26,7 @@ mod tests;
 
 pub use blocks::{BlockPool, BlockStats};
 
+use blocks::Class;
 use memchr::{memchr, memchr_iter, memrchr};
 use smallvec::SmallVec;
 use storage::Storage;
@@ -349,7 +350,7 @@ impl<'p> MessageBuffer<'p> {
         if self.start > 0
             && held <= capacity / 4
             && held <= SETTLED
-            && storage::class(held).is_some_and(|class| class < capacity)
+            && Class::of(held).is_some_and(|class| class.size() < capacity)
         {
             self.storage = Storage::take(self.blocks, held, self.held());
             self.rebase();

@@ -443,7 +443,7 @@ fn with_entry<A: Anchor>(
     Packed::new(bytes, links)
 }
 
-/// So many entries are put into a page in less time one by one than by going through all of it.
+/// Up to this many entries are put into a page faster one by one than in a pass over all of it.
 const ONE_BY_ONE: usize = 4;
 
 /// A packed map with entries more, or other values for keys it has. They must be sorted by key, and

@@ -1,4 +1,4 @@
-//! Values whose links are told by their places among the links, not by ids: shorter where a value
+//! Values that name links by their positions among the links, not by ids: shorter if a value
 //! is kept as it is, with its links beside it in order.
 
 use super::format::{Scalar, tag, write_varint};

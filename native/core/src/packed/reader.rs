@@ -45,11 +45,11 @@ pub enum Item<'a> {
     Nil,
     /// A proper list of bytes.
     ByteList(&'a [u8]),
-    /// So many elements follow.
+    /// This many elements follow.
     List(usize),
-    /// So many elements follow, then the tail.
+    /// This many elements follow, then the tail.
     Improper(usize),
-    /// So many elements follow.
+    /// This many elements follow.
     Tuple(usize),
     /// [`FUN_HEAD`] values follow, then this many that the fun closes over.
     Fun(usize),
@@ -74,7 +74,7 @@ pub enum Item<'a> {
     Entries(usize),
     /// A content of its own.
     Part(u64),
-    /// So many of the values that follow, which are a content of their own: a list of them.
+    /// This many of the values that follow, as a content of their own: a list of them.
     Run {
         len: usize,
         id: u64,

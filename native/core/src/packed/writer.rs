@@ -35,8 +35,8 @@ impl Scratch {
     }
 }
 
-/// Where the key of an entry begins and ends among the keys of its map, and the how manyth it
-/// was. No number is over [`super::MAX_BYTES`].
+/// Where the key of an entry begins and ends among the keys of its map, and its number in the
+/// order of writing. No number is over [`super::MAX_BYTES`].
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     from: u32,
@@ -300,7 +300,7 @@ impl<A: Anchor> Writer<A> {
         self.links.push((id, Target::Anchor(anchor)));
     }
 
-    /// So many values of a list or a map in a content of their own, which `anchor` keeps.
+    /// This many values of a list or a map as a content of their own, which `anchor` keeps.
     pub fn run(&mut self, len: usize, id: u64, anchor: A) {
         self.tagged(tag::RUN, len as u64);
         let mut scalar = Scalar::default();
@@ -411,7 +411,7 @@ impl<A: Anchor> Writer<A> {
             .any(|pair| key(&pair[0]) == key(&pair[1]))
     }
 
-    /// The how manyth key it is whose value is to be written now. `None`: there is no other, and
+    /// The number of the key whose value is to be written now. `None`: there is no other, and
     /// the map is ended.
     pub fn next_value(&mut self, map: &mut MapBuilder) -> Option<usize> {
         let count = self.scratch.entries.len() - map.first;

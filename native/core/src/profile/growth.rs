@@ -174,7 +174,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any samples give a confidence that is one, and none where nothing is said.
+        /// Any samples give a confidence from 0 to 1, and none without a verdict.
         #[test]
         fn any_samples_give_sane_numbers(
             values in prop::collection::vec((-4e18..4e18f64, any::<u64>()), 0..100)

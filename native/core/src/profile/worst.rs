@@ -28,7 +28,7 @@ const MINUTE_NANOS: u64 = 60_000_000_000;
 /// A collection and whose it was.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pause {
-    /// The process, as the monitor was told of it.
+    /// The process, as the VM named it to the tracer.
     pub process: u64,
     /// The kind of the collection.
     pub kind: Kind,

@@ -66,9 +66,9 @@ type Ends = Vec<(u32, u32)>;
 /// without looking through them again in each map that they are in.
 fn ends(term: &[u8]) -> Option<Ends> {
     enum Step {
-        /// So many terms follow.
+        /// This many terms follow.
         Parts(usize),
-        /// So many keys follow, each with its value.
+        /// This many keys follow, each with its value.
         Entries(usize),
         /// A value follows.
         Value,
@@ -110,13 +110,13 @@ fn ends(term: &[u8]) -> Option<Ends> {
 
 /// Where the translation continues. Nesting uses no stack of the thread.
 enum Frame {
-    /// So many terms follow.
+    /// This many terms follow.
     Parts(usize),
     /// The tail of an improper list follows.
     Tail,
     /// The end of a proper list follows.
     Nil,
-    /// So many keys of the innermost map follow, each with its value.
+    /// This many keys of the innermost map follow, each with its value.
     Keys(usize),
     /// A key of the innermost map was written; this many follow.
     EndKey(usize),

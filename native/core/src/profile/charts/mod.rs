@@ -24,7 +24,7 @@ pub struct Size {
 }
 
 impl Size {
-    /// Points that are told apart.
+    /// Points that can be distinguished.
     fn points(self) -> usize {
         (self.width as usize / 2).max(16)
     }

@@ -264,7 +264,7 @@ enum Scatter {
     Unknown,
     /// By nothing.
     None,
-    /// By this standard error, with so many degrees of freedom.
+    /// With this standard error and number of degrees of freedom.
     Of { error: f64, degrees: f64 },
 }
 
@@ -350,7 +350,7 @@ pub(crate) fn theil_sen(points: &[(f64, f64)]) -> f64 {
     }
 }
 
-/// How often Student's t with so many degrees of freedom is below a value, by Wallace's normal
+/// How often Student's t with this many degrees of freedom is below a value, by Wallace's normal
 /// approximation (1959), right to about 0.002.
 fn student(t: f64, degrees: f64) -> f64 {
     let z = (8.0 * degrees + 1.0) / (8.0 * degrees + 3.0)
@@ -365,7 +365,7 @@ fn student(t: f64, degrees: f64) -> f64 {
     if t < 0.0 { tail } else { 1.0 - tail }
 }
 
-/// What Student's t with so many degrees of freedom exceeds once in 10,000 times. Between the
+/// What Student's t with this many degrees of freedom exceeds once in 10,000 times. Between the
 /// entries of the table the larger value holds.
 fn critical_t(degrees: f64) -> f64 {
     const TABLE: [(f64, f64); 38] = [

@@ -266,7 +266,7 @@ fn growth_that_follows_no_line_is_found() {
     assert!(found >= 850, "{found}");
 }
 
-/// A drift is told from chance by few samples too; a line through a short walk less surely.
+/// Few samples distinguish a drift from chance; a line through a short walk is less certain.
 #[test]
 fn a_short_random_walk_is_seldom_a_leak() {
     let mut drifts = 0;
