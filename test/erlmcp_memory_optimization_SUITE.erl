@@ -170,12 +170,14 @@ test_connection_optimizer_compression(_Config) ->
 
 %% --- memory per connection ---
 
-test_memory_per_connection_1k(_Config) -> connected(1000).
-test_memory_per_connection_10k(_Config) -> connected(10000).
-test_memory_per_connection_50k(_Config) -> connected(50000).
+%% Published are 1.9 KB. A thousand share what the pool takes for itself; erlmcp_server_budget_SUITE
+%% knows each byte.
+test_memory_per_connection_1k(_Config) -> connected(1000, 4500).
+test_memory_per_connection_10k(_Config) -> connected(10000, 2300).
+test_memory_per_connection_50k(_Config) -> connected(50000, 2300).
 
-%% This many connections at once take less than the target, and give everything back.
-connected(Count) ->
+%% This many connections at once take what is published, and give everything back.
+connected(Count, Most) ->
     Server = spawn_link(fun() -> receive stop -> ok end end),
     Before = erlang:memory(total),
     Processes = erlang:system_info(process_count),
@@ -186,10 +188,10 @@ connected(Count) ->
     ct:pal("~b connections: ~b bytes of total memory for each, ~b of them its own", [
         Count, Bytes, (erlang:memory(total) - Before) div Count
     ]),
-    ?assert(MegaBytes < 2.0),
     ?assertEqual(Bytes / ?MB, MegaBytes),
-    %% What is its own is kilobytes: the tools are shared.
-    ?assert((erlang:memory(total) - Before) div Count < 10000),
+    Own = (erlang:memory(total) - Before) div Count,
+    ?assert(Own > 1500),
+    ?assert(Own < Most),
     ?assert(erlang:system_info(process_count) >= Processes + Count - 10),
     ok = ?PROFILER:stop_test_connections(Pids),
     ?assertEqual([], [Pid || Pid <- Pids, is_process_alive(Pid)]),
@@ -330,8 +332,8 @@ test_memory_constraints_validation(_Config) ->
     Result = ?PROFILER:simulate_100k_load(2000, #{progress => false}),
     succeeded(2000, Result),
     #{final_memory_per_connection := Bytes} = Result,
-    ?assert(Bytes > 500),
-    ?assert(Bytes < 20000),
+    ?assert(Bytes > 1500),
+    ?assert(Bytes < 4500),
     Own = #{metadata => #{own => binary:copy(<<"x">>, 500000)}},
     Before = erlang:memory(total),
     {ok, Pids} = ?PROFILER:create_test_connections(100, self(), Own),

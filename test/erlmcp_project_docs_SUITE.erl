@@ -40,7 +40,9 @@ all() ->
         elixir,
         nodes,
         report,
+        contributing,
         no_guide_is_forgotten,
+        places_to_touch_are_there,
         public_functions_have_pages,
         the_shell_shows_documentation
     ].
@@ -101,6 +103,9 @@ report(Config) ->
     run("MEMORY_OPTIMIZATION_REPORT.md", Config, 3),
     gen_server:stop(erlmcp_memory_pool).
 
+contributing(Config) ->
+    run("CONTRIBUTING.md", Config, 0).
+
 no_guide_is_forgotten(_Config) ->
     Guides = filelib:wildcard("guides/*.md", ?HELP:root()),
     Names = ["calls", "debugging", "elixir", "integration", "internals", "limits", "nodes",
@@ -111,13 +116,39 @@ no_guide_is_forgotten(_Config) ->
         ?assert(
             filelib:is_file(filename:join([?HELP:root(), filename:dirname(Document), Link])), Link
         )
-     || Document <- ["README.md", "MEMORY_OPTIMIZATION_REPORT.md" | Guides],
+     || Document <- [
+            "README.md", "MEMORY_OPTIMIZATION_REPORT.md", "CONTRIBUTING.md", "docs/decisions.md",
+            "test/README.md"
+            | Guides
+        ],
         {match, Links} <- [
             re:run(?GUIDE:text(Document), "\\]\\(([^):#]+)[^):]*\\)", [
                 global, {capture, [1], list}
             ])
         ],
         [Link] <- Links
+    ].
+
+%% The files, functions and suites that CONTRIBUTING.md and the map of the tests name.
+places_to_touch_are_there(_Config) ->
+    Root = ?HELP:root(),
+    Files = filelib:wildcard("{erl_src,native,test,bench,include,docs,guides,scripts}/**/*", Root),
+    Suites = [filename:rootname(filename:basename(File)) || File <- Files],
+    [
+        case {filename:extension(Name), Name} of
+            {_, "erlmcp_" ++ _} ->
+                Parts = string:lexemes(Name, ":/*"),
+                ?assert(lists:any(fun(S) -> lists:prefix(hd(Parts), S) end, Suites), Name);
+            {Extension, _} when Extension =:= ".rs"; Extension =:= ".erl"; Extension =:= ".hrl" ->
+                ?assert(lists:any(fun(File) -> lists:suffix("/" ++ Name, "/" ++ File) end, Files), Name);
+            _ ->
+                ok
+        end
+     || Document <- ["CONTRIBUTING.md", "test/README.md"],
+        {match, Named} <- [
+            re:run(?GUIDE:text(Document), "`([^`\n]+)`", [global, {capture, [1], list}])
+        ],
+        [Name] <- Named
     ].
 
 %% Every exported function of the public modules has a description and a spec.
