@@ -267,7 +267,7 @@ roster_tell(_Most, _Message) -> ?NOT_LOADED.
 -spec is_peak_over() -> boolean().
 is_peak_over() -> ?NOT_LOADED.
 
-%% @doc The present peak is no longer of interest.
+%% @doc Forgets the present peak.
 -spec next_peak() -> ok.
 next_peak() -> ?NOT_LOADED.
 

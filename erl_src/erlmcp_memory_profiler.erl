@@ -228,7 +228,7 @@ start_profiling() ->
 %% `badarg'.
 %%
 %% Between windows no process has trace flags of the session, so that `dbg', `recon_trace' and trace
-%% sessions work then. A window does not open where somebody else traces anything: then the next one
+%% sessions work then. A window does not open while another tracer is active: then the next one
 %% is tried. Where the VM has trace sessions, one that is made while a window is open ends it with
 %% the next snapshot.
 %%
@@ -237,13 +237,13 @@ start_profiling() ->
 %% `{sessions, Sessions}'. End that trace, or profile with `gc => false'. `{error, notsup}': the
 %% node's allocators are switched off (`erl +Mea min'), so that there is no `erlang:memory/0'.
 %%
-%% When somebody else takes trace flags away in a window (`erlang:trace(all, false, [all])'),
+%% When another program clears trace flags in a window (`erlang:trace(all, false, [all])'),
 %% the session goes on, but says `measured => false' from then on, and opens no more windows; it
 %% looks with each snapshot, before each report and before alerts.
 %%
 %% Looking for other tracers and setting flags goes process by process: on a node of 100,000 some
 %% hundreds of milliseconds in the caller, and in the session's process at both ends of a window;
-%% nobody else waits.
+%% no other process waits.
 -spec start_profiling(options()) ->
     ok | {error, {already_traced, tracer()} | notsup}.
 start_profiling(Options) when is_map(Options) ->
@@ -526,10 +526,10 @@ alerts() ->
 %% Thresholds are the setting `alert_thresholds', a map of `Metric => {Warning, Critical}'.
 %% `advice' is a sentence that names the call that helps.
 %%
-%% Where the application is started, or a session runs, somebody looks every five seconds. When a
+%% While the application is started or a session runs, levels are checked every five seconds. When a
 %% level changes, the setting `{alert_handler, {Module, Function}}' is called with the map and
 %% `previous', the level of before, in a process of its own for at most five seconds. A level that
-%% comes to be measured, or is no longer, is no change, but where an alert ends by it. Where the
+%% begins or ceases to be measured is no change, unless an alert ends by it. If the
 %% module `telemetry' is loaded, it executes `[erlmcp_memory, alert]' with the `value', and
 %% `[erlmcp_memory, sample]' with each snapshot.
 %%
@@ -549,7 +549,7 @@ health() ->
 %% filled the node up, and a node that was level since, is `steady'.
 %%
 %% Kinds are `total', `resident', and of the total `processes', `binaries', `ets', `atoms' and
-%% `native' (which lies among binaries and others).
+%% `native' (which is counted among binaries and others).
 -spec memory_growth() -> growth() | {error, no_profiling_data}.
 memory_growth() ->
     erlmcp_memory_growth:session().
@@ -699,7 +699,7 @@ simulate_100k_load(Count) ->
 %%   `p999', `max';</li>
 %% <li>`gc_pause' in milliseconds: `measured => true', `collections', `min', `mean', `p50', `p90',
 %%   `p99', `p999', `max'; or `measured => false' with a `reason', `{already_traced, Tracer}',
-%%   `trace_flags_cleared' (by somebody else during the run) or `session_replaced'. It covers the
+%%   `trace_flags_cleared' (by another program during the run) or `session_replaced'. It covers the
 %%   collections of all processes of the node;</li>
 %% <li>`errors', and `first_errors', at most 10 terms that describe them;</li>
 %% <li>`states_left', `buffer_bytes_left', `processes_left': what was not released after 20 seconds.

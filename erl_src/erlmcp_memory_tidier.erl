@@ -9,7 +9,7 @@
 %% hibernates anew, in the first gap there is by then.
 %%
 %% There is no tidier as long as there is no such peak. It is started by the first server that is
-%% put down, belongs to nobody, and ends when all were told.
+%% listed, has no owner, and ends when all were notified.
 -module(erlmcp_memory_tidier).
 
 -include("erlmcp_memory_parking.hrl").

@@ -2,7 +2,7 @@
 %% @doc The node's health: a level for each metric.
 %%
 %% Figures of a window come from the library, which keeps marks of its counters: so they are there
-%% whichever process lives, and nobody has to look all the time.
+%% whichever process lives, and no process has to check all the time.
 -module(erlmcp_memory_health).
 
 -export([health/0, levels/0, alerts/1, evaluate/2]).
@@ -15,7 +15,7 @@
 %% From this number of connections on, what the node itself takes (some 50 MB) is a small part of
 %% total memory over connections. Below it, an idle node would be an alert.
 -define(MANY, 100).
-%% More than any node has: a larger number from the host is no count, and may be no float either.
+%% More than any node has: a larger number from the host is not a count, and may not fit a float.
 -define(MOST, 16#ffffffff).
 %% Acquisitions that say something about the pool.
 -define(JUDGED, 100).
@@ -24,7 +24,7 @@
 
 -type figures() :: #{erlmcp_memory_profiler:metric() => number()}.
 
-%% @doc Each metric as it stands, after a look at the running session.
+%% @doc The level of each metric now, after a check of the running session.
 -spec health() -> [erlmcp_memory_profiler:health()] | {error, notsup}.
 health() ->
     _ = erlmcp_memory_session:look(),
@@ -53,7 +53,7 @@ levels() ->
             {error, notsup}
     end.
 
-%% @doc What somebody has to do something about.
+%% @doc The metrics that need attention.
 -spec alerts([erlmcp_memory_profiler:health()] | {error, notsup}) ->
     [erlmcp_memory_profiler:alert()] | {error, notsup}.
 alerts({error, notsup}) ->

@@ -1,6 +1,6 @@
 %% @private
 %% @doc Checks the levels of the node's health from time to time, so that changes are reported
-%% also where no session runs. It keeps nothing: what is known of the window lies in the library.
+%% when no session runs, too. It keeps no state: the library keeps the window.
 -module(erlmcp_memory_monitor).
 -behaviour(gen_server).
 

@@ -5,7 +5,7 @@
 %% It is registered, so there is one session a node; a start while one runs ends that one first.
 %% Where the application is started, a supervisor has it: the native session, in which the data lie,
 %% is the supervisor's then, and a sampler that is started anew goes on with it. Where only the
-%% library is used it belongs to nobody, and the session ends with it.
+%% library is used it has no supervisor, and the session ends with it.
 %%
 %% In both cases it goes on when the shell or the remote call that started it is gone.
 -module(erlmcp_memory_sampler).
@@ -44,7 +44,7 @@
 
 %% Processes whose flags are looked at with each snapshot, at most. Each is asked by a signal.
 -define(AT_ONCE, 32).
-%% How often levels are looked at where nobody else does.
+%% How often levels are checked when no monitor does.
 -define(WATCH_MS, 5000).
 
 %% @doc The options of a session where none are given.
@@ -109,7 +109,7 @@ init({#{gc := Gc} = Options, Owner, Tag}) ->
     State =
         case resumed(Tag) of
             {ok, Running, Measured} ->
-                %% What the one before had set is set anew, as far as nobody traces meanwhile.
+                %% What its predecessor had set is set again, unless another tracer is active.
                 Measured andalso closed(Running),
                 opened(#state{session = Running, options = Options, gc = Measured});
             none ->
@@ -165,7 +165,7 @@ handle_info(sample, State) ->
 handle_info(open, #state{is_open = false} = State) ->
     {noreply, opened(State)};
 handle_info(close, #state{is_open = true} = State) ->
-    %% Flags that somebody took away in the window are noticed before ours go.
+    %% Flags that were cleared in the window are noticed before ours go.
     {noreply, close(looked(State))};
 handle_info(watch, State) ->
     watch_later(),
@@ -196,7 +196,7 @@ watch_later() ->
 
 %%% Windows
 
-%% Opens a window, where nobody else traces: else the next one is tried.
+%% Opens a window if no other tracer is active: else the next one is tried.
 opened(State) ->
     opened(State, fun erlmcp_memory_trace:other/0).
 
@@ -222,7 +222,7 @@ opened(#state{session = Session, options = #{gc := Gc} = Options} = State, Other
             shut(State)
     end.
 
-%% The next window is tried; there is none where there is to be one alone.
+%% The next window is tried, unless there is to be only one.
 shut(#state{options = #{gc := true}} = State) -> State;
 shut(State) -> lost(State).
 
@@ -233,7 +233,7 @@ close(State) ->
     State.
 
 %% First nothing counts, then flags go, and last the tracer says that it wants none: before, it would
-%% leave a process to somebody else with our flag on it.
+%% leave a process to another tracer with our flag on it.
 closed(Session) ->
     ok = erlmcp_memory_nif:profiler_window(Session, stop),
     ok = erlmcp_memory_trace:clear(),
@@ -262,7 +262,7 @@ looked(State, Pids) ->
     end.
 
 %% What is left of our flags when some were taken dissolves by itself, since nothing counts any
-%% more: process by process they could be taken for somebody else's.
+%% more: process by process they could be taken for those of another tracer.
 lost(#state{session = Session} = State) ->
     ok = erlmcp_memory_nif:profiler_gc_lost(Session),
     _ = erlmcp_memory_trace:clear_new(),

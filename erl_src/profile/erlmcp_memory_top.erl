@@ -5,7 +5,7 @@
 %% That takes a walk over all processes, some hundred milliseconds for 100,000 of them, and so it is
 %% never done in the background. A process answers such a question itself, and one that is busy in
 %% native code replies late: the walk runs in a process of its own, which returns what it has found
-%% so far, and nobody waits for it longer than asked.
+%% so far, and the caller waits no longer than asked.
 -module(erlmcp_memory_top).
 
 -export([processes/2, top/3, identity/1]).
@@ -140,7 +140,7 @@ key(memory) -> memory;
 key(binary) -> binaries;
 key(message_queue_len) -> messages.
 
-%% None where it is gone.
+%% None if it is gone.
 described(Pid) ->
     case {erlang:process_info(Pid, [memory, message_queue_len]), identity(Pid)} of
         {[{_, Memory}, {_, Messages}], {Name, Function}} ->

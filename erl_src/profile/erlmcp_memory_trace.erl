@@ -2,8 +2,8 @@
 %% @doc The trace flags of a profiling session, and whose flags there are beside them.
 %%
 %% The VM gives a process one tracer, and some releases of OTP 27 to 29 crash when two trace
-%% sessions follow the collections of one process. So flags are set where nobody else traces, and
-%% nobody else's are ever taken away.
+%% sessions follow the collections of one process. So flags are set only if no other tracer is there,
+%% and those of others are never cleared.
 -module(erlmcp_memory_trace).
 
 -export([other/0, sessions/0, set/0, clear/0, clear_new/0, are_ours/1, is_our_tracer/1]).
@@ -71,7 +71,7 @@ tracer(Item) ->
 is_our_tracer(Tracer) ->
     is_tuple(Tracer) andalso element(1, Tracer) =:= erlmcp_memory_nif.
 
-%% @doc Sets the flags of all processes, and of new ones. `false' where somebody else traces one: then
+%% @doc Sets the flags of all processes, and of new ones. `false' if another tracer has one: then
 %% the rest has none, and {@link clear/0} takes back what was set.
 %%
 %% Flags are set process by process: that waits for whoever runs the process at the time. The VM's
@@ -89,7 +89,7 @@ set() ->
             lists:all(fun set/1, erlang:processes())
     end.
 
-%% Whether all is well: a process may be gone, but must not be somebody else's.
+%% Whether it succeeded: a process may be gone, but must not have another tracer.
 set(Pid) ->
     try erlang:trace(Pid, true, ?FLAGS) of
         1 -> true

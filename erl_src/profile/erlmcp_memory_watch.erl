@@ -1,7 +1,7 @@
 %% @private
 %% @doc Reports a changed level to a handler of the host, and to `telemetry' if it is loaded.
 %%
-%% Whatever they do happens in other processes. The levels of before lie in one array of the node,
+%% What they do happens in other processes. The previous levels are in one array of the node,
 %% so that each change is reported once, whichever process sees it or dies in the meantime.
 -module(erlmcp_memory_watch).
 
@@ -64,7 +64,7 @@ hold(#{metric := Metric}, Window) when Metric =:= memory_growth; Metric =:= resi
 hold(_, Window) ->
     Window div 10.
 
-%% What is not measured is no news, but where an alert ends by it.
+%% A metric that is not measured is not reported, unless an alert ends by it.
 changed(Known, Index, #{level := Level} = Item, Now, Hold) ->
     Code = code(Level),
     Told = atomics:get(Known, Index),

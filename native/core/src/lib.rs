@@ -4,6 +4,7 @@
 pub mod awake;
 pub mod buffer;
 pub mod copy;
+mod error;
 pub mod etf;
 pub mod heap;
 pub mod map;

@@ -510,7 +510,7 @@ fn slot_reserve<'a>(
 ) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
     let estimate = lane.lock(&slot.held)?.built().unwrap_or(0);
-    // A limit that is no integer of 64 bits is none.
+    // A limit that is not an integer of 64 bits is no limit.
     let limit = limit.decode().unwrap_or(usize::MAX);
     Ok(slot.entry.reserve(&LEDGER, estimate, limit).encode(env))
 }

@@ -59,7 +59,7 @@ pub struct MessageBuffer<'p> {
     /// Where in the storage the bytes begin that are not yet taken.
     start: usize,
     /// Up to where the storage was searched; nothing between `start` and here is a newline, but
-    /// for the one of `newline`.
+    /// for a byte equal to `newline`.
     searched: usize,
     /// Where the newline of the next frame is, once found.
     newline: Option<usize>,

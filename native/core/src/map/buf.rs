@@ -34,7 +34,7 @@ impl<A: Anchor> MapBuf<A> {
 
     /// Puts the entries of a packed map in; those of keys that were there are replaced. Another
     /// value changes nothing. What the content linked to before is returned, because freeing what
-    /// is no part of it any more may take long.
+    /// is no longer part of it may take long.
     pub fn merge(&mut self, entries: View<'_, A>) -> Links<A> {
         match Page::of(entries.bytes) {
             None => Links::default(),

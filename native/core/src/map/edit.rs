@@ -65,7 +65,7 @@ fn insert<'a, A: Anchor>(
     }
 }
 
-/// A map without a key; `None` if it has no such key. A trie that became small enough lies in
+/// A map without a key; `None` if it has no such key. A trie that became small enough is stored in
 /// line again.
 fn remove<A: Anchor>(
     map: View<'_, A>,

@@ -163,7 +163,7 @@ pub fn for_each_of<'a, A: Anchor>(
     node::for_each(value, &mut entry);
 }
 
-/// Calls `entry` with the entries of a map from the one of this number on, in an order that is the
+/// Calls `entry` with the entries of a map from this index on, in an order that is the
 /// same for each walk over it, until it returns `false`.
 pub fn each_from<'a, A: Anchor>(
     map: View<'a, A>,

@@ -354,7 +354,7 @@ pub(super) fn for_each<'a, A: Anchor>(
     }
 }
 
-/// The entries of a value that is a map, from the one of this number on, until `entry` returns
+/// The entries of a value that is a map, from this index on, until `entry` returns
 /// `false`.
 pub(super) fn each_from<'a, A: Anchor>(
     map: View<'a, A>,

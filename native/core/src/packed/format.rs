@@ -103,14 +103,6 @@ pub mod tag {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadError;
 
-impl std::fmt::Display for ReadError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the bytes do not follow the packed format")
-    }
-}
-
-impl std::error::Error for ReadError {}
-
 /// Room for any packed integer or atom: a tag and a varint.
 pub type Scalar = [u8; 11];
 
@@ -207,7 +199,7 @@ pub(super) fn length(bytes: &[u8], at: &mut usize) -> Result<usize, ReadError> {
     Ok(length)
 }
 
-/// As [`length`], of values of which some may lie in runs.
+/// As [`length`], for values of which some may be in runs.
 pub(super) fn count(bytes: &[u8], at: &mut usize) -> Result<usize, ReadError> {
     match usize::try_from(varint(bytes, at)?) {
         Ok(count) if count <= MAX_BYTES => Ok(count),

@@ -89,7 +89,7 @@ impl<'a> Page<'a> {
         self.entries_from(0)
     }
 
-    /// The entries from the one of this number on.
+    /// The entries from this index on.
     pub fn entries_from(&self, next: usize) -> Entries<'a> {
         Entries { page: *self, next }
     }

@@ -91,7 +91,57 @@ impl Item<'_> {
             Item::Export => EXPORT_VALUES,
             Item::Record(n) => RECORD_HEAD + 2 * n,
             Item::Entries(n) => 2 * n,
-            _ => 0,
+            Item::Int(_)
+            | Item::Float(_)
+            | Item::Atom(_)
+            | Item::Pid(_)
+            | Item::Port(_)
+            | Item::Nil
+            | Item::ByteList(_)
+            | Item::Binary(_)
+            | Item::Reference(_)
+            | Item::Opaque(_)
+            | Item::Foreign { .. }
+            | Item::Handle(_)
+            | Item::Share(_)
+            | Item::Blob(_)
+            | Item::Trie(_)
+            | Item::Map(_)
+            | Item::Part(_)
+            | Item::Run { .. } => 0,
+        }
+    }
+
+    /// The id of the link that this item is. Those of parts are not among them: a value that was
+    /// not taken apart has none.
+    #[inline]
+    pub fn link(&self) -> Option<u64> {
+        match *self {
+            Item::Foreign { id, .. }
+            | Item::Handle(id)
+            | Item::Share(id)
+            | Item::Blob(id)
+            | Item::Trie(id) => Some(id),
+            Item::Int(_)
+            | Item::Float(_)
+            | Item::Atom(_)
+            | Item::Pid(_)
+            | Item::Port(_)
+            | Item::Nil
+            | Item::ByteList(_)
+            | Item::List(_)
+            | Item::Improper(_)
+            | Item::Tuple(_)
+            | Item::Fun(_)
+            | Item::Export
+            | Item::Record(_)
+            | Item::Binary(_)
+            | Item::Reference(_)
+            | Item::Opaque(_)
+            | Item::Map(_)
+            | Item::Entries(_)
+            | Item::Part(_)
+            | Item::Run { .. } => None,
         }
     }
 }
@@ -167,20 +217,14 @@ pub fn skip(bytes: &[u8], at: &mut usize) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Calls `found` with every link id in these bytes, which hold whole values one after another; but
-/// for those of parts, which are none of a value that was not taken apart.
+/// Calls `found` with every link id in these bytes, which hold whole values one after another.
 pub(crate) fn each_link(bytes: &[u8], found: &mut impl FnMut(u64)) -> Result<(), ReadError> {
     let mut at = 0;
     while at < bytes.len() {
         match item(bytes, &mut at)? {
-            Item::Foreign { id, .. }
-            | Item::Handle(id)
-            | Item::Share(id)
-            | Item::Blob(id)
-            | Item::Trie(id) => found(id),
             // Back to the first entry: keys and values follow one another.
             Item::Map(page) => at -= page.body().len(),
-            _ => {}
+            item => item.link().into_iter().for_each(&mut *found),
         }
     }
     Ok(())

@@ -64,7 +64,7 @@ enum Frame {
     EndFun,
     /// At the bytes that were left last.
     Resume,
-    /// The keys of the innermost map, from the one of this number on.
+    /// The keys of the innermost map, from this index on.
     Keys(usize),
     /// The values of the innermost map.
     Map,

@@ -2,7 +2,7 @@
 
 use super::format::{Scalar, tag, write_varint};
 use super::links::{Anchor, LinkVec, Links, Packed, Target};
-use super::reader::{Item, Page, each_link, item};
+use super::reader::{Page, each_link, item};
 
 /// Whether these bytes contain a varint, or bytes that look like one.
 fn contains_varint(bytes: &[u8], value: u64) -> bool {
@@ -41,7 +41,7 @@ impl<'a, A: Anchor> View<'a, A> {
         View { bytes, links }
     }
 
-    /// The value itself where it is out of line, this view otherwise.
+    /// The value itself if it is out of line, this view otherwise.
     pub fn resolve(self) -> Self {
         match self.bytes.first() {
             Some(&tag::BLOB) => match self.target() {
@@ -58,14 +58,7 @@ impl<'a, A: Anchor> View<'a, A> {
         if self.links.is_empty() {
             return None;
         }
-        match item(self.bytes, &mut 0).ok()? {
-            Item::Foreign { id, .. }
-            | Item::Handle(id)
-            | Item::Share(id)
-            | Item::Blob(id)
-            | Item::Trie(id) => self.links.get(id),
-            _ => None,
-        }
+        self.links.get(item(self.bytes, &mut 0).ok()?.link()?)
     }
 
     /// Memory bytes of what is out of line below this value.

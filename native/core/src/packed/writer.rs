@@ -352,7 +352,7 @@ impl<A: Anchor> Writer<A> {
         Ok(())
     }
 
-    /// The head of whatever this item is the head of; nothing for an item that nothing follows.
+    /// The head that this item is; nothing for an item without following values.
     pub(super) fn head(&mut self, head: Item<'_>) {
         match head {
             Item::List(len) => self.list(len),

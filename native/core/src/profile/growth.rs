@@ -45,7 +45,7 @@ pub struct Growth {
     pub per_hour: f64,
 }
 
-/// Whether memory grows; `None` for times that are no finite numbers.
+/// Whether memory grows; `None` for times that are not finite numbers.
 pub fn growth(mut points: Vec<Point>, question: Question) -> Option<Growth> {
     if points.iter().any(|point| !point.ms.is_finite()) {
         return None;

@@ -59,7 +59,7 @@ impl Marks {
         let marks = self.0.iter().chain([&now]);
         let (mut over, mut kept_not) = (Over::default(), 0);
         for (before, after) in marks.clone().zip(marks.skip(1)) {
-            // Within a step nobody knows whether what was made came before what was dropped: only
+            // Within a step it is unknown whether what was made came before what was dropped: only
             // earlier drops count.
             let created = after.created.saturating_sub(before.created);
             let avoidable = created.min(kept_not);
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn a_start_is_growth() {
         assert_eq!(judged(&[(60, 1_000, 99_000, 0)]), (1_000, 0));
-        // Also where all go away at once, and nobody comes again.
+        // Also if all leave at once and none returns.
         assert_eq!(
             judged(&[(5, 1_000, 99_000, 90_000), (60, 0, 0, 0)]),
             (1_000, 0)
@@ -137,7 +137,7 @@ mod tests {
         let later = |seconds| [&drop_and_make[..], &[(seconds, 7, 0, 0)]].concat();
         assert_eq!(judged(&later(580)), (17, 90));
         assert_eq!(judged(&later(700)), (7, 0));
-        // A night's rest is no reason to keep them.
+        // Idle states are not kept for a night's pause.
         assert_eq!(
             judged(&[
                 (5, 0, 100, 0),

@@ -36,7 +36,7 @@ pub struct Pause {
     pub nanos: u64,
     /// When it ended, in nanoseconds of the monitor's clock.
     pub at: u64,
-    /// The name of the process and the function it began with, once somebody asked it.
+    /// The name of the process and the function it began with, once it was asked.
     pub named: Option<(String, String)>,
 }
 
@@ -133,7 +133,7 @@ impl Worst {
             .collect()
     }
 
-    /// Names the pause of that process that ended at that time, where it is still kept.
+    /// Names the pause of that process that ended at that time, if it is still kept.
     pub fn name(&self, process: u64, at: u64, name: &str, function: &str) {
         let mut minutes = self.minutes.lock();
         let mut pauses = minutes.iter_mut().flat_map(|minute| &mut minute.pauses);

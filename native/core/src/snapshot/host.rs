@@ -39,28 +39,6 @@ pub enum SnapshotError {
     Busy,
 }
 
-impl std::fmt::Display for SnapshotError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            SnapshotError::InvalidFormat => f.write_str("not a snapshot"),
-            SnapshotError::UnsupportedVersion => f.write_str("a version that is not known"),
-            SnapshotError::Corrupt => f.write_str("damaged"),
-            SnapshotError::UnknownAtom(name) => {
-                write!(f, "unknown atom {}", String::from_utf8_lossy(name))
-            }
-            SnapshotError::TooLarge(bytes) => {
-                write!(
-                    f,
-                    "{bytes} bytes before compression, of at most {RAW_LIMIT}"
-                )
-            }
-            SnapshotError::Busy => f.write_str("more work than may be done now"),
-        }
-    }
-}
-
-impl std::error::Error for SnapshotError {}
-
 impl From<ReadError> for SnapshotError {
     fn from(ReadError: ReadError) -> Self {
         SnapshotError::Corrupt
@@ -74,7 +52,7 @@ pub trait Import {
     /// What the fields are turned into.
     type Fields;
 
-    /// The word of an existing atom of this name, [`SnapshotError::UnknownAtom`] if there is none.
+    /// The word of an existing atom of this name; [`SnapshotError::UnknownAtom`] without one.
     /// Never makes a new one.
     fn atom(&mut self, name: &str) -> Result<u64, SnapshotError>;
     /// A float as it is written in a key or in a content.

@@ -14,7 +14,7 @@
 //! shared contents, and the map of fields, both in the packed form ([`crate::packed`]) except that
 //! atoms and shares are numbers of the tables, and that what only the node itself can name (its
 //! processes, ports and references) is in Erlang's external format. Who made a fun, and whether
-//! its module is loaded, is no part of it. The first release wrote funs and deep terms in the
+//! its module is loaded, is not part of it. The first release wrote funs and deep terms in the
 //! external format, too; these are read.
 //!
 //! Version 1, written by an Erlang predecessor, is read as well ([`V1`]).

@@ -81,7 +81,7 @@ fn gc_worst(env: Env<'_>, window: u64) -> Vec<PauseMap<'_>> {
     let pauses = GC.worst().since(since).into_iter().map(|pause| {
         let (name, function) = pause.named.unzip();
         PauseMap {
-            // SAFETY: the word is a local process's, which is no pointer to anything.
+            // SAFETY: the word is a local process's, which is not a pointer.
             pid: unsafe { from_word(env, pause.process) },
             kind: match pause.kind {
                 Kind::Minor => atoms::minor(),
@@ -109,7 +109,7 @@ fn gc_unnamed(env: Env<'_>) -> Vec<(Term<'_>, u64)> {
 /// Names a pause.
 #[rustler::nif]
 fn gc_name<'a>(process: Term<'a>, at: u64, name: String, function: String) -> NifResult<Atom> {
-    // Anything else than a local process is no key of a pause.
+    // Only a local process can be the key of a pause.
     let _pid: LocalPid = process.decode()?;
     GC.worst().name(word(process), at, &name, &function);
     Ok(atoms::ok())
@@ -163,7 +163,7 @@ fn profiler_growth(
     verdicts.collect()
 }
 
-/// The same of a list of `{Milliseconds, Bytes}`; an error where it is none.
+/// The same for a list of `{Milliseconds, Bytes}`; an error if it is not one.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn memory_growth(items: Term<'_>, asked: (f64, f64, f64)) -> NifResult<Said> {
     // The iterator trusts a list to be proper.

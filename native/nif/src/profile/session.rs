@@ -202,7 +202,7 @@ fn profiler_stop(session: ResourceRef<Session>) -> Atom {
     atoms::ok()
 }
 
-/// Trace flags of the session were cleared by somebody else: from now on it counts no collections,
+/// Trace flags of the session were cleared by another program: it counts no collections from now on,
 /// and the flags that are left go away by themselves.
 #[rustler::nif]
 fn profiler_gc_lost(session: ResourceRef<Session>) -> Atom {
