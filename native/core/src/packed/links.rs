@@ -44,7 +44,7 @@ impl<A> AsRef<[u8]> for Packed<A> {
 }
 
 impl<A: Anchor> Packed<A> {
-    /// A value from its parts, as a [`Writer`] made them.
+    /// A value from its parts, as a [`Writer`](super::Writer) made them.
     pub fn new(bytes: Box<[u8]>, links: Links<A>) -> Self {
         Packed { bytes, links }
     }
