@@ -18,6 +18,20 @@
 //! views of large frames pile up unseen, each with its block, and the blocks of a busy reader no
 //! longer fit into the cache. Measured, views of frames of 50,000 to 250,000 bytes took twice the
 //! time of copies and many times their memory.
+//!
+//! # Example
+//!
+//! ```
+//! use erlmcp_memory_core::buffer::{BlockPool, Found, MessageBuffer};
+//!
+//! let blocks = BlockPool::new();
+//! let mut buffer = MessageBuffer::with_limit(&blocks, 1024);
+//! assert_eq!(buffer.append(b"one\r\ntw"), Ok(7));
+//! assert_eq!(buffer.find(usize::MAX), Found::Frame(3));
+//! assert_eq!(buffer.take(<[u8]>::to_vec), Some(b"one".to_vec()));
+//! assert_eq!(buffer.find(usize::MAX), Found::More);
+//! assert_eq!(buffer.held(), b"tw");
+//! ```
 
 mod blocks;
 mod storage;

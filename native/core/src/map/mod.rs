@@ -7,6 +7,28 @@
 //! page and the branches above it. Values over [`INLINE`] bytes are out of line, so that neither
 //! copies them; maps among them are tries of their own, so that a path of keys is followed, and one
 //! key changed, without touching anything beside it.
+//!
+//! # Example
+//!
+//! ```
+//! use erlmcp_memory_core::map::Map;
+//! use erlmcp_memory_core::packed::{Packed, Writer};
+//! use std::convert::Infallible;
+//!
+//! let packed = |write: &dyn Fn(&mut Writer<Infallible>)| -> Packed<Infallible> {
+//!     let mut writer = Writer::new();
+//!     write(&mut writer);
+//!     writer.finish()
+//! };
+//! let (key, absent) = (packed(&|to| to.binary(b"key")), packed(&|to| to.nil()));
+//! let [one, two] = [1, 2].map(|n| packed(&|to| to.int(n)));
+//!
+//! let first = Map::default().put(&[key.view()], one.view(), absent.bytes()).unwrap();
+//! let second = first.put(&[key.view()], two.view(), absent.bytes()).unwrap();
+//! // A version is never changed.
+//! assert_eq!(first.get(&[key.bytes()]).unwrap().bytes, one.bytes());
+//! assert_eq!(second.get(&[key.bytes()]).unwrap().bytes, two.bytes());
+//! ```
 
 mod buf;
 mod digest;

@@ -29,6 +29,35 @@
 //! [`Pool::trim_step`]. Those were not needed in that time by anyone. A step frees half of them,
 //! as long as more than `pool_size` stay idle, oldest first: a peak's worth of objects goes away
 //! within a few steps, and a pool that breathes keeps what it uses.
+//!
+//! # Example
+//!
+//! ```
+//! use erlmcp_memory_core::pool::{Pool, Recycle};
+//!
+//! #[derive(Default)]
+//! struct Scratch(Vec<u8>);
+//!
+//! impl Recycle for Scratch {
+//!     fn recycle(&mut self) {
+//!         self.0.clear();
+//!     }
+//!
+//!     fn heap_bytes(&self) -> usize {
+//!         self.0.capacity()
+//!     }
+//! }
+//!
+//! let pool: Pool<Scratch> = Pool::new();
+//! pool.set_max_pool_size(10);
+//! let mut scratch = pool.acquire();
+//! scratch.modify(|scratch| scratch.0.extend_from_slice(b"bytes"));
+//! drop(scratch);
+//! assert_eq!(pool.stats().available, 1);
+//! // The next owner gets the memory, and no bytes of the last one.
+//! assert!(pool.acquire().0.is_empty());
+//! assert_eq!(pool.stats().reused, 1);
+//! ```
 
 mod lease;
 mod recycle;
