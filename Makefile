@@ -31,7 +31,7 @@ comma := ,
 empty :=
 QUICK := $(subst $(empty) $(empty),$(comma),$(strip \
     erlmcp_optimizer_state_SUITE erlmcp_optimizer_share_SUITE erlmcp_pool_SUITE \
-    erlmcp_pool_take_SUITE erlmcp_server_SUITE))
+    erlmcp_pool_take_SUITE erlmcp_server_park_SUITE))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo check test docs bench-day bench-growth bench-memory bench-park bench-pool bench-schedulers \
