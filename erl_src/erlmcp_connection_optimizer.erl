@@ -250,12 +250,17 @@ to_map(State) ->
 %% that is missing is as in a new state.
 -spec from_map(#{field() => term()}) -> state().
 from_map(Map) when is_map(Map) ->
-    New = #{phase => initialization, created_at => erlang:system_time(millisecond)},
-    Fields = maps:filter(fun(_Field, Value) -> Value =/= undefined end, maps:merge(New, Map)),
     Created =
         case erlmcp_memory_settings:connection_state_compact() of
-            true -> from_fields(Fields);
-            false -> erlmcp_memory_plain_state:from_fields(Fields)
+            true ->
+                ?COLLECTED(
+                    ?OPENED(state_from_map, [Map], [], erlmcp_memory_nif:state_from_map(Map, []))
+                );
+            false ->
+                New = #{phase => initialization, created_at => erlang:system_time(millisecond)},
+                All = maps:merge(New, Map),
+                IsSet = fun(_Field, Value) -> Value =/= undefined end,
+                erlmcp_memory_plain_state:from_fields(maps:filter(IsSet, All))
         end,
     case Created of
         {badarg, Position, Text} -> ?BADARG([Map], Position, Text);

@@ -53,6 +53,7 @@
     state_remove/3,
     state_fields/1,
     state_from_fields/2,
+    state_from_map/2,
     state_sizes/1,
     state_cleanup/1,
     state_compress/2,
@@ -366,6 +367,12 @@ state_fields(_State) -> ?NOT_LOADED.
 -spec state_from_fields(term(), opened()) ->
     reference() | collect(reference()) | badarg() | closed().
 state_from_fields(_Fields, _Opened) -> ?NOT_LOADED.
+
+%% @doc As {@link state_from_fields/2}, without what is `undefined', and with a phase and a time of
+%% creation if there is none.
+-spec state_from_map(term(), opened()) ->
+    reference() | collect(reference()) | badarg() | closed().
+state_from_map(_Map, _Opened) -> ?NOT_LOADED.
 
 -spec state_sizes(term()) -> #{atom() => non_neg_integer()} | badarg().
 state_sizes(_State) -> ?NOT_LOADED.

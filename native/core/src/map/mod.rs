@@ -12,11 +12,13 @@ mod buf;
 mod digest;
 mod edit;
 mod node;
+mod small;
 
 pub use buf::MapBuf;
 pub use digest::{Sum, digest, equal};
 pub use edit::EditError;
 pub use node::Node;
+pub use small::Room;
 
 use crate::packed::{Anchor, Packed, Page, View};
 use node::store;
@@ -91,6 +93,31 @@ impl<A: Anchor> Map<A> {
     pub fn heap_bytes(&self) -> usize {
         self.root.heap_bytes()
     }
+
+    /// This map with another value under a path of keys; see [`put`].
+    pub fn put(
+        &self,
+        path: &[View<'_, A>],
+        value: View<'_, A>,
+        absent: &[u8],
+    ) -> Result<Self, EditError> {
+        put(self.view(), path, value, absent).map(|root| Map { root })
+    }
+
+    /// This map with all entries of another one put into the map under a path; see [`merge`].
+    pub fn merge(
+        &self,
+        path: &[View<'_, A>],
+        entries: View<'_, A>,
+        absent: &[u8],
+    ) -> Result<Self, EditError> {
+        merge(self.view(), path, entries, absent).map(|root| Map { root })
+    }
+
+    /// This map without what a path leads to; `None` if the path leads nowhere.
+    pub fn remove(&self, path: &[View<'_, A>]) -> Option<Self> {
+        remove(self.view(), path).map(|root| Map { root })
+    }
 }
 
 /// The number of entries of a map inside a map; `None` if the value is not a map.
@@ -107,21 +134,43 @@ pub fn in_parts<A: Anchor>(value: Packed<A>, whole: usize) -> Packed<A> {
     }
 }
 
-/// An independent map with a new value under a path of keys; see [`Map::put`].
+/// An independent map with another value under a path of keys. Maps that are missing on the way are
+/// made; `absent` is the value that counts as missing.
 pub fn put<A: Anchor>(
-    map: &Packed<A>,
+    map: View<'_, A>,
     path: &[View<'_, A>],
     value: View<'_, A>,
     absent: &[u8],
 ) -> Result<Packed<A>, EditError> {
-    len_of(map.view()).ok_or(EditError::NotAMap(0))?;
-    edit::put_path(map.view(), path, value, absent)
+    len_of(map).ok_or(EditError::NotAMap(0))?;
+    edit::put_path(map, path, value, absent)
+}
+
+/// An independent map with all entries of the packed map `entries` put into the map under a path.
+pub fn merge<A: Anchor>(
+    map: View<'_, A>,
+    path: &[View<'_, A>],
+    entries: View<'_, A>,
+    absent: &[u8],
+) -> Result<Packed<A>, EditError> {
+    edit::merge_path(map, path, entries, absent)
+}
+
+/// An independent map with those entries of the packed map `entries` put in whose key is `taken`.
+/// The map under the key `merged` is put into the one that is there.
+pub(crate) fn put_some<A: Anchor>(
+    map: View<'_, A>,
+    entries: View<'_, A>,
+    taken: impl Fn(&[u8]) -> bool,
+    merged: &[u8],
+) -> Packed<A> {
+    edit::put_some(map, entries, taken, merged)
 }
 
 /// An independent map without what a path leads to; `None` if the path leads nowhere.
-pub fn remove<A: Anchor>(map: &Packed<A>, path: &[View<'_, A>]) -> Option<Packed<A>> {
-    len_of(map.view())?;
-    edit::delete_path(map.view(), path)
+pub fn remove<A: Anchor>(map: View<'_, A>, path: &[View<'_, A>]) -> Option<Packed<A>> {
+    len_of(map)?;
+    edit::delete_path(map, path)
 }
 
 /// Calls `entry` with every entry of a map inside a map.

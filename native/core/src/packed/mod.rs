@@ -26,6 +26,7 @@ mod writer;
 pub(crate) use links::LinkVec;
 pub use links::{Link, Links, Target};
 pub use numbered::numbered;
+pub(crate) use page::build_into;
 pub use page::{Entries, Page};
 pub use reader::{Item, ReadError, View, item, item_here, skip};
 pub use rewrite::{Place, Rewrite, rewrite};

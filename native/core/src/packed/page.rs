@@ -1,6 +1,7 @@
 //! A map inside packed bytes: sorted entries behind a table of offsets.
 
 use super::{ReadError, reader::skip, tag, writer::push_number};
+use smallvec::SmallVec;
 
 /// A map in packed bytes, borrowed.
 #[derive(Debug, Clone, Copy)]
@@ -140,21 +141,58 @@ impl<'a> Page<'a> {
 
     /// The bytes of this map with one entry more, or another value for a key it has.
     pub fn with(&self, key: &[u8], value: &[u8]) -> Box<[u8]> {
-        let (index, replaced) = match self.position(key) {
-            Ok(index) => (index, 1),
-            Err(index) => (index, 0),
+        let mut out = Vec::new();
+        self.put_into(key, value, &mut out);
+        out.into_boxed_slice()
+    }
+
+    /// The same in place of what is in `out`. The value that the key had.
+    pub(crate) fn put_into(&self, key: &[u8], value: &[u8], out: &mut Vec<u8>) -> Option<&'a [u8]> {
+        let (index, old) = match self.position(key) {
+            Ok(index) => (index, self.entry(index).and_then(|entry| entry.get(key.len()..))),
+            Err(index) => (index, None),
         };
-        self.splice(index, replaced, &[key, value])
+        self.splice(index, usize::from(old.is_some()), &[key, value], out);
+        old
     }
 
     /// The bytes of this map without this key; `None` if it has no such key.
     pub fn without(&self, key: &[u8]) -> Option<Box<[u8]>> {
         let index = self.position(key).ok()?;
-        Some(self.splice(index, 1, &[]))
+        let mut out = Vec::new();
+        self.splice(index, 1, &[], &mut out);
+        Some(out.into_boxed_slice())
+    }
+
+    /// The bytes of this map with all entries of another one, in place of what is in `out`. Calls
+    /// `replaced` with each value that goes.
+    pub(crate) fn merge_into(
+        &self,
+        others: Page<'_>,
+        out: &mut Vec<u8>,
+        mut replaced: impl FnMut(&'a [u8]),
+    ) {
+        let mut merged: SmallVec<[&[u8]; 32]> = SmallVec::new();
+        let mut next = 0;
+        for ((key, _), other) in others.entries().zip(0..) {
+            let (index, old) = match self.position(key) {
+                Ok(index) => (index, self.entry(index)),
+                Err(index) => (index, None),
+            };
+            merged.extend((next..index).filter_map(|index| self.entry(index)));
+            merged.extend(others.entry(other));
+            if let Some(value) = old.and_then(|entry| entry.get(key.len()..)) {
+                replaced(value);
+            }
+            next = index + usize::from(old.is_some());
+        }
+        merged.extend((next..self.len()).filter_map(|index| self.entry(index)));
+        build_into(out, merged.iter().map(|entry| [*entry]));
     }
 
     /// Replaces `removed` entries (0 or 1) from `index` on by the entry of these parts, if any.
-    fn splice(&self, index: usize, removed: usize, parts: &[&[u8]]) -> Box<[u8]> {
+    /// Writes the bytes in place of what is in `out`.
+    fn splice(&self, index: usize, removed: usize, parts: &[&[u8]], out: &mut Vec<u8>) {
         let added: usize = parts.iter().map(|part| part.len()).sum();
         let inserted = usize::from(!parts.is_empty());
         let start =
@@ -162,7 +200,7 @@ impl<'a> Page<'a> {
         let (cut_from, cut_to) = (start(index), start(index + removed));
         let body_len = self.body.len() - (cut_to - cut_from) + added;
         let count = self.len() - removed + inserted;
-        let mut out = header(count, body_len);
+        header(out, count, body_len);
         let width = width_for(body_len);
         if (width, self.width) == (1, 1) {
             // Nearly all pages: no offset is over 255.
@@ -173,13 +211,13 @@ impl<'a> Page<'a> {
             out.extend(behind.iter().map(|offset| offset.wrapping_add(moved)));
         } else {
             for i in 0..index {
-                push_number(&mut out, width, start(i));
+                push_number(out, width, start(i));
             }
             if inserted == 1 {
-                push_number(&mut out, width, cut_from);
+                push_number(out, width, cut_from);
             }
             for i in index + removed..self.len() {
-                push_number(&mut out, width, start(i) - (cut_to - cut_from) + added);
+                push_number(out, width, start(i) - (cut_to - cut_from) + added);
             }
         }
         out.extend_from_slice(&self.body[..cut_from]);
@@ -187,38 +225,45 @@ impl<'a> Page<'a> {
             out.extend_from_slice(part);
         }
         out.extend_from_slice(&self.body[cut_to..]);
-        debug_assert_eq!(out.len(), out.capacity());
-        out.into_boxed_slice()
     }
 
     /// The bytes of a map of these entries, which must be sorted by key.
     pub fn build<'b>(entries: impl Iterator<Item = (&'b [u8], &'b [u8])> + Clone) -> Box<[u8]> {
-        let (mut count, mut body_len) = (0, 0);
-        for (key, value) in entries.clone() {
-            count += 1;
-            body_len += key.len() + value.len();
-        }
-        let mut out = header(count, body_len);
-        let width = width_for(body_len);
-        let mut offset = 0;
-        for (key, value) in entries.clone() {
-            push_number(&mut out, width, offset);
-            offset += key.len() + value.len();
-        }
-        for (key, value) in entries {
-            out.extend_from_slice(key);
-            out.extend_from_slice(value);
-        }
+        let mut out = Vec::new();
+        build_into(&mut out, entries.map(|(key, value)| [key, value]));
         out.into_boxed_slice()
     }
 }
 
-/// The tag, the count and the length of a map, in a vector with room for exactly the whole of it:
-/// the BEAM's allocator cannot shrink a block in place.
-fn header(count: usize, body_len: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(Page::size(count, body_len));
-    push_header(&mut out, count, body_len);
-    out
+/// Writes a map of entries in these parts, sorted by key, in place of what is in `out`.
+pub(crate) fn build_into<'b, const PARTS: usize>(
+    out: &mut Vec<u8>,
+    entries: impl Iterator<Item = [&'b [u8]; PARTS]> + Clone,
+) {
+    let len = |parts: [&[u8]; PARTS]| parts.iter().map(|part| part.len()).sum::<usize>();
+    let (mut count, mut body_len) = (0, 0);
+    for parts in entries.clone() {
+        count += 1;
+        body_len += len(parts);
+    }
+    header(out, count, body_len);
+    let width = width_for(body_len);
+    let mut offset = 0;
+    for parts in entries.clone() {
+        push_number(out, width, offset);
+        offset += len(parts);
+    }
+    for part in entries.flatten() {
+        out.extend_from_slice(part);
+    }
+}
+
+/// The tag, the count and the length of a map, in place of what is in `out`. What has no memory yet
+/// gets room for exactly the whole of it: the BEAM's allocator cannot shrink a block in place.
+fn header(out: &mut Vec<u8>, count: usize, body_len: usize) {
+    out.clear();
+    out.reserve_exact(Page::size(count, body_len));
+    push_header(out, count, body_len);
 }
 
 /// The tag of a map whose numbers have this width.
