@@ -5,7 +5,7 @@ use crate::inventory::Stock;
 use crate::lane::{Busy, FAST_ENTRIES, Lane};
 use crate::resource::ResourceRef;
 use crate::share::{self, SharedBytes};
-use crate::terms::{Anchor, Known, Path, Source, unpack, with_packed, word};
+use crate::terms::{Anchor, Known, Source, unpack, with_packed, with_state_path, word};
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::map::{self, EditError, Room};
@@ -590,8 +590,8 @@ pub fn at_field<'a>(
     lane: Lane,
     with: impl FnOnce(&[View<'_, Anchor>]) -> Result<Term<'a>, Busy>,
 ) -> Result<Term<'a>, Busy> {
-    match Path::of_state(field, opened, lane) {
-        Ok(path) => path.with(with),
+    match with_state_path(field, opened, lane, with) {
+        Ok(result) => result,
         Err(error) => reply::not_packed(env, 2, error),
     }
 }

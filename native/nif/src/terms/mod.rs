@@ -25,7 +25,7 @@ pub use copied::{Copied, Search, copied};
 pub use external::{atom_name, existing_atom, from_external_safe, to_external, unknown_node};
 pub use opened::{Opened, unopened, walk, walk_opened};
 pub use pack::{PackError, float_key, pack, pack_content, pack_flat, with_content, with_packed};
-pub use path::Path;
+pub use path::{Path, with_state_path};
 pub use references::{Known, LocalReferences, learn_magic_bit};
 pub use unpack::{Source, unpack};
 pub use words::{from_word, word};

@@ -11,7 +11,7 @@ use crate::lane::{Budget, Busy, Lane};
 use crate::{buffer, park, pool, share, state};
 use erlmcp_memory_core::packed::{
     Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, Scratch, View,
-    Writer, pack_atom,
+    Writer, pack_atom, pack_int,
 };
 use erlmcp_memory_core::parts::{self, Path as Place};
 use rustler::sys::ErlNifTerm;
@@ -91,13 +91,28 @@ pub fn pack_keys<'a>(
     keys: Term<'a>,
     opened: Term<'a>,
     lane: Lane,
-    writer: Writer<Anchor>,
+    mut writer: Writer<Anchor>,
     mut ended: impl FnMut(usize) -> bool,
 ) -> Result<Writer<Anchor>, PackError<'a>> {
-    // One budget for all of them.
+    let mut rest = keys;
+    // Most keys are these, and need no packer.
+    while let Some((key, tail)) = list_cell(rest) {
+        match kind(key) {
+            Kind::Atom => writer.atom(word(key)),
+            Kind::Int(value) => writer.int(value),
+            _ => break,
+        }
+        if !ended(writer.len()) {
+            return Err(PackError::NotAPath);
+        }
+        rest = tail;
+    }
+    if rest.is_empty_list() {
+        return Ok(writer);
+    }
+    // One budget for all of the others.
     let mut packer = Packer::new(opened, lane, writer);
     packer.open_keys = 1;
-    let mut rest = keys;
     while let Some((key, tail)) = list_cell(rest) {
         packer.whole(key)?;
         if !ended(packer.writer.len()) {
@@ -167,11 +182,15 @@ pub fn with_packed<'a, R>(
     lane: Lane,
     with: impl FnOnce(View<'_, Anchor>) -> R,
 ) -> Result<R, PackError<'a>> {
-    if term.is_atom() {
-        // The most common value of a field, without a writer.
-        let mut bytes = Scalar::default();
-        let len = pack_atom(word(term), &mut bytes);
-        return Ok(with(View::new(&bytes[..len], &Links::default())));
+    // The most common values of a field, without a writer.
+    let mut scalar = Scalar::default();
+    let len = match kind(term) {
+        Kind::Atom => Some(pack_atom(word(term), &mut scalar)),
+        Kind::Int(value) => Some(pack_int(value, &mut scalar)),
+        _ => None,
+    };
+    if let Some(len) = len {
+        return Ok(with(View::new(&scalar[..len], &Links::default())));
     }
     let mut packer = Packer::new(opened, lane, Writer::reusing(SCRATCH.take()));
     packer.whole(term)?;
@@ -343,11 +362,11 @@ impl<'a> Packer<'a> {
     }
 
     /// What was written, unless something must be opened first.
-    fn finish(self) -> Result<Writer<Anchor>, PackError<'a>> {
+    fn finish(&mut self) -> Result<Writer<Anchor>, PackError<'a>> {
         if self.closed.is_empty() {
-            Ok(self.writer)
+            Ok(std::mem::take(&mut self.writer))
         } else {
-            Err(PackError::Closed(self.closed))
+            Err(PackError::Closed(std::mem::take(&mut self.closed)))
         }
     }
 
