@@ -346,8 +346,9 @@ state_size_info(State) ->
     end.
 
 %% @doc Gives the memory of a state back at once, without waiting for the garbage collection of
-%% its reference. Later reads of this handle raise `badarg'; other versions of the state are as
-%% they were. May be called twice.
+%% its reference. Up to 512 bytes lie in the object that the reference refers to, and go with it.
+%% Later reads of this handle raise `badarg'; other versions of the state are as they were. May be
+%% called twice.
 -spec cleanup_state(state()) -> ok.
 cleanup_state(State) ->
     Cleaned =

@@ -685,7 +685,7 @@ buffer_append(_, _, _) ->
     ?NOT_LOADED.
 
 -spec buffer_take(term(), term(), bytes()) ->
-    {ok, [binary()]} | {error, released | {message_too_large, pos_integer()}}
+    {ok, [binary(), ...]} | more | {error, released | {message_too_large, pos_integer()}}
     | not_iodata | badarg.
 buffer_take(_, _, _) ->
     ?NOT_LOADED.

@@ -406,6 +406,7 @@ binary_bytes(_End, _Rests, Bytes, _Left) ->
     {ok, [binary()]} | {error, released | {message_too_large, Limit :: pos_integer()}}.
 take_messages(Ref, Data) ->
     case erlmcp_memory_nif:buffer_take(Ref, Data, binary_bytes(Data)) of
+        more -> {ok, []};
         {_, _} = Result -> Result;
         badarg -> ?BADARG([Ref, Data], 1, ?NOT_A_BUFFER);
         not_iodata -> ?BADARG([Ref, Data], 2, <<"not iodata">>)

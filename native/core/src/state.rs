@@ -1,7 +1,7 @@
 //! The state of a connection: a map of fields, some of them with a meaning of their own.
 
 use crate::map::{self, EditError, Map, Room};
-use crate::packed::{Anchor, Item, Links, Packed, Page, Scalar, View, item, pack_int, skip};
+use crate::packed::{Anchor, Entry, Item, Links, Packed, Page, Scalar, View, item, pack_int, skip};
 use smallvec::SmallVec;
 
 /// The packed atoms that have a meaning here. The host makes them once.
@@ -123,7 +123,7 @@ pub fn new_state<A: Anchor>(names: &Names<A>, id: &[u8], created_at: i64, room: 
         (names.created_at.bytes(), &created[..created_len]),
     ];
     entries.sort_unstable();
-    room.build(&entries);
+    room.build_pairs(&entries);
 }
 
 /// What a host passes for a new state, without the fields that are `undefined` and with those that
@@ -264,20 +264,20 @@ impl<'a, A: Anchor> Fields<'a, A> {
         Ok(state)
     }
 
-    /// The same in a room, and its links; `None` if that is not the place for it, because there is
-    /// a path or metadata among them, or for the reasons of [`Room::put`].
+    /// The same in a room, for entries whose keys are fields, sorted, and that have no links; its
+    /// links. `None` if that is not the place for it, because there is metadata among them or for
+    /// the reasons of [`Room::put`].
     pub fn update_all_in(
         self,
         names: &Names<A>,
-        entries: View<'_, A>,
+        entries: &[Entry<'_>],
         room: &mut Room,
     ) -> Result<Option<Links<A>>, FieldError> {
-        let page = Page::of(entries.bytes).ok_or(FieldError::NotAMap)?;
-        for (key, value) in page.entries() {
-            if !is_field(key) || key == names.metadata.bytes() {
+        for entry in entries {
+            if is(entry.key(), &names.metadata) {
                 return Ok(None);
             }
-            check(names, key, View::new(value, entries.links))?;
+            check(names, entry.key(), View::new(entry.value(), &Links::None))?;
         }
         Ok(room.put_all(self.0, entries))
     }
@@ -380,24 +380,30 @@ fn is_merged<A: Anchor>(
     match path {
         [field] => {
             check(names, field.bytes, value)?;
-            Ok(field.bytes == names.metadata.bytes())
+            Ok(is(field.bytes, &names.metadata))
         }
         _ => Ok(false),
     }
 }
 
+/// Whether a field has this name. Byte by byte: a call of the C library takes longer.
+fn is<A: Anchor>(field: &[u8], name: &Packed<A>) -> bool {
+    let name = name.bytes();
+    field.len() == name.len() && field.iter().zip(name).all(|(one, other)| one == other)
+}
+
 /// Whether a field may have this value.
 fn check<A: Anchor>(names: &Names<A>, field: &[u8], value: View<'_, A>) -> Result<(), FieldError> {
-    let head = item(value.resolve().bytes, &mut 0);
-    if field == names.id.bytes() {
-        matches!(head, Ok(Item::Binary(_)))
+    let head = || item(value.resolve().bytes, &mut 0);
+    if is(field, &names.id) {
+        matches!(head(), Ok(Item::Binary(_)))
             .then_some(())
             .ok_or(FieldError::Id)
-    } else if field == names.created_at.bytes() {
-        matches!(head, Ok(Item::Int(_)))
+    } else if is(field, &names.created_at) {
+        matches!(head(), Ok(Item::Int(_)))
             .then_some(())
             .ok_or(FieldError::CreatedAt)
-    } else if field == names.metadata.bytes() || field == names.pending_refs.bytes() {
+    } else if is(field, &names.metadata) || is(field, &names.pending_refs) {
         map::len_of(value).map(|_| ()).ok_or(FieldError::NotAMap)
     } else {
         Ok(())

@@ -85,7 +85,10 @@ impl Slot {
     #[inline]
     fn add_alone(&self, count: isize, bytes: isize) {
         let add = |to: &AtomicIsize, value| {
-            to.store(to.load(Ordering::Relaxed).wrapping_add(value), Ordering::Relaxed);
+            to.store(
+                to.load(Ordering::Relaxed).wrapping_add(value),
+                Ordering::Relaxed,
+            );
         };
         add(&self.count, count);
         add(&self.bytes, bytes);

@@ -5,14 +5,12 @@ use crate::inventory::Stock;
 use crate::lane::{Busy, FAST_ENTRIES, Lane};
 use crate::resource::ResourceRef;
 use crate::share::{self, SharedBytes};
-use crate::terms::{Anchor, Known, Source, unpack, with_packed, with_state_path, word};
+use crate::terms::{Anchor, Known, Source, unpack, with_flat, with_packed, with_state_path, word};
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::map::{self, EditError, Room};
 use erlmcp_memory_core::packed::{Item, Links, Packed, View, Writer, item};
-use erlmcp_memory_core::state::{
-    FieldError, Fields, Names, Sizes, State, complete, new_state,
-};
+use erlmcp_memory_core::state::{FieldError, Fields, Names, Sizes, State, complete, new_state};
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::RwLock;
 use rustler::{Encoder, Env, Term};
@@ -489,22 +487,24 @@ thread_local! {
     static ROOM: RefCell<Room> = RefCell::default();
 }
 
-/// A term for the state that `build` builds in the room, if it does, or for the one that `other`
-/// returns.
+/// A term for the state that `build` builds in the room; `None` if it does not, or if that is not
+/// small.
 fn built<'a>(
     env: Env<'a>,
     build: impl FnOnce(&mut Room) -> Result<Option<Links<Anchor>>, FieldError>,
-    other: impl FnOnce() -> Result<State<Anchor>, FieldError>,
-) -> Result<Term<'a>, FieldError> {
-    let built = ROOM.with_borrow_mut(|room| {
+) -> Result<Option<Term<'a>>, FieldError> {
+    with_room(|room| {
         let links = build(room)?;
         let fits = room.bytes().len() <= INSIDE;
-        Ok(links.filter(|_| fits).map(|links| small(env, room.bytes(), links)))
-    });
-    match built? {
-        Some(term) => Ok(term),
-        None => other().map(|state| to_term(env, state)),
-    }
+        Ok(links
+            .filter(|_| fits)
+            .map(|links| small(env, room.bytes(), links)))
+    })
+}
+
+/// Calls `with` with memory that small maps are built in. It must not do so again.
+pub fn with_room<R>(with: impl FnOnce(&mut Room) -> R) -> R {
+    ROOM.with_borrow_mut(with)
 }
 
 fn refused(env: Env<'_>, error: FieldError, field: u32, value: u32) -> Term<'_> {
@@ -568,7 +568,7 @@ fn create<'a>(env: Env<'a>, id: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> 
     let created_at = now();
     let none = Term::list_new_empty(env);
     let made = with_packed(id, none, lane, |id| {
-        ROOM.with_borrow_mut(|room| {
+        with_room(|room| {
             new_state(names(), id.bytes, created_at, room);
             to_term_of(env, View::new(room.bytes(), &Links::default()))
         })
@@ -626,11 +626,11 @@ fn update<'a>(
             let bytes = value.bytes.len();
             with_state(env, state, lane, |state| {
                 let fields = state.fields;
-                let updated = built(
-                    env,
-                    |room| fields.update_in(names(), path, value, room),
-                    || fields.update(names(), path, value),
-                );
+                let small = built(env, |room| fields.update_in(names(), path, value, room));
+                let updated = small.and_then(|term| match term {
+                    Some(term) => Ok(term),
+                    None => Ok(to_term(env, fields.update(names(), path, value)?)),
+                });
                 Ok(match updated {
                     Ok(state) => garbage::made(env, state, bytes),
                     Err(FieldError::Path(error)) => {
@@ -654,15 +654,24 @@ fn update_all<'a>(
     if !fields.is_map() {
         return Ok(reply::badarg(env, 2, "not a map"));
     }
+    let flat = with_flat(fields, |entries| {
+        let updated = with_state(env, state, lane, |state| {
+            let build = |room: &mut Room| state.fields.update_all_in(names(), entries, room);
+            match built(env, build) {
+                Ok(Some(term)) => Ok(term),
+                // To be found again, in the way that is right for all.
+                Ok(None) | Err(_) => Err(Busy),
+            }
+        });
+        updated.ok()
+    });
+    if let Some(updated) = flat {
+        return Ok(updated);
+    }
     with_value(env, fields, 2, opened, lane, |fields| {
         with_state(env, state, lane, |state| {
-            let updated = built(
-                env,
-                |room| state.fields.update_all_in(names(), fields, room),
-                || state.fields.update_all(names(), fields),
-            );
-            Ok(match updated {
-                Ok(state) => garbage::made(env, state, fields.bytes.len()),
+            Ok(match state.fields.update_all(names(), fields) {
+                Ok(state) => garbage::made(env, to_term(env, state), fields.bytes.len()),
                 // Perhaps a path through shared content: set them one by one.
                 Err(FieldError::Path(EditError::NotAMap(_))) => reply::none(env),
                 Err(error) => refused(env, error, 2, 2),
@@ -790,7 +799,9 @@ fn cleanup<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Bu
         Lane::Dirty => handle.state.write(),
     };
     if lane == Lane::Fast
-        && held.state().is_some_and(|state| state.heap_bytes() > FREED_AT_ONCE)
+        && held
+            .state()
+            .is_some_and(|state| state.heap_bytes() > FREED_AT_ONCE)
     {
         return Err(Busy);
     }

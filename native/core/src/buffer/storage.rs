@@ -84,13 +84,13 @@ impl<'p> Storage<'p> {
     fn modify(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
         match self {
             Storage::None => {}
-            Storage::B256(block) => block.modify(|block| change(&mut block.0)),
-            Storage::K1(block) => block.modify(|block| change(&mut block.0)),
-            Storage::K4(block) => block.modify(|block| change(&mut block.0)),
-            Storage::K16(block) => block.modify(|block| change(&mut block.0)),
-            Storage::K64(block) => block.modify(|block| change(&mut block.0)),
-            Storage::K256(block) => block.modify(|block| change(&mut block.0)),
-            Storage::M1(block) => block.modify(|block| change(&mut block.0)),
+            Storage::B256(block) => block.modify_within(|block| change(&mut block.0)),
+            Storage::K1(block) => block.modify_within(|block| change(&mut block.0)),
+            Storage::K4(block) => block.modify_within(|block| change(&mut block.0)),
+            Storage::K16(block) => block.modify_within(|block| change(&mut block.0)),
+            Storage::K64(block) => block.modify_within(|block| change(&mut block.0)),
+            Storage::K256(block) => block.modify_within(|block| change(&mut block.0)),
+            Storage::M1(block) => block.modify_within(|block| change(&mut block.0)),
             Storage::Large(large) => change(&mut large.bytes),
         }
     }

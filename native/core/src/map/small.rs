@@ -5,7 +5,9 @@
 
 use super::node::{Scope, links_with};
 use super::{INLINE, MAX_PATH, PAGE};
-use crate::packed::{Anchor, Links, Page, View, build_into};
+use crate::packed::{Anchor, Entry, Links, Page, View, build_into};
+use smallvec::SmallVec;
+use std::iter;
 
 /// Memory that small maps are built in, one after the other.
 #[derive(Debug, Default)]
@@ -20,8 +22,13 @@ impl Room {
         &self.built
     }
 
-    /// Builds a map of a few entries, sorted by key, without links.
-    pub(crate) fn build(&mut self, entries: &[(&[u8], &[u8])]) {
+    /// Builds a map of entries without links, sorted by key and none twice.
+    pub fn build(&mut self, entries: &[Entry<'_>]) {
+        build_into(&mut self.built, entries.iter().map(|entry| [entry.bytes()]));
+    }
+
+    /// Builds a map of keys and values, as [`build`](Self::build).
+    pub(crate) fn build_pairs(&mut self, entries: &[(&[u8], &[u8])]) {
         let parts = entries.iter().map(|(key, value)| [*key, *value]);
         build_into(&mut self.built, parts);
     }
@@ -42,26 +49,32 @@ impl Room {
         put(map, Scope::Own, path, value, PAGE, built, inner)
     }
 
-    /// Builds a map with all entries of another one, which has no links; as [`put`](Self::put).
+    /// Builds a map with other entries, which are sorted by key and have no links; as
+    /// [`put`](Self::put).
     pub fn put_all<A: Anchor>(
         &mut self,
         map: View<'_, A>,
-        entries: View<'_, A>,
+        entries: &[Entry<'_>],
     ) -> Option<Links<A>> {
         merge(map, Scope::Own, entries, PAGE, &mut self.built)
     }
 
-    /// Builds a map with all entries of another one, which has no links, put into the map under a
-    /// key; as [`put`](Self::put).
+    /// Builds a map with all entries of another one put into the map under a key; as
+    /// [`put`](Self::put).
     pub fn merge<A: Anchor>(
         &mut self,
         map: View<'_, A>,
         key: View<'_, A>,
         entries: View<'_, A>,
     ) -> Option<Links<A>> {
+        if entries.bytes.len() > INLINE || !entries.links.is_empty() {
+            return None;
+        }
+        let mut rest = Page::of(entries.bytes)?.entries();
+        let entries: SmallVec<[_; 8]> = iter::from_fn(|| rest.next_whole()).collect();
         let page = small(map)?;
         let below = View::new(page.find(key.bytes)?, map.links);
-        let links = merge(below, Scope::Whole, entries, INLINE, &mut self.inner)?;
+        let links = merge(below, Scope::Whole, &entries, INLINE, &mut self.inner)?;
         let value = View::new(&self.inner, &links);
         let old = page.put_into(key.bytes, value.bytes, &mut self.built);
         let links = links_with(map, Scope::Own, key, value, old);
@@ -106,17 +119,16 @@ fn put<A: Anchor>(
 fn merge<A: Anchor>(
     map: View<'_, A>,
     scope: Scope,
-    entries: View<'_, A>,
+    entries: &[Entry<'_>],
     inline: usize,
     out: &mut Vec<u8>,
 ) -> Option<Links<A>> {
-    let (page, others) = (small(map)?, Page::of(entries.bytes)?);
-    let is_short = entries.links.is_empty() && entries.bytes.len() <= INLINE;
-    if !is_short {
+    let page = small(map)?;
+    if entries.iter().any(|entry| entry.bytes().len() > INLINE) {
         return None;
     }
     let mut loses_links = false;
-    page.merge_into(others, out, |old| {
+    page.merge_into(entries, out, |old| {
         loses_links |= View::new(old, map.links).has_links();
     });
     (out.len() <= inline && !loses_links).then(|| scope.links(map))

@@ -27,7 +27,7 @@ pub(crate) use links::LinkVec;
 pub use links::{Link, Links, Target};
 pub use numbered::numbered;
 pub(crate) use page::build_into;
-pub use page::{Entries, Page};
+pub use page::{Entries, Entry, Page};
 pub use reader::{Item, ReadError, View, item, item_here, skip};
 pub use rewrite::{Place, Rewrite, rewrite};
 pub use writer::{MapBuilder, Scalar, Scratch, Writer, pack_atom, pack_int};

@@ -149,7 +149,10 @@ impl<'a> Page<'a> {
     /// The same in place of what is in `out`. The value that the key had.
     pub(crate) fn put_into(&self, key: &[u8], value: &[u8], out: &mut Vec<u8>) -> Option<&'a [u8]> {
         let (index, old) = match self.position(key) {
-            Ok(index) => (index, self.entry(index).and_then(|entry| entry.get(key.len()..))),
+            Ok(index) => (
+                index,
+                self.entry(index).and_then(|entry| entry.get(key.len()..)),
+            ),
             Err(index) => (index, None),
         };
         self.splice(index, usize::from(old.is_some()), &[key, value], out);
@@ -164,23 +167,24 @@ impl<'a> Page<'a> {
         Some(out.into_boxed_slice())
     }
 
-    /// The bytes of this map with all entries of another one, in place of what is in `out`. Calls
+    /// The bytes of this map with other entries, sorted by key, in place of what is in `out`. Calls
     /// `replaced` with each value that goes.
     pub(crate) fn merge_into(
         &self,
-        others: Page<'_>,
+        others: &[Entry<'_>],
         out: &mut Vec<u8>,
         mut replaced: impl FnMut(&'a [u8]),
     ) {
         let mut merged: SmallVec<[&[u8]; 32]> = SmallVec::new();
         let mut next = 0;
-        for ((key, _), other) in others.entries().zip(0..) {
+        for other in others {
+            let key = other.key();
             let (index, old) = match self.position(key) {
                 Ok(index) => (index, self.entry(index)),
                 Err(index) => (index, None),
             };
             merged.extend((next..index).filter_map(|index| self.entry(index)));
-            merged.extend(others.entry(other));
+            merged.push(other.bytes);
             if let Some(value) = old.and_then(|entry| entry.get(key.len()..)) {
                 replaced(value);
             }
@@ -283,6 +287,36 @@ fn push_header(out: &mut Vec<u8>, count: usize, body_len: usize) {
     push_number(out, width, body_len);
 }
 
+/// A key and its value, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    bytes: &'a [u8],
+    key: usize,
+}
+
+impl<'a> Entry<'a> {
+    /// The first `key` bytes are the key.
+    pub fn new(bytes: &'a [u8], key: usize) -> Self {
+        debug_assert!(key <= bytes.len());
+        Entry { bytes, key }
+    }
+
+    /// The key.
+    pub fn key(&self) -> &'a [u8] {
+        &self.bytes[..self.key]
+    }
+
+    /// The value.
+    pub fn value(&self) -> &'a [u8] {
+        &self.bytes[self.key..]
+    }
+
+    /// Both.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
 /// The entries of a map.
 #[derive(Debug, Clone)]
 pub struct Entries<'a> {
@@ -290,11 +324,9 @@ pub struct Entries<'a> {
     next: usize,
 }
 
-impl<'a> Iterator for Entries<'a> {
-    /// Key and value.
-    type Item = (&'a [u8], &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl<'a> Entries<'a> {
+    /// The next key and its value in one piece.
+    pub fn next_whole(&mut self) -> Option<Entry<'a>> {
         let entry = self.page.entry(self.next)?;
         if self.next >= self.page.len() {
             return None;
@@ -302,6 +334,15 @@ impl<'a> Iterator for Entries<'a> {
         self.next += 1;
         let mut at = 0;
         skip(entry, &mut at).ok()?;
-        Some(entry.split_at(at))
+        Some(Entry::new(entry, at))
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    /// Key and value.
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_whole().map(|entry| (entry.key(), entry.value()))
     }
 }

@@ -85,6 +85,18 @@ thread_local! {
 /// The capacity that the scratch vector of a thread keeps.
 const SCRATCH_KEPT: usize = 4 << 10;
 
+/// Memory to write a small value in, of the one before.
+pub fn take_scratch() -> Scratch {
+    SCRATCH.take()
+}
+
+/// For the next one.
+pub fn give_scratch(scratch: Scratch) {
+    if scratch.capacity() <= SCRATCH_KEPT {
+        SCRATCH.set(scratch);
+    }
+}
+
 /// Writes the keys of a proper list one after another, and calls `ended` with the end of each,
 /// which returns whether another one may come.
 pub fn pack_keys<'a>(
@@ -137,7 +149,7 @@ pub fn with_content<'a, R>(
     guess: bool,
     with: impl FnOnce(View<'_, Anchor>, usize) -> R,
 ) -> Result<R, PackError<'a>> {
-    let mut packer = Packer::new(opened, lane, Writer::reusing(SCRATCH.take()));
+    let mut packer = Packer::new(opened, lane, Writer::reusing(take_scratch()));
     packer.budget = Budget::times(lane, PARKED_AT_ONCE);
     packer.open_keys = 1;
     packer.holds = true;
@@ -149,9 +161,7 @@ pub fn with_content<'a, R>(
     let links = packer.guessed;
     let (scratch, kept) = packer.finish()?.into_parts();
     let result = with(View::new(scratch.bytes(), &kept), links);
-    if scratch.capacity() <= SCRATCH_KEPT {
-        SCRATCH.set(scratch);
-    }
+    give_scratch(scratch);
     Ok(result)
 }
 
@@ -192,13 +202,11 @@ pub fn with_packed<'a, R>(
     if let Some(len) = len {
         return Ok(with(View::new(&scalar[..len], &Links::default())));
     }
-    let mut packer = Packer::new(opened, lane, Writer::reusing(SCRATCH.take()));
+    let mut packer = Packer::new(opened, lane, Writer::reusing(take_scratch()));
     packer.whole(term)?;
     let (scratch, links) = packer.finish()?.into_parts();
     let result = with(View::new(scratch.bytes(), &links));
-    if scratch.capacity() <= SCRATCH_KEPT {
-        SCRATCH.set(scratch);
-    }
+    give_scratch(scratch);
     Ok(result)
 }
 
