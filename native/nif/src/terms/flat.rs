@@ -12,7 +12,7 @@ use rustler::{Binary, MapIterator, Term};
 use smallvec::SmallVec;
 
 /// The most entries of a small map.
-const FEW: usize = 16;
+const FEW: usize = 8;
 
 /// The most packed bytes of its entries: the map that they make is far below the size of a page.
 const SHORT: usize = 512;
@@ -32,8 +32,8 @@ pub fn with_flat<R>(map: Term<'_>, with: impl FnOnce(&[Entry<'_>]) -> Option<R>)
         return None;
     }
     let mut writer = Writer::reusing(take_scratch());
-    let places = write(map, &mut writer);
-    let result = places.and_then(|places| {
+    let mut places = SmallVec::<[Place; FEW]>::new();
+    let result = write(map, &mut writer, &mut places).and_then(|()| {
         let bytes = writer.bytes();
         let entry =
             |place: &Place| Entry::new(&bytes[place.start..place.end], place.key - place.start);
@@ -44,8 +44,12 @@ pub fn with_flat<R>(map: Term<'_>, with: impl FnOnce(&[Entry<'_>]) -> Option<R>)
     result
 }
 
-fn write(map: Term<'_>, writer: &mut Writer<Anchor>) -> Option<SmallVec<[Place; FEW]>> {
-    let mut places = SmallVec::<[Place; FEW]>::new();
+/// Writes the entries of a map, and where each is, sorted by key.
+fn write(
+    map: Term<'_>,
+    writer: &mut Writer<Anchor>,
+    places: &mut SmallVec<[Place; FEW]>,
+) -> Option<()> {
     for (key, value) in MapIterator::new(map)? {
         let start = writer.len();
         if !key.is_atom() {
@@ -76,7 +80,7 @@ fn write(map: Term<'_>, writer: &mut Writer<Anchor>) -> Option<SmallVec<[Place; 
         });
     }
     places.sort_unstable_by_key(|place| place.order);
-    Some(places)
+    Some(())
 }
 
 /// `None` for a key of more than eight bytes, which no atom has before there are millions.

@@ -85,6 +85,9 @@ thread_local! {
 /// The capacity that the scratch vector of a thread keeps.
 const SCRATCH_KEPT: usize = 4 << 10;
 
+/// The longest binary that is a key without a packer, in bytes.
+const SHORT_KEY: usize = 256;
+
 /// Memory to write a small value in, of the one before.
 pub fn take_scratch() -> Scratch {
     SCRATCH.take()
@@ -112,6 +115,10 @@ pub fn pack_keys<'a>(
         match kind(key) {
             Kind::Atom => writer.atom(word(key)),
             Kind::Int(value) => writer.int(value),
+            Kind::Binary => match key.decode::<Binary>() {
+                Ok(binary) if binary.len() <= SHORT_KEY => writer.binary(&binary),
+                _ => break,
+            },
             _ => break,
         }
         if !ended(writer.len()) {
