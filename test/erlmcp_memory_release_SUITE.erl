@@ -128,7 +128,7 @@ serves_another_node(Config) ->
     %% The pool's process goes, and takes nobody's state along.
     Pool = on_node(Config, erlang, whereis, [erlmcp_memory_pool]),
     Server = on_node(Config, erlang, whereis, [erlmcp_server]),
-    true = exit(Pool, kill),
+    true = on_node(Config, erlang, exit, [Pool, kill]),
     ?WAIT(fun() ->
         Now = on_node(Config, erlang, whereis, [erlmcp_memory_pool]),
         is_pid(Now) andalso Now =/= Pool

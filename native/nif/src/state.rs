@@ -810,6 +810,7 @@ fn cleanup<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Bu
     match state {
         // Its memory is freed when the call returns.
         Holding::State(state) => drop(state),
+        Holding::Inside(mut inside) => drop(inside.take_links()),
         other => free(other),
     }
     Ok(reply::ok(env))
