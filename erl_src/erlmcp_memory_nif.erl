@@ -38,6 +38,8 @@
     next_peak/0,
     slot_wake/1,
     slot_peek/1,
+    slot_start/2,
+    started/1,
     slot_awake/2,
     slot_reserve/2,
     slot_enter/1,
@@ -278,6 +280,17 @@ slot_wake(_Slot) -> ?NOT_LOADED.
 %% @doc Builds the state; nothing is counted.
 -spec slot_peek(Slot :: reference()) -> State :: term().
 slot_peek(_Slot) -> ?NOT_LOADED.
+
+%% @doc Counts what is expected of a server that starts, unless the node would then have more than
+%% the limit awake: then it is to ask again after this many milliseconds.
+-spec slot_start(Slot :: reference(), Limit :: non_neg_integer() | infinity) ->
+    {true, Bytes :: non_neg_integer()} | {false, Ms :: pos_integer()}.
+slot_start(_Slot, _Limit) -> ?NOT_LOADED.
+
+%% @doc Tells how many bytes a server has awake now that it has started, for what is expected of
+%% the next.
+-spec started(Bytes :: non_neg_integer()) -> ok.
+started(_Bytes) -> ?NOT_LOADED.
 
 %% @doc Sets how many bytes the server has awake; returns the total of the node.
 -spec slot_awake(Slot :: reference(), Bytes :: non_neg_integer()) -> non_neg_integer().

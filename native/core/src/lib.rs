@@ -22,6 +22,7 @@ pub mod roster;
 pub mod samples;
 pub mod shared;
 pub mod snapshot;
+pub mod starts;
 pub mod state;
 mod sync;
 pub mod threads;
