@@ -520,10 +520,12 @@ fn slot_start<'a>(
 ) -> Result<Term<'a>, NoResult> {
     let entry = &slot(reference)?.entry;
     let now = CLOCK.elapsed().as_millis() as u64;
-    Ok(match STARTS.admit(entry, &LEDGER, bytes_or_none(limit), now) {
-        Some(bytes) => (true, bytes).encode(env),
-        None => (false, STARTS.pause()).encode(env),
-    })
+    Ok(
+        match STARTS.admit(entry, &LEDGER, bytes_or_none(limit), now) {
+            Some(bytes) => (true, bytes).encode(env),
+            None => (false, STARTS.pause()).encode(env),
+        },
+    )
 }
 
 /// Takes into account that a server has started, and has so many bytes awake.
