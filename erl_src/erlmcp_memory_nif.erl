@@ -38,6 +38,7 @@
     next_peak/0,
     slot_wake/1,
     slot_peek/1,
+    slot_built/1,
     slot_start/2,
     started/1,
     slot_awake/2,
@@ -291,6 +292,10 @@ slot_start(_Slot, _Limit) -> ?NOT_LOADED.
 %% the next.
 -spec started(Bytes :: non_neg_integer()) -> ok.
 started(_Bytes) -> ?NOT_LOADED.
+
+%% @doc About how many bytes of the heap the state takes when it is built.
+-spec slot_built(Slot :: reference()) -> non_neg_integer().
+slot_built(_Slot) -> ?NOT_LOADED.
 
 %% @doc Sets how many bytes the server has awake; returns the total of the node.
 -spec slot_awake(Slot :: reference(), Bytes :: non_neg_integer()) -> non_neg_integer().

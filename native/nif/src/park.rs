@@ -334,6 +334,7 @@ nif!(slot_unlist => slot_unlist(slot));
 nif!(roster_tell => roster_tell(most, message));
 nif!(slot_wake => slot_wake(slot));
 nif!(slot_peek => slot_peek(slot));
+nif!(slot_built => slot_built(slot));
 nif!(slot_awake => slot_awake(slot, bytes));
 nif!(slot_start => slot_start(slot, limit));
 nif!(slot_reserve => slot_reserve(slot, limit));
@@ -420,6 +421,11 @@ fn slot_wake<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'
     slot.entry
         .set_awake(&LEDGER, held.built().unwrap_or_default());
     Ok(term)
+}
+
+fn slot_built<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    let built = lane.lock(&slot(reference)?.held)?.built();
+    Ok(built.ok_or(NoResult::BadArg)?.encode(env))
 }
 
 fn slot_peek<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
