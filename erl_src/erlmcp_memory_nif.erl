@@ -253,7 +253,7 @@ slot_fold(_Slot) -> ?NOT_LOADED.
 -spec slot_list(Slot :: reference()) -> boolean().
 slot_list(_Slot) -> ?NOT_LOADED.
 
-%% @doc Takes the server out of the roster. `true': it was told, and the message is in its mailbox.
+%% @doc Takes the server out of the roster. `true': it was notified, and has the message.
 -spec slot_unlist(Slot :: reference()) -> boolean().
 slot_unlist(_Slot) -> ?NOT_LOADED.
 
@@ -270,7 +270,7 @@ roster_tell(_Most, _Message) -> ?NOT_LOADED.
 -spec is_peak_over() -> boolean().
 is_peak_over() -> ?NOT_LOADED.
 
-%% @doc The present peak is no longer of interest.
+%% @doc Forgets the present peak.
 -spec next_peak() -> ok.
 next_peak() -> ?NOT_LOADED.
 

@@ -474,7 +474,7 @@ terminate(Ending, #server_1{module = Module, state = State} = Loop) ->
         false -> terminated({ok, none}, Ending, Loop)
     end.
 
-%% What a callback is told of a crash.
+%% What a callback gets to see of a crash.
 reason(#ending_1{class = error, reason = Reason, stacktrace = Stacktrace}) -> {Reason, Stacktrace};
 reason(#ending_1{class = exit, reason = Reason}) -> Reason.
 

@@ -250,9 +250,51 @@ returned(Outcome, #step{} = Old) ->
         {Class, Reason, Stack} -> terminate(Class, Reason, Stack, Loop, Queue)
     end;
 returned(Outcome, {init, Starter, ServerRef, Loop}) ->
-    erlmcp_memory_statem:initiated(Outcome, Starter, ServerRef, current(Loop));
+    initiated(Outcome, Starter, ServerRef, current(Loop));
 returned(Outcome, {terminate, Class, Reason, Stack, Loop, Queue}) ->
     terminated(Outcome, Class, Reason, Stack, current(Loop), Queue).
+
+%% The outcome of the module's `init/1'.
+initiated({ok, {ok, State, Data}}, Starter, _ServerRef, Loop) ->
+    acknowledged(Starter, Loop#loop{state = State, data = Data}, []);
+initiated({ok, {ok, State, Data, Actions}}, Starter, _ServerRef, Loop) ->
+    acknowledged(Starter, Loop#loop{state = State, data = Data}, Actions);
+initiated({ok, Result} = Outcome, Starter, ServerRef, Loop) ->
+    case is_refusal(Result) of
+        true ->
+            Parent = Loop#loop.parent,
+            gen_statem:init_it(Starter, Parent, ServerRef, erlmcp_memory_replay, Outcome, []);
+        false ->
+            Reason = {bad_return_from_init, Result},
+            failed(error, Reason, stack(), Starter, ServerRef, Loop),
+            exit(Reason)
+    end;
+initiated({Class, Reason, Stack}, Starter, ServerRef, Loop) ->
+    failed(Class, Reason, Stack, Starter, ServerRef, Loop),
+    Library = proc_lib,
+    case init_fails() of
+        true -> Library:init_fail(Starter, {error, Reason}, {Class, Reason, Stack});
+        false -> erlang:raise(Class, Reason, Stack)
+    end.
+
+is_refusal(ignore) -> true;
+is_refusal({stop, _}) -> true;
+is_refusal({error, _}) -> init_fails();
+is_refusal(_) -> false.
+
+%% From OTP 26 on the starter learns of a failure once the process has ended.
+init_fails() ->
+    erlang:function_exported(proc_lib, init_fail, 3).
+
+acknowledged(Starter, Loop, Actions) ->
+    proc_lib:init_ack(Starter, {ok, self()}),
+    enter(Loop, Actions).
+
+%% As gen_statem does, whose report would name another module.
+failed(Class, Reason, Stack, Starter, ServerRef, Loop) ->
+    gen:unregister_name(ServerRef),
+    init_fails() orelse proc_lib:init_ack(Starter, {error, Reason}),
+    erlmcp_memory_statem_report:crash(Class, Reason, Stack, Loop, []).
 
 next({enter, #step{loop = #loop{state = Last}} = Step}) ->
     callback({enter, Last}, Step);

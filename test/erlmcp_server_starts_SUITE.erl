@@ -66,7 +66,7 @@ servers_that_start_at_once_stay_within_the_limit(_Config) ->
 
 machines_that_start_at_once_stay_within_the_limit(_Config) ->
     Limit = 4 * ?MB,
-    Script = erlmcp_statem_script,
+    Script = erlmcp_server_statem_script,
     at_once_within(Limit, 100, fun() ->
         Args = {state_functions, Script:data(self()), {ok, a, '$same'}},
         {ok, Machine} = erlmcp_memory_statem:start(Script, Args, []),
@@ -127,7 +127,7 @@ waiting(Parent) ->
      || _ <- lists:seq(1, 1000)
     ],
     Waits = fun() -> [Pid || Pid <- processes(), sleeps(Pid)] end,
-    ?HELP:wait(fun() -> length(Waits()) > 10 end),
+    erlmcp_wait_help:until(fun() -> length(Waits()) > 10 end),
     {Starters, Waits}.
 
 sleeps(Pid) ->
@@ -137,9 +137,9 @@ a_start_that_waits_ends_with_its_parent(_Config) ->
     with_nothing_left(fun(Slot) ->
         {Starters, Waits} = waiting(false),
         [exit(Starter, kill) || Starter <- Starters],
-        ?HELP:wait(fun() -> Waits() =:= [] end),
+        erlmcp_wait_help:until(fun() -> Waits() =:= [] end),
         %% None of them is counted as waiting: the pause is the shortest.
-        ?HELP:wait(fun() ->
+        erlmcp_wait_help:until(fun() ->
             case ?NIF:slot_start(?NIF:slot_new(), 0) of
                 {false, 2} -> true;
                 _ -> false
@@ -176,7 +176,7 @@ what_is_expected_of_a_server_is_learned(_Config) ->
     ok = expect(50 * ?MB),
     limit(1 bsl 40),
     [{ok, _} = ?S:start_link(?SCRIPT, s, []) || _ <- lists:seq(1, 200)],
-    ?HELP:wait(fun() -> ?NIF:awake_bytes() =:= 0 end),
+    erlmcp_wait_help:until(fun() -> ?NIF:awake_bytes() =:= 0 end),
     {true, Bytes} = ?NIF:slot_start(?NIF:slot_new(), infinity),
     ?assert(Bytes < 100000, Bytes).
 
@@ -185,7 +185,7 @@ a_server_counts_as_expected_until_it_is_idle(_Config) ->
     limit(1 bsl 40),
     {ok, Server} = ?S:start_link(?SCRIPT, s, [{idle_after, 3600000}]),
     s = gen_server:call(Server, get),
-    ?HELP:wait(fun() -> ?NIF:awake_bytes() < 100000 end),
+    erlmcp_wait_help:until(fun() -> ?NIF:awake_bytes() < 100000 end),
     %% It waits on with its state awake.
     ?assert(?NIF:awake_bytes() > 0),
     {current_function, {Module, _, _}} = process_info(Server, current_function),
@@ -194,14 +194,14 @@ a_server_counts_as_expected_until_it_is_idle(_Config) ->
     ok = gen_server:stop(Server),
     {ok, Other} = ?S:start_link(?SCRIPT, fun() -> {ok, s, hibernate} end, [{idle_after, 3600000}]),
     ?HELP:hibernates(Other),
-    ?HELP:wait(fun() -> ?NIF:awake_bytes() < 100000 end).
+    erlmcp_wait_help:until(fun() -> ?NIF:awake_bytes() < 100000 end).
 
 a_server_that_never_parks_counts_as_it_is(_Config) ->
     ok = expect(10 * ?MB),
     limit(1 bsl 40),
     {ok, Server} = ?S:start_link(?SCRIPT, s, [{idle_after, infinity}]),
     s = gen_server:call(Server, get),
-    ?HELP:wait(fun() -> ?NIF:awake_bytes() < 100000 end).
+    erlmcp_wait_help:until(fun() -> ?NIF:awake_bytes() < 100000 end).
 
 idle_servers_park_sooner_when_half_of_the_limit_is_awake(_Config) ->
     ok = expect(10000),
@@ -209,7 +209,7 @@ idle_servers_park_sooner_when_half_of_the_limit_is_awake(_Config) ->
     limit(1 bsl 40),
     {ok, Server} = ?S:start_link(?SCRIPT, Large, [{idle_after, 3600000}]),
     Large = gen_server:call(Server, get),
-    ?HELP:wait(fun() -> process_info(Server, status) =:= {status, waiting} end),
+    erlmcp_wait_help:until(fun() -> process_info(Server, status) =:= {status, waiting} end),
     timer:sleep(300),
     Bytes = ?NIF:awake_bytes(),
     ?assert(Bytes > ?MB),

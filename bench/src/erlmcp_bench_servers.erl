@@ -184,7 +184,7 @@ replies(Requests, Handled) ->
         {{reply, _}, _, Left} -> replies(Left, Handled + 1)
     end.
 
-%% @doc So many servers are started, always many of them at the same time.
+%% @doc Starts this many servers, always many of them at the same time.
 -spec starting(pos_integer(), pos_integer()) -> #{atom() => number()}.
 starting(Count, Number) ->
     #{resources := Resources, prompts := Prompts} =

@@ -5,9 +5,9 @@
 
 use crate::cycles::{self, Node};
 use crate::fold::{Folded, Unfolded, folded};
-use crate::inventory::Stock;
 use crate::lane::{Busy, Lane, NoResult};
 use crate::resource::ResourceRef;
+use crate::stock::Stock;
 use crate::terms::{Anchor, Known, PackError, Source, from_word, unpack, with_content, word};
 use crate::{garbage, nif, reaper, reply, resource, share};
 use erlmcp_memory_core::awake::{Entry, Ledger};
@@ -541,7 +541,7 @@ fn started(env: Env<'_>, bytes: usize) -> Term<'_> {
     reply::ok(env)
 }
 
-/// A limit that is no integer of 64 bits is none.
+/// A limit that is not an integer of 64 bits is no limit.
 fn bytes_or_none(limit: Term<'_>) -> usize {
     limit.decode().unwrap_or(usize::MAX)
 }
