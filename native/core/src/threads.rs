@@ -52,7 +52,7 @@ pub fn thread_shard() -> usize {
     thread_number() % SHARDS
 }
 
-/// How many things there are, and their bytes, for every thread to move at once.
+/// The number of things and their bytes; all threads may change it at once.
 ///
 /// A thread with a low number has a slot of its own, and writes to it without a locked instruction:
 /// the sums of allocations, objects and states move with every call, and a locked addition takes

@@ -1,8 +1,8 @@
 //! Changing what a path of keys leads to.
 
 use super::node::{Entry, Pair, Scope, out_of_line, pairs, store, with_entries, without_entry};
-use super::{INLINE, MAX_PATH, Map, PAGE};
-use crate::packed::{Anchor, Packed, Page, Target, View, Writer};
+use super::node::{INLINE, MAX_PATH, PAGE};
+use crate::packed::{Anchor, Links, Node, Packed, Page, Target, View, Writer};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -26,7 +26,12 @@ pub(super) fn len<A: Anchor>(map: View<'_, A>) -> Option<usize> {
     }
 }
 
-fn trie<A: Anchor>(node: Arc<super::Node<A>>) -> Packed<A> {
+/// A map without entries.
+pub(super) fn empty_map<A: Anchor>() -> Packed<A> {
+    Packed::new(Page::build(std::iter::empty()), Links::None)
+}
+
+fn trie<A: Anchor>(node: Arc<Node<A>>) -> Packed<A> {
     let mut link = Writer::default();
     link.link(Target::Trie(node));
     link.finish()
@@ -60,7 +65,7 @@ fn insert<'a, A: Anchor>(
     }
 }
 
-/// A map without a key; `None` if it has no such key. A trie that became small enough lies in
+/// A map without a key; `None` if it has no such key. A trie that became small enough is stored in
 /// line again.
 fn remove<A: Anchor>(
     map: View<'_, A>,
@@ -105,8 +110,8 @@ fn put<A: Anchor>(
                 below
             }
             _ => {
-                empty = Map::default();
-                empty.root.view()
+                empty = empty_map();
+                empty.view()
             }
         };
         put(below, Scope::Whole, rest, value, absent, INLINE).map_err(|depth| depth + 1)?
@@ -166,17 +171,15 @@ pub(super) fn merge_path<A: Anchor>(
         Some(0) if !path.is_empty() => return put_path(map, path, entries, absent),
         Some(_) => {}
     }
-    let inline = if path.is_empty() { PAGE } else { INLINE };
-    let merged = merge_into(below, entries, inline);
     if path.is_empty() {
-        return Ok(merged);
+        return Ok(merge_into(below, entries, PAGE));
     }
-    put_stored(map, path, &merged, Scope::Own, PAGE).ok_or(EditError::PathLength)
+    put_path(map, path, merge_into(below, entries, INLINE).view(), absent)
 }
 
 /// An independent map with those entries of the packed map `entries` put in whose key is `taken`.
 /// The map under `merged` is put into the one that is there.
-pub(super) fn put_some<A: Anchor>(
+pub(super) fn put_all<A: Anchor>(
     map: View<'_, A>,
     entries: View<'_, A>,
     taken: impl Fn(&[u8]) -> bool,
@@ -218,21 +221,4 @@ pub(super) fn merge_into<A: Anchor>(
         }
         _ => map.to_packed(),
     }
-}
-
-/// Puts a map that is stored already under a path that exists.
-fn put_stored<A: Anchor>(
-    map: View<'_, A>,
-    path: &[View<'_, A>],
-    stored: &Packed<A>,
-    scope: Scope,
-    inline: usize,
-) -> Option<Packed<A>> {
-    let (key, rest) = path.split_first()?;
-    if rest.is_empty() {
-        return Some(insert(map, scope, &[(*key, stored.view())], inline));
-    }
-    let below = map.find(&[key.bytes])?;
-    let changed = put_stored(below, rest, stored, Scope::Whole, INLINE)?;
-    Some(insert(map, scope, &[(*key, changed.view())], inline))
 }

@@ -3,8 +3,7 @@
 //! Most changes are of this kind: a field of a small state. A block of the allocator for each new
 //! version, and one for each map on the path, would be a third of what such a change takes.
 
-use super::node::{Scope, links_with};
-use super::{INLINE, MAX_PATH, PAGE};
+use super::node::{INLINE, MAX_PATH, PAGE, Scope, links_with};
 use crate::packed::{Anchor, Entry, Links, Page, View, build_into};
 use smallvec::SmallVec;
 use std::iter;
