@@ -3,8 +3,7 @@
 
 use crate::lane::{Busy, Lane};
 use crate::reaper;
-use crate::state::with_room;
-use crate::terms::{Anchor, Source, unpack};
+use crate::terms::{Anchor, Source, unpack, with_room};
 use erlmcp_memory_core::map::MapBuf;
 use erlmcp_memory_core::packed::{Entry, Links, Packed, Target, View};
 use erlmcp_memory_core::pool::Recycle;

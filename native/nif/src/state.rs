@@ -5,7 +5,9 @@ use crate::lane::{Busy, FAST_ENTRIES, Lane};
 use crate::resource::ResourceRef;
 use crate::share::{self, SharedBytes};
 use crate::stock::Stock;
-use crate::terms::{Anchor, Known, Source, unpack, with_flat, with_packed, with_state_path, word};
+use crate::terms::{
+    Anchor, Known, Source, unpack, with_flat, with_packed, with_room, with_state_path, word,
+};
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::map::{self, EditError, Room};
@@ -14,7 +16,6 @@ use erlmcp_memory_core::state::{FieldError, Fields, Names, Sizes, State, complet
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::RwLock;
 use rustler::{Encoder, Env, Term};
-use std::cell::RefCell;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -482,11 +483,6 @@ fn small<'a>(env: Env<'a>, bytes: &[u8], links: Links<Anchor>) -> Term<'a> {
     ResourceRef::with_tail(handle, room_for(bytes.len())).to_term(env)
 }
 
-thread_local! {
-    /// What small states are built in.
-    static ROOM: RefCell<Room> = RefCell::default();
-}
-
 /// A term for the state that `build` builds in the room; `None` if it does not, or if that is not
 /// small.
 fn built<'a>(
@@ -500,11 +496,6 @@ fn built<'a>(
             .filter(|_| fits)
             .map(|links| small(env, room.bytes(), links)))
     })
-}
-
-/// Calls `with` with memory that small maps are built in. It must not do so again.
-pub fn with_room<R>(with: impl FnOnce(&mut Room) -> R) -> R {
-    ROOM.with_borrow_mut(with)
 }
 
 fn refused(env: Env<'_>, error: FieldError, field: u32, value: u32) -> Term<'_> {

@@ -3,13 +3,13 @@
 //! Their entries are written one after another and sorted in place; the packer, which is made for
 //! terms of any depth, would take most of the time of such a call.
 
-use super::Anchor;
 use super::kind::{Kind, kind};
-use super::pack::{give_scratch, take_scratch};
+use super::scratch::{give_scratch, take_scratch};
 use super::words::word;
 use erlmcp_memory_core::packed::{Entry, Writer};
 use rustler::{Binary, MapIterator, Term};
 use smallvec::SmallVec;
+use std::convert::Infallible;
 
 /// The most entries of a small map.
 const FEW: usize = 8;
@@ -47,7 +47,7 @@ pub fn with_flat<R>(map: Term<'_>, with: impl FnOnce(&[Entry<'_>]) -> Option<R>)
 /// Writes the entries of a map, and where each is, sorted by key.
 fn write(
     map: Term<'_>,
-    writer: &mut Writer<Anchor>,
+    writer: &mut Writer<Infallible>,
     places: &mut SmallVec<[Place; FEW]>,
 ) -> Option<()> {
     for (key, value) in MapIterator::new(map)? {

@@ -7,18 +7,18 @@ use super::external::to_external;
 use super::kind::{Kind, kind, list_cell};
 use super::opened::{Inside, Opened, list_elements, walk};
 use super::references::{LocalReferences, may_be_magic};
+use super::scratch::{give_scratch, take_scratch};
 use super::words::word;
 use crate::lane::{Budget, Lane};
 use crate::{buffer, park, pool, share, state};
 use erlmcp_memory_core::packed::{
-    Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, Scratch, View,
-    Writer, pack_atom, pack_int,
+    Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, View, Writer,
+    pack_atom, pack_int,
 };
 use erlmcp_memory_core::parts::{self, Path as Place};
 use rustler::sys::ErlNifTerm;
 use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, Term};
 use smallvec::SmallVec;
-use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
@@ -50,28 +50,8 @@ pub fn pack_content<'a>(
     Ok(packer.finish()?.finish())
 }
 
-thread_local! {
-    /// What small values are packed into on their way into a state.
-    static SCRATCH: Cell<Scratch> = Cell::default();
-}
-
-/// The capacity that the scratch vector of a thread keeps.
-const SCRATCH_KEPT: usize = 4 << 10;
-
 /// The longest binary that is a key without a packer, in bytes.
 const SHORT_KEY: usize = 256;
-
-/// Memory to write a small value in, of the one before.
-pub fn take_scratch() -> Scratch {
-    SCRATCH.take()
-}
-
-/// For the next one.
-pub fn give_scratch(scratch: Scratch) {
-    if scratch.capacity() <= SCRATCH_KEPT {
-        SCRATCH.set(scratch);
-    }
-}
 
 /// Writes the keys of a proper list one after another, and calls `ended` with the end of each,
 /// which returns whether another one may come.
