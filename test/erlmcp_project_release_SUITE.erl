@@ -203,7 +203,7 @@ kept(Config, Release, Archive) ->
 next_version(Project, Host) ->
     [
         ?HELP:edit(File, "^(-module\\(.*\\)\\.)$", "\\1\n-vsn(\"next\").")
-     || File <- filelib:wildcard(filename:join(Project, "erl_src/*.erl")),
+     || File <- filelib:wildcard(filename:join(Project, "erl_src/**/*.erl")),
         filename:basename(File) =/= "erlmcp_memory_nif.erl"
     ],
     [
