@@ -2,7 +2,7 @@
 %% @doc What the profiler's data mean: the report for an operator.
 -module(erlmcp_memory_report).
 
--export([session/0, generate/0]).
+-export([session/0, generate/0, time_text/1]).
 
 -include("erlmcp_memory.hrl").
 
@@ -104,18 +104,23 @@ trend_text(#{
 trend_text(undefined) ->
     "Trend: needs at least two snapshots\n".
 
-growth_text(#{total := Total, resident := Resident}) ->
+growth_text({error, no_profiling_data}) ->
+    [];
+growth_text(Growth) ->
     [
-        io_lib:format("Growth of ~s: ~s~s~n", [Name, Verdict, sure(Growth)])
-     || {Name, #{verdict := Verdict} = Growth} <- [{"total", Total}, {"resident", Resident}]
-    ];
-growth_text(_) ->
-    [].
+        "\n",
+        row(["Growth", "verdict", "MB/hour", "confidence"]),
+        [
+            row([atom_to_list(Kind), atom_to_list(Verdict) | sure(Of)])
+         || Kind <- erlmcp_memory_growth:kinds(),
+            #{verdict := Verdict} = Of <- [maps:get(Kind, Growth)]
+        ]
+    ].
 
 sure(#{verdict := too_short}) ->
-    [];
+    ["", ""];
 sure(#{mb_per_hour := Rate, confidence := Confidence}) ->
-    io_lib:format(" (~.2f MB/hour, confidence ~.3f)", [Rate, Confidence]).
+    [io_lib:format("~.2f", [Rate]), io_lib:format("~.3f", [Confidence])].
 
 gc_text(#{gc_measured := false, gc_lost_ms := nil}, _) ->
     "Garbage collections: not measured in this session\n";
@@ -138,11 +143,33 @@ gc_text(_, #{minor := Minor, major := Major, reclaimed_bytes := Reclaimed, pause
             [maps:get(Key, Pause) || Key <- [mean, p50, p90, p99, p999, max]]
     ).
 
-worst_text(#{worst := Worst}) ->
+worst_text(#{worst := []}) ->
+    [];
+worst_text(#{worst := Worst, window_ms := Window}) ->
     [
-        io_lib:format("  ~.3f ms: ~p ~ts ~ts~n", [Pause, Pid, Name, Function])
-     || #{pause_ms := Pause, pid := Pid, name := Name, function := Function} <- Worst
+        io_lib:format("Longest pauses of the last ~.1f minutes, and when they ended (UTC):~n", [
+            Window / 60000
+        ]),
+        [
+            io_lib:format("  ~9.3f ms  ~s  ~p ~ts ~ts~n", [
+                Pause, time_text(At), Pid, Name, Function
+            ])
+         || #{pause_ms := Pause, timestamp := At, pid := Pid, name := Name, function := Function} <-
+                Worst
+        ]
     ].
+
+%% @doc A time in milliseconds since the epoch, in UTC.
+-spec time_text(integer()) -> string().
+time_text(Ms) ->
+    {{Year, Month, Day}, {Hour, Minute, Second}} = calendar:system_time_to_universal_time(
+        Ms, millisecond
+    ),
+    lists:flatten(
+        io_lib:format("~4..0b-~2..0b-~2..0b ~2..0b:~2..0b:~2..0b", [
+            Year, Month, Day, Hour, Minute, Second
+        ])
+    ).
 
 alerts_text({error, notsup}) ->
     [];

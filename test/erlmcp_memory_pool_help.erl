@@ -7,6 +7,8 @@
     acquire/1,
     badarg/3,
     clear/0,
+    gone/1,
+    holding/1,
     idle/0,
     in_parallel/2,
     kill/0,
@@ -114,6 +116,32 @@ in_parallel(Count, Fun) ->
      || {Pid, Monitor} <- Running
     ],
     ok.
+
+%% A process that holds what `Make' returns, once it has it.
+holding(Make) ->
+    Self = self(),
+    Pid = spawn_link(fun() ->
+        %% Where the compiler does not see that nobody reads it.
+        put(held, Make()),
+        %% What making it left behind is no part of it.
+        true = erlang:garbage_collect(),
+        Self ! {self(), holds},
+        receive
+            {stop, Self} -> ok
+        end
+    end),
+    receive
+        {Pid, holds} -> {Pid, {held, Pid}}
+    after 60000 -> ct:fail(nothing_held)
+    end.
+
+gone(Pid) ->
+    Ref = monitor(process, Pid),
+    Pid ! {stop, self()},
+    receive
+        {'DOWN', Ref, process, Pid, _} -> ok
+    after 60000 -> ct:fail({still_there, Pid})
+    end.
 
 %% Calls Fun() while warnings with these words in them are collected.
 logging(Words, Fun) ->

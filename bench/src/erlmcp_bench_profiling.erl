@@ -1,0 +1,216 @@
+%% @doc `make bench-profiling': what it costs to measure a node, and whether the figures add up.
+%%
+%% Each part runs in a fresh VM. The text that is printed says first what was measured, then which
+%% marks are met.
+-module(erlmcp_bench_profiling).
+
+-export([main/1]).
+-export([throughput/1, figures/1, breakdowns/1]).
+
+-import(erlmcp_bench_measure, [median/1, nanoseconds/1]).
+-import(erlmcp_bench_table, [row/1, mark/5, micros/1, ms/1, print/2]).
+
+-define(P, erlmcp_memory_profiler).
+-define(TRACE, erlmcp_memory_trace).
+-define(NIF, erlmcp_memory_nif).
+-define(ROUNDS, 10).
+-define(CONNECTIONS, 1000).
+-define(TOOLS, 45).
+%% The share of time of the default windows, but all twenty times as often.
+-define(SESSION, #{interval_ms => 250, gc_window_ms => 500, gc_every_ms => 3000}).
+-define(CALLS, 101).
+
+%% @doc `Count' connections, and milliseconds of each run at full load.
+main([CountText, MsText]) ->
+    Count = list_to_integer(CountText),
+    erlmcp_bench_table:print_machine(),
+    Load = run("full load", throughput, [list_to_integer(MsText)]),
+    print_load(Load),
+    #{calls := Calls, window := Window} = run("figures", figures, [Count]),
+    print_figures(Count, Calls, Window),
+    Breakdowns = run("breakdown", breakdowns, [[Count div 10, Count]]),
+    print_breakdowns(Breakdowns),
+    print("~nMarks~n", []),
+    mark(2, "requests lost to a session, per cent", at_most, lost(on, Load), 1),
+    [
+        mark(2, [Name, ", microseconds"], at_most, maps:get(Key, Calls) / 1000, 1000)
+     || {Key, Name} <- [
+            {metrics, "metrics/0"}, {breakdown, "memory_breakdown/0"}, {inventory, "inventory/0"}
+        ]
+    ],
+    #{sample := Sample, memory := Memory} = Calls,
+    mark(2, "a sample, a multiple of erlang:memory/0", at_most, Sample / Memory, 1.5),
+    Worst = lists:max([abs(Percent) || #{percent := Percent} <- Breakdowns]),
+    mark(3, "unaccounted, per cent of the resident size, the worst", at_most, Worst, 2).
+
+run(What, Function, Arguments) ->
+    erlmcp_bench_vm:run(What, ?MODULE, Function, Arguments).
+
+%%% Full load
+
+%% @doc Requests a second of clients that each always have one in flight, two for each scheduler: with
+%% no session, with one that times collections in windows, and with one that always does. Each round
+%% runs all three, in turn.
+throughput(Ms) ->
+    Tools = erlmcp_bench_tools:generate(?TOOLS),
+    Catalogue = erlmcp_host_parked:catalogue(erlmcp_host:config(Tools)),
+    Pids = list_to_tuple([
+        begin
+            {ok, Pid} = erlmcp_host:start_link(erlmcp_host_parked, integer_to_binary(N), Catalogue),
+            [_ = erlmcp_host:request(Pid, M) || M <- erlmcp_bench_messages:opening(N)],
+            Pid
+        end
+     || N <- lists:seq(1, ?CONNECTIONS)
+    ]),
+    Requests = list_to_tuple(
+        [erlmcp_bench_messages:list(1) | [erlmcp_bench_messages:call(1, T) || T <- lists:sublist(Tools, 9)]]
+    ),
+    _ = rate(Pids, Requests, Ms),
+    [
+        maps:from_list([{How, under(How, Pids, Requests, Ms)} || How <- turned(Round, [off, on, always])])
+     || Round <- lists:seq(1, ?ROUNDS)
+    ].
+
+turned(Round, [A, B, C]) ->
+    element(1 + Round rem 3, {[A, B, C], [B, C, A], [C, B, A]}).
+
+under(off, Pids, Requests, Ms) ->
+    rate(Pids, Requests, Ms);
+under(How, Pids, Requests, Ms) ->
+    Gc = #{on => true, always => always},
+    ok = ?P:start_profiling((?SESSION)#{gc => maps:get(How, Gc)}),
+    Rate = rate(Pids, Requests, Ms),
+    #{gc := #{measured := true}} = ?P:stop_profiling(),
+    Rate.
+
+rate(Pids, Requests, Ms) ->
+    End = erlang:monotonic_time(millisecond) + Ms,
+    Clients = [
+        spawn_monitor(fun() -> exit({asked, ask(Pids, Requests, Client * 7919, End, 0)}) end)
+     || Client <- lists:seq(1, 2 * erlang:system_info(schedulers_online))
+    ],
+    Asked = [receive {'DOWN', Monitor, process, _, {asked, N}} -> N end || {_, Monitor} <- Clients],
+    1000 * lists:sum(Asked) / Ms.
+
+ask(Pids, Requests, At, End, Asked) ->
+    Pid = element(1 + At rem tuple_size(Pids), Pids),
+    _ = erlmcp_host:request(Pid, element(1 + At rem tuple_size(Requests), Requests)),
+    case erlang:monotonic_time(millisecond) < End of
+        true -> ask(Pids, Requests, At + 1, End, Asked + 1);
+        false -> Asked + 1
+    end.
+
+lost(How, Load) ->
+    100 * (1 - median([maps:get(How, Round) / Off || #{off := Off} = Round <- Load])).
+
+print_load(Load) ->
+    print("Requests a second at full load, ~b connections, ~b rounds~n", [?CONNECTIONS, ?ROUNDS]),
+    row(["", "median", "lost %", "least lost", "most lost"]),
+    [
+        begin
+            Lost = [100 * (1 - maps:get(How, Round) / Off) || #{off := Off} = Round <- Load],
+            row([
+                Name, integer_to_list(round(median([maps:get(How, Round) || Round <- Load]))),
+                ms(lost(How, Load)), ms(lists:min(Lost)), ms(lists:max(Lost))
+            ])
+        end
+     || {How, Name} <- [
+            {off, "no session"}, {on, "a window in each 3 s"}, {always, "always timed"}
+        ]
+    ],
+    print("  Lost: the median of rounds, each beside its own run without a session.~n", []).
+
+%%% Figures
+
+%% @doc Nanoseconds of each call with that many connections and a session, the median; and of what
+%% happens at both ends of a window, with the longest gap of any scheduler meanwhile in ms.
+figures(Count) ->
+    {ok, _} = erlmcp_memory_pool:start_link(),
+    Server = spawn_link(fun() -> receive stop -> ok end end),
+    {ok, Pids} = ?P:create_test_connections(Count, Server),
+    ok = ?P:start_profiling(#{interval_ms => 5000, gc => false}),
+    Calls = [
+        {metrics, fun ?P:metrics/0},
+        {breakdown, fun ?P:memory_breakdown/0},
+        {inventory, fun ?P:inventory/0},
+        {sample, fun ?P:measure_memory_snapshot/0},
+        {memory, fun erlang:memory/0}
+    ],
+    Times = erlmcp_bench_measure:medians([
+        {Name, nanoseconds(Call)}
+     || _ <- lists:seq(1, ?CALLS), {Name, Call} <- Calls
+    ]),
+    _ = ?P:stop_profiling(),
+    Idle = erlmcp_bench_gaps:idle(1000),
+    Session = ?NIF:profiler_start(self(), 1, true),
+    Steps = [
+        {look, fun() -> none = ?TRACE:other() end},
+        {set, fun() -> true = ?TRACE:set() end},
+        {clear, fun() -> ok = ?TRACE:clear() end}
+    ],
+    Window = [{Name, step(Step)} || {Name, Step} <- Steps],
+    ok = ?NIF:profiler_stop(Session),
+    ok = ?P:stop_test_connections(Pids),
+    #{calls => Times, window => [{idle, #{ms => 1000.0, gap => Idle}} | Window]}.
+
+step(Step) ->
+    Hearts = erlmcp_bench_gaps:watch(),
+    Ns = nanoseconds(Step),
+    #{ms => Ns / 1.0e6, gap => erlmcp_bench_gaps:longest(Hearts)}.
+
+print_figures(Count, Calls, Window) ->
+    print("~nOne call with ~b connections, the median of ~b~n", [Count, ?CALLS]),
+    [
+        row([Name, micros(maps:get(Key, Calls))])
+     || {Key, Name} <- [
+            {metrics, "metrics/0"}, {breakdown, "memory_breakdown/0"},
+            {inventory, "inventory/0"}, {sample, "measure_memory_snapshot/0"},
+            {memory, "erlang:memory/0"}
+        ]
+    ],
+    print("~nA window opens and closes among ~b processes, in ms~n", [Count]),
+    row(["", "took", "longest gap"]),
+    [
+        row([Name, ms(Ms), ms(Gap)])
+     || {Key, Name} <- [
+            {look, "looking for other tracers"}, {set, "setting flags"}, {clear, "taking them away"},
+            {idle, "nothing"}
+        ],
+        #{ms := Ms, gap := Gap} <- [proplists:get_value(Key, Window)]
+    ],
+    print("  Gap: of a process on each scheduler that wakes up every millisecond.~n", []).
+
+%%% Breakdown
+
+%% @doc What of the resident size is unaccounted, in per cent: with no connections, and for each of
+%% these counts while they rise to it, with all, while they fall, and without any again.
+breakdowns(Counts) ->
+    {ok, _} = erlmcp_memory_pool:start_link(),
+    None = unaccounted(0, none),
+    [None | lists:append([rise_and_fall(Count) || Count <- Counts])].
+
+rise_and_fall(Count) ->
+    Half = Count div 2,
+    Pool = whereis(erlmcp_memory_pool),
+    {ok, First} = ?P:create_test_connections(Half, Pool),
+    Rising = unaccounted(Half, rising),
+    {ok, Second} = ?P:create_test_connections(Count - Half, Pool),
+    There = unaccounted(Count, all),
+    ok = ?P:stop_test_connections(First),
+    Falling = unaccounted(Count - Half, falling),
+    ok = ?P:stop_test_connections(Second),
+    [Rising, There, Falling, unaccounted(0, gone)].
+
+unaccounted(Count, Phase) ->
+    #{unaccounted := Bytes} = Breakdown = ?P:memory_breakdown(),
+    Resident = lists:sum(maps:values(Breakdown)),
+    #{connections => Count, phase => Phase, resident => Resident, percent => 100 * Bytes / Resident}.
+
+print_breakdowns(Breakdowns) ->
+    print("~nResident memory, and what of it memory_breakdown/0 cannot say~n", []),
+    row(["connections", "", "MB", "unaccounted %"]),
+    [
+        row([integer_to_list(Count), atom_to_list(Phase), ms(Resident / 1048576), ms(Percent)])
+     || #{connections := Count, phase := Phase, resident := Resident, percent := Percent} <- Breakdowns
+    ],
+    ok.
