@@ -11,7 +11,7 @@ SOAK_SECONDS ?= 600
 SERIES ?= 500
 WINDOW_MS ?= 2000
 PAUSES ?= 10000
-LOAD_MS ?= 3000
+LOAD_MS ?= 700
 
 # Each check says its name before it runs; the first one that fails ends the run.
 say = @printf '\n== %s\n'
@@ -43,7 +43,7 @@ help:
 	@echo '            WINDOW_MS=n for the ten minutes that alarms look back)'
 	@echo 'make bench-pauses  pauses beside those of erlang:trace/3, rates by windows (PAUSES=n in all)'
 	@echo 'make bench-profiling  what measuring costs at full load and with 100,000 connections'
-	@echo '            (COUNT=n connections, LOAD_MS=n of each run)'
+	@echo '            (COUNT=n connections, LOAD_MS=n of each measurement)'
 	@echo 'make bench-take    messages appended and taken in one call, beside plain Erlang (MS=n)'
 	@echo 'make bench-park    parking beside the external format and ETS (RUNS=n of each)'
 	@echo 'make soak   a mixed load for ten minutes, and whether memory grows (SOAK_SECONDS=n)'

@@ -429,7 +429,9 @@ generate_report() ->
 
 %% @doc A page for a browser, in one file that refers to nothing outside of it: memory by kind,
 %% connections and what each takes, and garbage collection pauses over the time of the running
-%% session, or the last one; alerts, the largest shares, and the processes that use the most memory.
+%% session, or the last one; alerts and what is not measured, the verdict of {@link memory_growth/0},
+%% the longest pauses of {@link gc_pauses/0}, the largest shares, and the processes that use the most
+%% memory.
 %%
 %% Written to a file, it opens in any browser:
 %%

@@ -23,6 +23,7 @@ all() ->
         a_window_is_open_at_the_start,
         rates_are_those_of_windows,
         pauses_are_those_of_trace_messages,
+        nothing_is_asked_of_the_code_server,
         no_window_beside_a_tracer,
         no_window_beside_a_tracer_of_new_processes,
         no_window_beside_a_trace_session,
@@ -124,6 +125,30 @@ pauses_are_those_of_trace_messages(_Config) ->
     ],
     %% Nothing of it is left.
     ?assertEqual([], flagged()).
+
+%% What a VM does not have would be looked for in all of the code path, with each sample and window.
+nothing_is_asked_of_the_code_server(_Config) ->
+    {ok, Peer, _} = peer:start(#{connection => standard_io, args => ["-pa" | code:get_path()]}),
+    try
+        ?assertMatch(#{gc := #{measured := true}}, peer:call(Peer, ?MODULE, code_server_stands, [], infinity))
+    after
+        peer:stop(Peer)
+    end.
+
+code_server_stands() ->
+    Process = idle(),
+    Session = fun() ->
+        ok = ?P:start_profiling(?WINDOWS),
+        taken(?NIF:profiler_session(), 3),
+        [closed(Process) || _ <- "12"],
+        ?P:stop_profiling()
+    end,
+    %% All modules are loaded then.
+    _ = Session(),
+    true = erlang:suspend_process(whereis(code_server)),
+    Result = Session(),
+    true = erlang:resume_process(whereis(code_server)),
+    Result.
 
 no_window_beside_a_tracer(_Config) ->
     Traced = idle(),

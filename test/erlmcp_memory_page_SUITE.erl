@@ -112,7 +112,7 @@ the_page_names_the_longest_pauses(_Config) ->
 
 %% A session of the caller with these samples.
 pushed(Snapshots) ->
-    Session = erlmcp_memory_nif:profiler_start(self(), 20000, true),
+    Session = erlmcp_memory_nif:profiler_start(self(), 10080, true),
     [true = erlmcp_memory_nif:profiler_push(Session, Snapshot) || Snapshot <- Snapshots],
     Session.
 
@@ -151,18 +151,8 @@ texts_in_the_page_are_escaped(_Config) ->
 %% A sample a minute, and some more than are kept: nothing grows with them but the session.
 a_week_of_samples_is_a_small_page(_Config) ->
     Before = erlmcp_memory_nif:native_bytes(),
-    Session = erlmcp_memory_nif:profiler_start(self(), 10080, true),
     Now = erlang:system_time(millisecond),
-    Snapshot = ?P:measure_memory_snapshot(),
-    [
-        true = erlmcp_memory_nif:profiler_push(Session, Snapshot#memory_snapshot{
-            timestamp = Now - 60000 * (11000 - N),
-            total_memory = 300 * ?MB + erlang:phash2(N, 50 * ?MB),
-            resident_memory = 400 * ?MB + erlang:phash2(-N, 50 * ?MB),
-            connections = 100000 - erlang:phash2({N}, 5000)
-        })
-     || N <- lists:seq(1, 11000)
-    ],
+    Session = week(Now),
     Held = erlmcp_memory_nif:native_bytes() - Before,
     ?assert(Held < 2 * ?MB, Held),
     ok = erlmcp_memory_nif:profiler_stop(Session),
@@ -179,6 +169,20 @@ a_week_of_samples_is_a_small_page(_Config) ->
     ?assertMatch(#{total := #{verdict := Verdict}} when Verdict =/= growing, Growth),
     #{snapshots := [#{timestamp := First} | _], snapshot_count := 10080} = Data,
     ?assertEqual(Now - 60000 * (11000 - 921), First).
+
+%% A session that has had a sample a minute until now, and some more than a week has.
+week(Now) ->
+    Snapshot = ?P:measure_memory_snapshot(),
+    pushed([
+        Snapshot#memory_snapshot{
+            timestamp = Now - 60000 * (11000 - N),
+            time_offset = 0,
+            total_memory = 300 * ?MB + erlang:phash2(N, 50 * ?MB),
+            resident_memory = 400 * ?MB + erlang:phash2(-N, 50 * ?MB),
+            connections = 100000 - erlang:phash2({N}, 5000)
+        }
+     || N <- lists:seq(1, 11000)
+    ]).
 
 timed(Calls) ->
     lists:unzip([
@@ -203,10 +207,15 @@ the_page_in_a_browser(Config) ->
         [] ->
             {skip, "no browser; Debian's package chromium is one"};
         [Browser | _] ->
-            Page = page(#{interval_ms => 20}, 60),
+            Seconds = page(#{interval_ms => 20}, 60),
+            _ = ?P:stop_profiling(),
+            _ = week(erlang:system_time(millisecond)),
+            Week = generated(),
             [
                 in_browser(Browser, Page, Width, Theme, Config)
-             || Width <- [390, 1280], Theme <- ["0", "1"]
+             || {Page, Themes} <- [{Seconds, ["0", "1"]}, {Week, ["0"]}],
+                Width <- [390, 1280],
+                Theme <- Themes
             ]
     end.
 
@@ -228,15 +237,18 @@ in_browser(Browser, Page, Width, Theme, Config) ->
     ?assertEqual([], Errors),
     {match, [Seen]} = re:run(Output, "SEEN\\[([^\\]]*)\\]", [{capture, all_but_first, list}]),
     ct:pal("~b pixels, scheme ~s: ~s", [Width, Theme, Seen]),
-    [Wide, Smallest, Charts, Dark] = [list_to_integer(N) || N <- string:lexemes(Seen, ",")],
+    [Wide, Smallest, Charts, Dark, Axes, Cut] = [list_to_integer(N) || N <- string:lexemes(Seen, ",")],
     ?assert(Wide =< Width, {Wide, Width}),
     ?assert(Smallest >= 11, Smallest),
     ?assertEqual(4, Charts),
+    ?assertEqual(4, Axes),
+    ?assertEqual(0, Cut),
     %% 0 is dark, 1 is light.
     ?assertEqual(list_to_integer(Theme), 1 - Dark).
 
 %% The page in a frame of a width, and a script that says: how wide it is, the smallest text in
-%% pixels of the screen, how many charts show, and whether it is dark.
+%% pixels of the screen, how many charts show, whether it is dark, how many charts say what both axes
+%% are, and how many texts of charts are not whole within them.
 framed(Page, Width) ->
     [
         "<!DOCTYPE html><meta charset=utf-8><iframe id=f style='border:0' width=",
@@ -244,17 +256,20 @@ framed(Page, Width) ->
         binary:replace(binary:replace(Page, <<"&">>, <<"&amp;">>, [global]), <<"\"">>,
             <<"&quot;">>, [global]),
         "\"></iframe><p id=o></p><script>onload=function(){",
-        "var d=document.getElementById('f').contentDocument,s=1e9,c=0;",
+        "var d=document.getElementById('f').contentDocument,s=1e9,c=0,a=0,cut=0;",
         "d.querySelectorAll('p,td,th,span,b,li,h2').forEach(function(e){",
         "s=Math.min(s,parseFloat(d.defaultView.getComputedStyle(e).fontSize))});",
         "d.querySelectorAll('svg').forEach(function(e){var b=e.getBoundingClientRect();",
         "if(b.width>0){c++;var k=b.width/e.viewBox.baseVal.width;",
-        "e.querySelectorAll('text').forEach(function(t){",
+        "if(/time \\(UTC\\)/.test(e.textContent)&&/(GB|MB|KB|bytes|connections|length of pauses)/",
+        ".test(e.textContent))a++;",
+        "e.querySelectorAll('text').forEach(function(t){var r=t.getBoundingClientRect();",
+        "if(r.left<b.left-1||r.right>b.right+1||r.top<b.top-1||r.bottom>b.bottom+1)cut++;",
         "s=Math.min(s,k*parseFloat(d.defaultView.getComputedStyle(t).fontSize))})}});",
         "var paper=d.defaultView.getComputedStyle(d.body).backgroundColor;",
         "var dark=paper=='rgb(255, 255, 255)'?0:1;",
         "document.getElementById('o').textContent='SEEN['+[d.documentElement.scrollWidth,",
-        "Math.floor(s),c,dark]+']'}</script>"
+        "Math.floor(s),c,dark,a,cut]+']'}</script>"
     ].
 
 page(Options, Collections) ->
