@@ -156,7 +156,11 @@ charts({Status, Charts}) ->
             ]),
             note(pauses(Status, erlmcp_memory_nif:profiler_gc()))
         ]),
-        note(io_lib:format("~b samples of ~b taken in ~ts.", [Held, Taken, span(Ms)]))
+        [
+            "<section>",
+            note(io_lib:format("~b samples of ~b taken in ~ts.", [Held, Taken, span(Ms)])),
+            "</section>\n"
+        ]
     ].
 
 span(Ms) when Ms < 7200000 -> io_lib:format("~.1f minutes", [Ms / 60000]);

@@ -38,6 +38,7 @@ all() ->
         the_worst_pauses_have_names,
         the_worst_pause_of_one_that_is_gone,
         a_killed_sampler_goes_on,
+        a_sampler_killed_while_it_starts,
         a_sampler_that_dies_again_and_again,
         the_application_stops,
         without_the_application
@@ -497,6 +498,35 @@ a_killed_sampler_goes_on(_Config) ->
     ?assertMatch([_], supervisor:which_children(erlmcp_memory_sampler_sup)),
     ?assertNotEqual(Session, ?NIF:profiler_session()),
     stop(Process).
+
+%% Its start goes on with another one, supervised or not.
+a_sampler_killed_while_it_starts(_Config) ->
+    [
+        begin
+            _ = Supervised andalso application:start(erlmcp_memory),
+            [
+                begin
+                    {Killer, Monitor} = spawn_monitor(fun() -> kill_samplers(3) end),
+                    ?assertEqual(ok, ?P:start_profiling(?WINDOWS)),
+                    exit(Killer, kill),
+                    receive {'DOWN', Monitor, process, Killer, _} -> ok end
+                end
+             || _ <- lists:seq(1, 20)
+            ],
+            ok = ?P:start_profiling(#{interval_ms => 60000}),
+            ?assertMatch(#{snapshots := N} when N >= 2, ?P:stop_profiling()),
+            ?assertEqual([], flagged())
+        end
+     || Supervised <- [false, true]
+    ].
+
+kill_samplers(0) ->
+    ok;
+kill_samplers(Left) ->
+    case whereis(erlmcp_memory_sampler) of
+        undefined -> erlang:yield(), kill_samplers(Left);
+        Sampler -> exit(Sampler, kill), kill_samplers(Left - 1)
+    end.
 
 %% Measuring that cannot go on ends no node and no application.
 a_sampler_that_dies_again_and_again(_Config) ->

@@ -152,12 +152,14 @@ logging(Words, Fun) ->
         logger:remove_handler(?MODULE)
     end.
 
-%% A logger handler.
-log(#{level := warning, msg := {Format, Args}}, #{config := {Pid, Words}}) when is_list(Format) ->
-    Text = lists:flatten(io_lib:format(Format, Args)),
-    case string:find(Text, Words) of
+%% A logger handler. What the library logs are reports of its domain.
+log(#{level := warning, msg := {report, #{label := {erlmcp_memory, _}} = Report}} = Event, #{config := {Pid, Words}}) ->
+    #{meta := #{domain := [erlmcp_memory], report_cb := Text}} = Event,
+    {Format, Args} = Text(Report),
+    Logged = lists:flatten(io_lib:format(Format, Args)),
+    case string:find(Logged, Words) of
         nomatch -> ok;
-        _ -> Pid ! {warning, Text}
+        _ -> Pid ! {warning, Logged}
     end;
 log(_Event, _Config) ->
     ok.
