@@ -19,6 +19,8 @@ html() ->
             {ok, Reference, Status} -> {Status, erlmcp_memory_nif:profiler_charts(Reference)};
             none -> none
         end,
+    %% First these, so that all of them are among the collections that are counted.
+    Pauses = erlmcp_memory_pauses:pauses(),
     Inventory = erlmcp_memory_figures:inventory(),
     Breakdown = erlmcp_memory_figures:breakdown(),
     [
@@ -29,11 +31,11 @@ html() ->
         "<title>Memory of ", escape(node()), "</title><style>", style(), "</style></head>\n<body>",
         "<header><h1>Memory of ", escape(node()), "</h1><p>", escape(now_text()),
         " &middot; OTP ", escape(erlang:system_info(otp_release)), "</p></header>\n<main>",
-        tiles(Breakdown, Inventory),
+        tiles(Breakdown),
         alerts(erlmcp_memory_health:levels()),
         growth(erlmcp_memory_growth:session()),
         charts(Session),
-        worst(erlmcp_memory_pauses:pauses()),
+        worst(Pauses),
         breakdown(Breakdown),
         inventory(Inventory),
         shares(Inventory),
@@ -43,9 +45,8 @@ html() ->
 
 %%% Parts
 
-tiles(Breakdown, Inventory) ->
-    Count = fun(Kind) -> maps:get(count, maps:get(Kind, Inventory)) end,
-    Connections = Count(pooled_states) + Count(compact_states) + Count(parked),
+tiles(Breakdown) ->
+    Connections = erlmcp_memory_health:connections(),
     Resident = resident(Breakdown),
     Each =
         case Connections > 0 andalso is_integer(Resident) of

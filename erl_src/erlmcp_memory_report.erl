@@ -31,6 +31,8 @@ generate() ->
     end.
 
 text(Session, #{baseline := First, last := Last} = Status) ->
+    %% First these, so that all of them are among the collections that are counted.
+    Pauses = erlmcp_memory_pauses:pauses(),
     [
         "Memory profile of ", atom_to_list(node()), "\n\n",
         duration(Status), "\n\n",
@@ -47,7 +49,7 @@ text(Session, #{baseline := First, last := Last} = Status) ->
         growth_text(erlmcp_memory_growth:session()),
         "\n",
         gc_text(Status, erlmcp_memory_pauses:gc()),
-        worst_text(erlmcp_memory_pauses:pauses()),
+        worst_text(Pauses),
         "\n",
         alerts_text(erlmcp_memory_health:alerts(erlmcp_memory_health:levels())),
         "\n",
@@ -79,7 +81,8 @@ duration(#{running := Running, duration_ms := Ms, held := Held, taken := Taken})
     ]).
 
 row(Columns) ->
-    io_lib:format("~-10s ~15s ~15s ~15s~n", Columns).
+    Row = io_lib:format("~-10s ~15s ~15s ~15s", Columns),
+    [string:trim(Row, trailing), "\n"].
 
 bytes_row(Name, From, To) ->
     row([Name, mb(From), mb(To), mb(To - From)]).

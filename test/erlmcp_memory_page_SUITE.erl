@@ -23,6 +23,7 @@ all() ->
         the_page_without_a_session,
         the_page_says_what_grows,
         the_page_names_the_longest_pauses,
+        the_host_says_how_many_connections,
         texts_in_the_page_are_escaped,
         a_week_of_samples_is_a_small_page,
         a_page_in_no_other_format,
@@ -109,6 +110,25 @@ the_page_names_the_longest_pauses(_Config) ->
         match =:= re:run(section(generated(), "Longest pauses"), Row, [{capture, none}])
     end),
     gone(Holder).
+
+the_host_says_how_many_connections(_Config) ->
+    Tile = "<b>([0-9]+)</b><span>Connections</span>",
+    Shown = fun() ->
+        {match, [Count]} = re:run(generated(), Tile, [{capture, [1], list}]),
+        Count
+    end,
+    States = [?O:create_optimized_state(<<"a">>) || _ <- lists:seq(1, 70)],
+    ?assert(list_to_integer(Shown()) >= 70),
+    ok = application:set_env(erlmcp_memory, connection_count, {?MODULE, connections}),
+    try
+        ?assertEqual("35", Shown())
+    after
+        application:unset_env(erlmcp_memory, connection_count)
+    end,
+    ?assertEqual(70, length(States)).
+
+connections() ->
+    35.
 
 %% A session of the caller with these samples.
 pushed(Snapshots) ->
