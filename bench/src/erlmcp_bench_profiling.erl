@@ -134,7 +134,7 @@ lost(How, Of, Load) ->
 
 print_load(Load) ->
     print("Requests a second at full load, ~b connections, ~b rounds~n", [?CONNECTIONS, ?ROUNDS]),
-    row(["", "median", "lost %", "least lost", "most lost", "of processor"]),
+    row(["", "median", "lost %", "least lost", "most lost", "processor %"]),
     [
         begin
             Lost = lost(How, time, Load),
@@ -248,7 +248,7 @@ unaccounted(Count, Phase) ->
 
 print_breakdowns(Breakdowns) ->
     print("~nResident memory, and what of it memory_breakdown/0 cannot say~n", []),
-    row(["connections", "", "MB", "unaccounted %"]),
+    row(["connections", "", "MB", "unknown %"]),
     [
         row([integer_to_list(Count), atom_to_list(Phase), ms(Resident / 1048576), ms(Percent)])
      || #{connections := Count, phase := Phase, resident := Resident, percent := Percent} <- Breakdowns
