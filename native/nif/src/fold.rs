@@ -139,7 +139,7 @@ impl Folded {
     }
 
     fn links(&self) -> &[ShareLink] {
-        // SAFETY: `fold` wrote so many, and they live as long as `self`.
+        // SAFETY: `fold` wrote this many, and they live as long as `self`.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.links.into()) }
     }
 
@@ -149,7 +149,7 @@ impl Folded {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `fold` wrote so many, and they live as long as `self`.
+        // SAFETY: `fold` wrote this many, and they live as long as `self`.
         unsafe { slice::from_raw_parts(self.bytes_start().as_ptr(), self.bytes.into()) }
     }
 }
@@ -158,7 +158,7 @@ impl Drop for Folded {
     fn drop(&mut self) {
         FOLDED.went(usize::from(self.links) * size_of::<ShareLink>() + usize::from(self.bytes));
         let links = ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.links.into());
-        // SAFETY: `fold` wrote so many, and nobody uses them from here on.
+        // SAFETY: `fold` wrote this many, and nothing uses them afterwards.
         unsafe { links.drop_in_place() };
     }
 }
