@@ -250,12 +250,17 @@ to_map(State) ->
 %% that is missing is as in a new state.
 -spec from_map(#{field() => term()}) -> state().
 from_map(Map) when is_map(Map) ->
-    New = #{phase => initialization, created_at => erlang:system_time(millisecond)},
-    Fields = maps:filter(fun(_Field, Value) -> Value =/= undefined end, maps:merge(New, Map)),
     Created =
         case erlmcp_memory_settings:connection_state_compact() of
-            true -> from_fields(Fields);
-            false -> erlmcp_memory_plain_state:from_fields(Fields)
+            true ->
+                ?COLLECTED(
+                    ?OPENED(state_from_map, [Map], [], erlmcp_memory_nif:state_from_map(Map, []))
+                );
+            false ->
+                New = #{phase => initialization, created_at => erlang:system_time(millisecond)},
+                All = maps:merge(New, Map),
+                IsSet = fun(_Field, Value) -> Value =/= undefined end,
+                erlmcp_memory_plain_state:from_fields(maps:filter(IsSet, All))
         end,
     case Created of
         {badarg, Position, Text} -> ?BADARG([Map], Position, Text);
@@ -325,7 +330,7 @@ estimate_memory(State) ->
 %% takes), `id', `transport', `capabilities_ref', `metadata', `pending_refs' and `extra' (all other
 %% fields). `shared_bytes' is what the shares take to which the state refers, also through other
 %% values; they are kept once for all, and not part of the total. Nor are the compact states, pooled
-%% states and buffers that it refers to: each is counted where it is. One that is cleaned up is so for
+%% states, parked terms and buffers that it refers to: each is counted where it is. One that is cleaned up is so for
 %% every value that refers to it. A value with references to objects of other libraries takes an
 %% environment of the VM for them, 2.5 KB, and some 150 bytes for each. `metadata_map_size' and
 %% `pending_count' are numbers of entries. What two versions of a state have
@@ -341,8 +346,9 @@ state_size_info(State) ->
     end.
 
 %% @doc Gives the memory of a state back at once, without waiting for the garbage collection of
-%% its reference. Later reads of this handle raise `badarg'; other versions of the state are as
-%% they were. May be called twice.
+%% its reference. Up to 512 bytes lie in the object that the reference refers to, and go with it.
+%% Later reads of this handle raise `badarg'; other versions of the state are as they were. May be
+%% called twice.
 -spec cleanup_state(state()) -> ok.
 cleanup_state(State) ->
     Cleaned =

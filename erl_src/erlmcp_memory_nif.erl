@@ -38,6 +38,9 @@
     next_peak/0,
     slot_wake/1,
     slot_peek/1,
+    slot_built/1,
+    slot_start/2,
+    started/1,
     slot_awake/2,
     slot_reserve/2,
     slot_enter/1,
@@ -53,6 +56,7 @@
     state_remove/3,
     state_fields/1,
     state_from_fields/2,
+    state_from_map/2,
     state_sizes/1,
     state_cleanup/1,
     state_compress/2,
@@ -279,6 +283,21 @@ slot_wake(_Slot) -> ?NOT_LOADED.
 -spec slot_peek(Slot :: reference()) -> State :: term().
 slot_peek(_Slot) -> ?NOT_LOADED.
 
+%% @doc Counts what is expected of a server that starts, unless the node would then have more than
+%% the limit awake: then it is to ask again after this many milliseconds.
+-spec slot_start(Slot :: reference(), Limit :: non_neg_integer() | infinity) ->
+    {true, Bytes :: non_neg_integer()} | {false, Ms :: pos_integer()}.
+slot_start(_Slot, _Limit) -> ?NOT_LOADED.
+
+%% @doc Tells how many bytes a server has awake now that it has started, for what is expected of
+%% the next.
+-spec started(Bytes :: non_neg_integer()) -> ok.
+started(_Bytes) -> ?NOT_LOADED.
+
+%% @doc About how many bytes of the heap the state takes when it is built.
+-spec slot_built(Slot :: reference()) -> non_neg_integer().
+slot_built(_Slot) -> ?NOT_LOADED.
+
 %% @doc Sets how many bytes the server has awake; returns the total of the node.
 -spec slot_awake(Slot :: reference(), Bytes :: non_neg_integer()) -> non_neg_integer().
 slot_awake(_Slot, _Bytes) -> ?NOT_LOADED.
@@ -366,6 +385,12 @@ state_fields(_State) -> ?NOT_LOADED.
 -spec state_from_fields(term(), opened()) ->
     reference() | collect(reference()) | badarg() | closed().
 state_from_fields(_Fields, _Opened) -> ?NOT_LOADED.
+
+%% @doc As {@link state_from_fields/2}, without what is `undefined', and with a phase and a time of
+%% creation if there is none.
+-spec state_from_map(term(), opened()) ->
+    reference() | collect(reference()) | badarg() | closed().
+state_from_map(_Map, _Opened) -> ?NOT_LOADED.
 
 -spec state_sizes(term()) -> #{atom() => non_neg_integer()} | badarg().
 state_sizes(_State) -> ?NOT_LOADED.
@@ -512,11 +537,11 @@ profiler_probe(_Consumer) ->
 profiler_charts(_Session) ->
     ?NOT_LOADED.
 
-%% @doc `{Minor, Major, ReclaimedBytes, PauseNanos, Pauses}' of the last session: pauses of up to
-%% each of {@link pause_bounds/0}, and longer ones.
+%% @doc `{Minor, Major, ReclaimedBytes, TimedNanos, PauseNanos, Pauses}' of the last session: for how
+%% long collections were timed; pauses of up to each of {@link pause_bounds/0}, and longer ones.
 -spec profiler_gc_totals() ->
     {non_neg_integer(), non_neg_integer(), non_neg_integer(), non_neg_integer(),
-        [non_neg_integer()]}.
+        non_neg_integer(), [non_neg_integer()]}.
 profiler_gc_totals() ->
     ?NOT_LOADED.
 
@@ -678,7 +703,7 @@ buffer_append(_, _, _) ->
     ?NOT_LOADED.
 
 -spec buffer_take(term(), term(), bytes()) ->
-    {ok, [binary()]} | {error, released | {message_too_large, pos_integer()}}
+    {ok, [binary(), ...]} | more | {error, released | {message_too_large, pos_integer()}}
     | not_iodata | badarg.
 buffer_take(_, _, _) ->
     ?NOT_LOADED.

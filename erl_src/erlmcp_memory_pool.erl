@@ -406,6 +406,7 @@ binary_bytes(_End, _Rests, Bytes, _Left) ->
     {ok, [binary()]} | {error, released | {message_too_large, Limit :: pos_integer()}}.
 take_messages(Ref, Data) ->
     case erlmcp_memory_nif:buffer_take(Ref, Data, binary_bytes(Data)) of
+        more -> {ok, []};
         {_, _} = Result -> Result;
         badarg -> ?BADARG([Ref, Data], 1, ?NOT_A_BUFFER);
         not_iodata -> ?BADARG([Ref, Data], 2, <<"not iodata">>)
@@ -638,18 +639,15 @@ tick(watch, #server{created = Before, pool_size = Size} = Server) ->
 is_warning_due(_Now, #server{warned = undefined}) -> true;
 is_warning_due(Now, #server{warned = Last}) -> Now - Last >= ?WARNING_INTERVAL.
 
-warn(Created, Enough, #server{max_pool_size = Max}) when Enough =< Max ->
+warn(Created, Enough, #server{max_pool_size = Max}) ->
     ?LOG_WARNING(
-        "pool depleted: ~b connection states had to be created. "
-        "erlmcp_memory_pool:configure(pool_size, ~b) makes enough in advance",
-        [Created, Enough]
-    );
-warn(Created, Enough, _Server) ->
-    ?LOG_WARNING(
-        "pool depleted: ~b connection states had to be created. "
-        "erlmcp_memory_pool:configure(max_pool_size, ~b) and then "
-        "erlmcp_memory_pool:configure(pool_size, ~b) make enough in advance",
-        [Created, Enough, Enough]
+        #{
+            label => {erlmcp_memory, pool_depleted},
+            created => Created,
+            enough => Enough,
+            room => Enough =< Max
+        },
+        erlmcp_memory_log:metadata()
     ).
 
 stats() ->

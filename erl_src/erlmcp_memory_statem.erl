@@ -140,7 +140,8 @@ init_it(Starter, self, ServerRef, Module, Args, Options) ->
     init_it(Starter, self(), ServerRef, Module, Args, Options);
 init_it(Starter, Parent, ServerRef, Module, Args, Options) ->
     Loop = loop(Module, gen:get_proc_name(ServerRef), Parent, Options),
-    erlmcp_memory_wait:call(Module, init, [Args], ?LOOP, {init, Starter, ServerRef, Loop}).
+    Left = erlmcp_memory_parking:start_wait(Options),
+    ?LOOP:start({start, Args, Starter, ServerRef, Left, Loop}).
 
 loop(Module, Name, Parent, Options) ->
     #loop{

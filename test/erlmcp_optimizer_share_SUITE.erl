@@ -100,7 +100,8 @@ a_hundred_processes_at_once(_Config) ->
     %% packed in vain goes soon.
     ?assert(Bytes < 10_000_000),
     ?assert(native() - Before >= 400_000),
-    until(fun() -> native() - Before < Bytes end),
+    %% Threads keep a few kilobytes to work in.
+    until(fun() -> native() - Before < Bytes + 65536 end),
     [Pid ! stop || Pid <- Ready].
 
 it_outlives_its_creator(_Config) ->

@@ -65,10 +65,17 @@ every_figure_has_its_type(_Config) ->
     types([native_bytes, idle_bytes, live_bytes, buffer_bytes], [], Memory),
     State = ?O:create_optimized_state(<<"c">>),
     types(maps:keys(?O:state_size_info(State)), [], ?O:state_size_info(State)),
+    ?assertEqual(maps:get(total_bytes, ?O:state_size_info(State)), ?O:estimate_memory(State)),
     ok = ?M:start_profiling(#{interval_ms => 50, gc => false}),
     timer:sleep(200),
     #{baseline := Baseline, final := Final} = Stopped = ?M:stop_profiling(),
-    types([snapshots, total_memory_delta, process_count_delta], [avg_gc_pause], Stopped),
+    types(
+        [snapshots, total_memory_delta, process_count_delta, duration_ms], [avg_gc_pause], Stopped
+    ),
+    #{snapshots := [Baseline | _] = Snapshots, snapshot_count := Count} =
+        Data = ?M:get_profiling_data(),
+    types([snapshot_count, duration_ms], [], Data),
+    ?assertEqual(Count, length(Snapshots)),
     [
         types(
             [
@@ -77,7 +84,7 @@ every_figure_has_its_type(_Config) ->
             ],
             [gc_pause_max], Snapshot
         )
-     || Snapshot <- [Baseline, Final]
+     || Snapshot <- [Final | Snapshots]
     ],
     #{total_memory := Total, total_memory_mb := Megabytes} = Baseline,
     ?assertEqual(Total div 1048576, Megabytes),
@@ -88,7 +95,13 @@ every_figure_has_its_type(_Config) ->
         [min_memory, max_memory, avg_memory, memory_delta, avg_growth_per_snapshot],
         [trend_slope], Trend
     ),
-    ?assertMatch(#{avg_memory := 11, avg_growth_per_snapshot := 2}, Trend),
+    ?assertMatch(
+        #{avg_memory := 11, avg_growth_per_snapshot := 2, leak_indication := <<"normal">>}, Trend
+    ),
+    {Delta, 10} = ?M:measure_memory_after_delay(10),
+    ?assert(is_integer(Delta)),
+    {ok, [_ | _] = Report} = ?M:generate_report(),
+    ?assert(io_lib:char_list(Report)),
     {Bytes, PerConnection} = ?M:memory_per_connection(1000),
     ?assert(is_number(Bytes) andalso is_float(PerConnection)),
     ?assert(is_number((?M:measure_memory_snapshot())#memory_snapshot.gc_pause_max)).

@@ -127,10 +127,16 @@ serves_another_node(Config) ->
     {Report, Alerts} = on_node(Config, erlmcp_server, memory, []),
     ?assertMatch([_ | _], Report),
     ?assertEqual([], [Alert || #{level := critical} = Alert <- Alerts]),
-    %% The server goes, and takes nobody's state along.
-    true = exit(on_node(Config, erlang, whereis, [erlmcp_memory_pool]), kill),
-    ?WAIT(fun() -> is_pid(on_node(Config, erlang, whereis, [erlmcp_server])) end),
-    ok = connect(Config, 1),
+    %% The pool's process goes, and takes nobody's state along.
+    Pool = on_node(Config, erlang, whereis, [erlmcp_memory_pool]),
+    Server = on_node(Config, erlang, whereis, [erlmcp_server]),
+    true = on_node(Config, erlang, exit, [Pool, kill]),
+    ?WAIT(fun() ->
+        Now = on_node(Config, erlang, whereis, [erlmcp_memory_pool]),
+        is_pid(Now) andalso Now =/= Pool
+    end),
+    ?assertEqual(Server, on_node(Config, erlang, whereis, [erlmcp_server])),
+    ?assertEqual(Contents, contents(Config)),
     ?assertEqual([<<"list,read,write">>], received(Config, 1, <<"tools/list\n">>)).
 
 upgrade_keeps_ten_thousand_states(Config) ->
@@ -197,7 +203,7 @@ kept(Config, Release, Archive) ->
 next_version(Project, Host) ->
     [
         ?HELP:edit(File, "^(-module\\(.*\\)\\.)$", "\\1\n-vsn(\"next\").")
-     || File <- filelib:wildcard(filename:join(Project, "erl_src/*.erl")),
+     || File <- filelib:wildcard(filename:join(Project, "erl_src/**/*.erl")),
         filename:basename(File) =/= "erlmcp_memory_nif.erl"
     ],
     [

@@ -11,7 +11,7 @@
 %% Pairs between two looks at the clock.
 -define(BLOCK, 100).
 
--type pool() :: ours | server | poolboy | ets.
+-type pool() :: ours | resource | server | poolboy | ets.
 -type options() :: #{
     pools := [pool()],
     callers := [pos_integer()],
@@ -42,6 +42,8 @@ run(#{pools := Pools, callers := Callers, maps := Maps, ms := Ms, rounds := Roun
 start(ours) ->
     ok = application:set_env(erlmcp, memory_pool_size, 1000),
     {ok, _} = ?P:start_link();
+start(resource) ->
+    ok;
 start(server) ->
     {ok, _} = erlmcp_bench_server:start_link(10000);
 start(poolboy) ->
@@ -74,6 +76,8 @@ content(typical) ->
 acquire(ours, Map) ->
     {ok, Ref} = ?P:acquire_connection_state(Map),
     Ref;
+acquire(resource, _Map) ->
+    erlmcp_memory_nif:slot_new();
 acquire(server, Map) ->
     {ok, Ref} = erlmcp_bench_server:acquire(Map),
     Ref;
@@ -84,6 +88,7 @@ acquire(ets, Map) ->
     self().
 
 release(ours, Ref) -> ok = ?P:release_connection_state(Ref);
+release(resource, _Ref) -> ok;
 release(server, Ref) -> ok = erlmcp_bench_server:release(Ref);
 release(poolboy, Worker) -> ok = poolboy:checkin(erlmcp_bench_poolboy, Worker);
 release(ets, Key) -> true = ets:delete(?TABLE, Key).
@@ -95,6 +100,9 @@ pairs(ours, Map, Left) ->
     {ok, Ref} = ?P:acquire_connection_state(Map),
     ok = ?P:release_connection_state(Ref),
     pairs(ours, Map, Left - 1);
+pairs(resource, Map, Left) ->
+    _ = erlmcp_memory_nif:slot_new(),
+    pairs(resource, Map, Left - 1);
 pairs(ets, Map, Left) ->
     true = ets:insert(?TABLE, {self(), Map}),
     true = ets:delete(?TABLE, self()),

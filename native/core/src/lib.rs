@@ -16,6 +16,7 @@ pub mod profile;
 pub mod roster;
 pub mod shared;
 pub mod snapshot;
+pub mod starts;
 pub mod state;
 mod sync;
 pub mod threads;

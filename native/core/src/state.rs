@@ -1,7 +1,7 @@
 //! The state of a connection: a map of fields, some of them with a meaning of their own.
 
-use crate::map::{self, EditError, Map};
-use crate::packed::{Anchor, Item, Links, Packed, Page, Scalar, View, item, pack_int, skip};
+use crate::map::{self, EditError, Map, Room};
+use crate::packed::{Anchor, Entry, Item, Links, Packed, Page, Scalar, View, item, pack_int, skip};
 use smallvec::SmallVec;
 
 /// The packed atoms that have a meaning here. The host makes them once.
@@ -24,8 +24,20 @@ pub struct Names<A> {
 /// An immutable state: an update makes a new one that shares with the old what did not change.
 #[derive(Debug)]
 pub struct State<A> {
-    fields: Map<A>,
+    fields: Packed<A>,
 }
+
+/// The fields of a state, wherever they lie: in a [`State`], or in memory of the host's.
+#[derive(Debug)]
+pub struct Fields<'a, A>(View<'a, A>);
+
+impl<A> Clone for Fields<'_, A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A> Copy for Fields<'_, A> {}
 
 /// Why a state could not be made or changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,26 +77,93 @@ pub struct Sizes {
 }
 
 impl<A: Anchor> State<A> {
-    /// A new state with an id, a packed binary.
-    pub fn new(names: &Names<A>, id: View<'_, A>, created_at: i64) -> Self {
-        let mut created = Scalar::default();
-        let created_len = pack_int(created_at, &mut created);
-        let mut entries = [
-            (names.id.bytes(), id.bytes),
-            (names.phase.bytes(), names.initialization.bytes()),
-            (names.created_at.bytes(), &created[..created_len]),
-        ];
-        entries.sort_unstable();
-        let fields = Packed::from_bytes(&Page::build(entries.into_iter()));
-        State {
-            fields: Map::from_packed(fields).unwrap_or_default(),
-        }
+    /// A state of these fields, a packed map that was checked.
+    pub fn of(fields: Packed<A>) -> Self {
+        let fields = match Map::from_packed(fields) {
+            Some(map) => map.into_packed(),
+            None => Map::default().into_packed(),
+        };
+        State { fields }
     }
 
     /// A state of these fields, a packed map that has at least an id and a time of creation.
     pub fn from_fields(names: &Names<A>, fields: Packed<A>) -> Result<Self, FieldError> {
-        let fields = Map::from_packed(fields).ok_or(FieldError::NotAMap)?;
-        let state = State { fields };
+        Fields::checked(names, fields.view())?;
+        Ok(Self::of(fields))
+    }
+
+    /// A state of fields that were those of a state.
+    pub fn again(fields: Packed<A>) -> Self {
+        State { fields }
+    }
+
+    /// The fields as a value, for the caller to free or to put elsewhere.
+    pub fn into_packed(self) -> Packed<A> {
+        self.fields
+    }
+
+    /// All fields that were set.
+    pub fn fields(&self) -> Fields<'_, A> {
+        Fields(self.fields.view())
+    }
+
+    /// Bytes of memory behind the state.
+    pub fn heap_bytes(&self) -> usize {
+        self.fields.heap_bytes()
+    }
+}
+
+/// Builds the fields of a new state with an id, a packed binary. They have no links.
+pub fn new_state<A: Anchor>(names: &Names<A>, id: &[u8], created_at: i64, room: &mut Room) {
+    let mut created = Scalar::default();
+    let created_len = pack_int(created_at, &mut created);
+    let mut entries = [
+        (names.id.bytes(), id),
+        (names.phase.bytes(), names.initialization.bytes()),
+        (names.created_at.bytes(), &created[..created_len]),
+    ];
+    entries.sort_unstable();
+    room.build_pairs(&entries);
+}
+
+/// What a host passes for a new state, without the fields that are `undefined` and with those that
+/// every state has: the phase and the time of creation. `None` if nothing is to be changed.
+pub fn complete<A: Anchor>(
+    names: &Names<A>,
+    given: View<'_, A>,
+    created_at: i64,
+) -> Option<Packed<A>> {
+    let page = Page::of(given.bytes)?;
+    let mut created = Scalar::default();
+    let created_len = pack_int(created_at, &mut created);
+    let defaults = [
+        (names.phase.bytes(), names.initialization.bytes()),
+        (names.created_at.bytes(), &created[..created_len]),
+    ];
+    let is_absent = |value: &[u8]| value == names.undefined.bytes();
+    let missing = |(key, _): &(&[u8], &[u8])| page.find(key).is_none();
+    if !page.entries().any(|(_, value)| is_absent(value)) && !defaults.iter().any(missing) {
+        return None;
+    }
+    let given_ones = page.entries().filter(|(_, value)| !is_absent(value));
+    let mut entries: Vec<_> = given_ones.collect();
+    entries.extend(defaults.into_iter().filter(missing));
+    entries.sort_unstable_by_key(|(key, _)| *key);
+    let bytes = Page::build(entries.into_iter());
+    Some(Packed::new(bytes, given.links.clone()))
+}
+
+impl<'a, A: Anchor> Fields<'a, A> {
+    /// The fields that this value is, as a [`State`] has them or a [`Room`].
+    pub fn of(value: View<'a, A>) -> Self {
+        Fields(value)
+    }
+
+    /// The fields that this value is, if they are those of a state: a map that has at least an id
+    /// and a time of creation.
+    pub fn checked(names: &Names<A>, value: View<'a, A>) -> Result<Self, FieldError> {
+        let fields = Fields(value);
+        map::len_of(value).ok_or(FieldError::NotAMap)?;
         let checked = [
             &names.id,
             &names.created_at,
@@ -92,7 +171,7 @@ impl<A: Anchor> State<A> {
             &names.pending_refs,
         ];
         for name in checked {
-            match state.fields.get(&[name.bytes()]) {
+            match fields.get(&[name.bytes()]) {
                 Some(value) => check(names, name.bytes(), value)?,
                 None if name.bytes() == names.id.bytes() => return Err(FieldError::Id),
                 None if name.bytes() == names.created_at.bytes() => {
@@ -101,53 +180,71 @@ impl<A: Anchor> State<A> {
                 None => {}
             }
         }
-        Ok(state)
+        Ok(fields)
     }
 
-    /// The fields as a value, for the caller to free.
-    pub fn into_packed(self) -> Packed<A> {
-        self.fields.into_packed()
+    /// The map of the fields.
+    pub fn view(self) -> View<'a, A> {
+        self.0
     }
 
-    /// All fields that were set.
-    pub fn fields(&self) -> &Map<A> {
-        &self.fields
+    /// How many there are.
+    pub fn len(self) -> usize {
+        map::len_of(self.0).unwrap_or(0)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
     }
 
     /// The value under a path whose first key is a field.
-    pub fn get<K: AsRef<[u8]>>(&self, path: &[K]) -> Option<View<'_, A>> {
-        self.fields.get(path)
+    pub fn get<K: AsRef<[u8]>>(self, path: &[K]) -> Option<View<'a, A>> {
+        self.0.find(path)
     }
 
-    /// This state with another value under a path. A map given for the field `metadata` itself is
+    /// The fields with another value under a path. A map given for the field `metadata` itself is
     /// merged into it.
     pub fn update(
-        &self,
+        self,
         names: &Names<A>,
         path: &[View<'_, A>],
         value: View<'_, A>,
-    ) -> Result<Self, FieldError> {
+    ) -> Result<State<A>, FieldError> {
         let absent = names.undefined.bytes();
-        let fields = if let [field] = path {
-            check(names, field.bytes, value)?;
-            if field.bytes == names.metadata.bytes() {
-                self.fields.merge(path, value, absent)
-            } else {
-                self.fields.put(path, value, absent)
-            }
+        let fields = if is_merged(names, path, value)? {
+            map::merge(self.0, path, value, absent)
         } else {
-            self.fields.put(path, value, absent)
+            map::put(self.0, path, value, absent)
         };
         fields
             .map(|fields| State { fields })
             .map_err(FieldError::Path)
     }
 
-    /// This state with other values, as [`update`](Self::update) puts them: the keys of the packed
+    /// The same in a room, and its links; `None` if that is not the place for it: see [`Room::put`].
+    pub fn update_in(
+        self,
+        names: &Names<A>,
+        path: &[View<'_, A>],
+        value: View<'_, A>,
+        room: &mut Room,
+    ) -> Result<Option<Links<A>>, FieldError> {
+        let is_merged = is_merged(names, path, value)?;
+        Ok(match path {
+            [field] if is_merged => room.merge(self.0, *field, value),
+            _ => room.put(self.0, path, value),
+        })
+    }
+
+    /// The fields with other values, as [`update`](Self::update) puts them: the keys of the packed
     /// map `entries` are fields, and lists that are paths. Paths come last, shorter ones first.
-    pub fn update_all(&self, names: &Names<A>, entries: View<'_, A>) -> Result<Self, FieldError> {
+    pub fn update_all(
+        self,
+        names: &Names<A>,
+        entries: View<'_, A>,
+    ) -> Result<State<A>, FieldError> {
         let page = Page::of(entries.bytes).ok_or(FieldError::NotAMap)?;
-        let is_field = |key: &[u8]| matches!(item(key, &mut 0), Ok(Item::Atom(_)));
         let mut paths = Vec::new();
         for (key, value) in page.entries() {
             let value = View::new(value, entries.links);
@@ -159,20 +256,38 @@ impl<A: Anchor> State<A> {
         }
         let metadata = names.metadata.bytes();
         let mut state = State {
-            fields: self.fields.put_all(entries, is_field, metadata),
+            fields: map::put_some(self.0, entries, is_field, metadata),
         };
         for (path, value) in paths {
-            state = state.update(names, &path, value)?;
+            state = state.fields().update(names, &path, value)?;
         }
         Ok(state)
     }
 
-    /// This state without what a path leads to. `Ok(None)` if there is nothing there.
+    /// The same in a room, for entries whose keys are fields, sorted, and that have no links; its
+    /// links. `None` if that is not the place for it, because there is metadata among them or for
+    /// the reasons of [`Room::put`].
+    pub fn update_all_in(
+        self,
+        names: &Names<A>,
+        entries: &[Entry<'_>],
+        room: &mut Room,
+    ) -> Result<Option<Links<A>>, FieldError> {
+        for entry in entries {
+            if is(entry.key(), &names.metadata) {
+                return Ok(None);
+            }
+            check(names, entry.key(), View::new(entry.value(), &Links::None))?;
+        }
+        Ok(room.put_all(self.0, entries))
+    }
+
+    /// The fields without what a path leads to. `Ok(None)` if there is nothing there.
     pub fn remove(
-        &self,
+        self,
         names: &Names<A>,
         path: &[View<'_, A>],
-    ) -> Result<Option<Self>, FieldError> {
+    ) -> Result<Option<State<A>>, FieldError> {
         if path.is_empty() || path.len() > map::MAX_PATH {
             return Err(FieldError::Path(EditError::PathLength));
         }
@@ -182,15 +297,14 @@ impl<A: Anchor> State<A> {
                 return Err(FieldError::Required);
             }
         }
-        Ok(self.fields.remove(path).map(|fields| State { fields }))
+        Ok(map::remove(self.0, path).map(|fields| State { fields }))
     }
 
-    /// What the parts of this state take. `handle` is what the host's handle takes, this struct
-    /// included.
-    pub fn sizes(&self, names: &Names<A>, handle: usize) -> Sizes {
+    /// What the parts of the state take, which takes `total` bytes with the host's handle.
+    pub fn sizes(self, names: &Names<A>, total: usize) -> Sizes {
         let len = |name: &Packed<A>| self.get(&[name.bytes()]).and_then(map::len_of).unwrap_or(0);
         let mut sizes = Sizes {
-            total: handle + self.fields.heap_bytes(),
+            total,
             base: 0,
             id: 0,
             transport: 0,
@@ -202,7 +316,7 @@ impl<A: Anchor> State<A> {
             pending_len: len(&names.pending_refs),
         };
         let mut counted = 0;
-        self.fields.for_each(|key, value| {
+        map::for_each_of(self.0, |key, value| {
             let is = |name: &Packed<A>| name.bytes() == key;
             let part = if is(&names.id) {
                 &mut sizes.id
@@ -253,18 +367,43 @@ fn keys<'a, A: Anchor>(
     }
 }
 
+fn is_field(key: &[u8]) -> bool {
+    matches!(item(key, &mut 0), Ok(Item::Atom(_)))
+}
+
+/// Whether a value is put into the map that is under the path; an error if it cannot be there.
+fn is_merged<A: Anchor>(
+    names: &Names<A>,
+    path: &[View<'_, A>],
+    value: View<'_, A>,
+) -> Result<bool, FieldError> {
+    match path {
+        [field] => {
+            check(names, field.bytes, value)?;
+            Ok(is(field.bytes, &names.metadata))
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Whether a field has this name. Byte by byte: a call of the C library takes longer.
+fn is<A: Anchor>(field: &[u8], name: &Packed<A>) -> bool {
+    let name = name.bytes();
+    field.len() == name.len() && field.iter().zip(name).all(|(one, other)| one == other)
+}
+
 /// Whether a field may have this value.
 fn check<A: Anchor>(names: &Names<A>, field: &[u8], value: View<'_, A>) -> Result<(), FieldError> {
-    let head = item(value.resolve().bytes, &mut 0);
-    if field == names.id.bytes() {
-        matches!(head, Ok(Item::Binary(_)))
+    let head = || item(value.resolve().bytes, &mut 0);
+    if is(field, &names.id) {
+        matches!(head(), Ok(Item::Binary(_)))
             .then_some(())
             .ok_or(FieldError::Id)
-    } else if field == names.created_at.bytes() {
-        matches!(head, Ok(Item::Int(_)))
+    } else if is(field, &names.created_at) {
+        matches!(head(), Ok(Item::Int(_)))
             .then_some(())
             .ok_or(FieldError::CreatedAt)
-    } else if field == names.metadata.bytes() || field == names.pending_refs.bytes() {
+    } else if is(field, &names.metadata) || is(field, &names.pending_refs) {
         map::len_of(value).map(|_| ()).ok_or(FieldError::NotAMap)
     } else {
         Ok(())

@@ -7,7 +7,7 @@
 //! - the links of every value are exactly those that occur in its bytes;
 //! - when all versions are gone, so is every anchor.
 
-use erlmcp_memory_core::map::{EditError, Map, MapBuf};
+use erlmcp_memory_core::map::{EditError, Map, MapBuf, Room};
 use erlmcp_memory_core::packed::{self, Item, Links, Packed, Page, Target, View, Writer, item};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -227,7 +227,19 @@ fn model_remove(map: &mut BTreeMap<u16, Term>, path: &[u16]) -> bool {
     }
 }
 
+/// What was built in a room is what the map became, byte for byte.
+fn built_alike(room: &Room, links: Option<Links<Anchor>>, changed: Option<&Map<Anchor>>) {
+    if let Some(links) = links {
+        let changed = changed
+            .expect("a change that is refused is not built")
+            .view();
+        assert_eq!(room.bytes(), changed.bytes);
+        assert!(links.ids().eq(changed.links.ids()));
+    }
+}
+
 fn check(changes: Vec<Change>) {
+    let mut room = Room::default();
     let anchor: Anchor = Arc::new(0);
     let absent = packed(&Term::Int(ABSENT), &anchor);
     let mut model = BTreeMap::new();
@@ -241,8 +253,11 @@ fn check(changes: Vec<Change>) {
                 let value = normal(&value);
                 let fits = model_put(&mut model, &path, value.clone());
                 let value = packed(&value, &anchor);
-                let result = map.put(&views(&keys(&path)), value.view(), absent.bytes());
+                let keys = keys(&path);
+                let result = map.put(&views(&keys), value.view(), absent.bytes());
                 assert_eq!(result.is_ok(), fits, "{result:?}");
+                let links = room.put(map.view(), &views(&keys), value.view());
+                built_alike(&room, links, result.as_ref().ok());
                 result.ok()
             }
             Change::Merge(path, entries) => {
@@ -260,8 +275,19 @@ fn check(changes: Vec<Change>) {
                 };
                 let fits = merged.is_some_and(|m| model_put(&mut model, &path, Term::Map(m)));
                 let entries = packed(&Term::Map(entries), &anchor);
-                let result = map.merge(&views(&keys(&path)), entries.view(), absent.bytes());
+                let keys = keys(&path);
+                let result = map.merge(&views(&keys), entries.view(), absent.bytes());
                 assert_eq!(result.is_ok(), fits, "{result:?}");
+                let links = match views(&keys).as_slice() {
+                    [] if entries.links().is_empty() => {
+                        let mut rest = Page::of(entries.bytes()).unwrap().entries();
+                        let whole: Vec<_> = std::iter::from_fn(|| rest.next_whole()).collect();
+                        room.put_all(map.view(), &whole)
+                    }
+                    [key] => room.merge(map.view(), *key, entries.view()),
+                    _ => None,
+                };
+                built_alike(&room, links, result.as_ref().ok());
                 result.ok()
             }
             Change::Remove(path) => {

@@ -4,7 +4,7 @@ use super::canonical::{canonical, equal};
 use super::host::Kept;
 use super::memory;
 use super::terms::{self, Script};
-use erlmcp_memory_core::map::Map;
+use erlmcp_memory_core::map::{self, Map};
 use erlmcp_memory_core::packed::{Item, Links, Packed, Page, View, item, skip};
 use std::collections::BTreeMap;
 
@@ -86,14 +86,14 @@ fn a_page(page: Page<'_>, input: &[u8]) {
 }
 
 /// Every entry of a map is found by its key.
-pub fn find_all(map: &Map<Kept>) {
+pub fn find_all(map: View<'_, Kept>) {
     let mut entries = 0;
-    map.for_each(|key, value| {
+    map::for_each_of(map, |key, value| {
         entries += 1;
-        let found = map.get(&[key]).expect("a key of the map");
+        let found = map.find(&[key]).expect("a key of the map");
         assert_eq!(found.bytes, value.resolve().bytes);
     });
-    assert_eq!(entries, map.len());
+    assert_eq!(Some(entries), map::len_of(map));
 }
 
 /// A map behaves as a sorted one does, while every second key goes, comes again, and gets another
@@ -138,7 +138,7 @@ fn a_map(value: Packed<Kept>) {
 }
 
 fn agree(map: &Map<Kept>, model: &BTreeMap<Vec<u8>, Vec<u8>>) {
-    find_all(map);
+    find_all(map.view());
     let expected = Page::build(model.iter().map(|(key, value)| (&key[..], &value[..])));
     let in_one_piece = canonical(map.view()).expect("what is stored is read");
     assert_eq!(in_one_piece.bytes(), &*expected);

@@ -99,8 +99,9 @@ fn check(snapshot: &[u8]) {
                 in_one_piece.is_some_and(|again| equal(&again, packed)),
                 "a state is its fields"
             );
-            packed::find_all(state.fields());
-            let sizes = state.sizes(&super::host::NAMES, 100);
+            packed::find_all(state.fields().view());
+            let total = 100 + state.heap_bytes();
+            let sizes = state.fields().sizes(&super::host::NAMES, total);
             let parts = [
                 sizes.base,
                 sizes.id,

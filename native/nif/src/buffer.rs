@@ -231,7 +231,7 @@ fn take<'a>(env: Env<'a>, handle: Term<'a>, data: Term<'a>, lane: Lane) -> Resul
     })
 }
 
-// `{ok, Frames}` or an error tuple.
+// `{ok, Frames}`, `more` for no frames, or an error tuple.
 nif!(take => sized buffer_take(handle, data));
 
 fn take_from<'a>(
@@ -263,6 +263,8 @@ fn take_from<'a>(
         frames.push(frame.as_c_arg());
     });
     match taken {
+        // Most pieces of a message bring no frame: the wrapper has that result as a literal.
+        Ok(()) if frames.is_empty() => Ok(more().encode(env)),
         Ok(()) => Ok(reply::ok_value(env, reply::list(env, &frames))),
         Err(NotTaken::TooLarge) => Ok(too_large(env, buffer.limit())),
         Err(NotTaken::OverBudget) => Err(Busy),

@@ -3,9 +3,9 @@
 
 use crate::lane::{Busy, Lane};
 use crate::reaper;
-use crate::terms::{Anchor, Source, unpack};
+use crate::terms::{Anchor, Source, unpack, with_room};
 use erlmcp_memory_core::map::MapBuf;
-use erlmcp_memory_core::packed::{Links, Packed, Target, View};
+use erlmcp_memory_core::packed::{Entry, Links, Packed, Target, View};
 use erlmcp_memory_core::pool::Recycle;
 use rustler::{Env, Term};
 
@@ -22,6 +22,17 @@ impl ConnectionState {
     /// Inserts the entries of a packed map; existing keys get the new values.
     pub fn merge(&mut self, entries: View<'_, Anchor>) {
         free(self.content.merge(entries));
+    }
+
+    /// The same for a few small entries, sorted by key; `false` if that is not the way.
+    pub fn merge_small(&mut self, entries: &[Entry<'_>]) -> bool {
+        match with_room(|room| self.content.merge_small(entries, room)) {
+            Some(links) => {
+                free(links);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Whether the map is empty.

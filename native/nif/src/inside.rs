@@ -46,7 +46,7 @@ fn with_found<'a>(
     }
     state::at_field(env, path, opened, lane, |path| {
         state::with_state(env, root, lane, |state| {
-            found(path, state.fields().view(), Source::Owned)
+            found(path, state.fields.view(), Source::Owned)
         })
     })
 }
@@ -129,7 +129,7 @@ fn outline<'a>(
 ) -> Result<Term<'a>, Busy> {
     let mut left = bytes.decode::<usize>().unwrap_or(0);
     state::with_state(env, state, lane, |state| {
-        let fields = state.fields();
+        let fields = state.fields;
         let mut outlined = Vec::new();
         let mut busy = Ok(());
         map::each_from(fields.view(), 0, |key, value| {

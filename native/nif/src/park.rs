@@ -15,20 +15,22 @@ use erlmcp_memory_core::heap;
 use erlmcp_memory_core::packed::{Packed, Target, View};
 use erlmcp_memory_core::parts::{self, Parts, Unfit};
 use erlmcp_memory_core::roster::Roster;
+use erlmcp_memory_core::starts::Starts;
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::Mutex;
 use rustler::{Encoder, Env, LocalPid, Term, schedule::consume_timeslice};
 use std::mem::ManuallyDrop;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 /// A term off the heap.
 struct Parked {
     packed: Packed<Anchor>,
     /// About the bytes that the term takes on a heap.
     built: usize,
-    /// Bytes of memory, including parked terms inside. Stored, because these may be a chain.
+    /// Bytes of memory, with the block that it lies in.
     heap: usize,
 }
 
@@ -55,6 +57,13 @@ impl Parked {
             built,
             heap,
         }
+    }
+
+    /// The same, to be moved into a block of this size.
+    fn in_block(mut self, bytes: usize) -> Self {
+        PARKED.add(0, bytes as isize);
+        self.heap += bytes;
+        self
     }
 }
 
@@ -158,11 +167,6 @@ impl ParkedLink {
         let new = || Handle(self.0.clone());
         self.0.known.find_or(env, new).to_term(env)
     }
-
-    /// What it takes, in bytes, without shared content.
-    pub fn heap_bytes(&self) -> usize {
-        heap::arc::<Kept>() + self.0.parked.heap
-    }
 }
 
 /// The link to a parked term, if the term is one.
@@ -195,6 +199,7 @@ resource!(Slot, c"erlmcp_memory_slot");
 impl Drop for Slot {
     fn drop(&mut self) {
         self.entry.close(&LEDGER);
+        STARTS.leave(&self.entry);
         self.unlist();
     }
 }
@@ -248,6 +253,12 @@ const LARGE_PEAK: usize = 32 << 20;
 
 /// The sums of the node.
 static LEDGER: Ledger = Ledger::new();
+
+/// The starts of the node.
+static STARTS: Starts = Starts::new();
+
+/// Where the clock of [`STARTS`] begins.
+static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Tells the VM of the types; called once, when the library is loaded.
 pub fn register(env: Env<'_>) -> bool {
@@ -325,7 +336,9 @@ nif!(slot_unlist => slot_unlist(slot));
 nif!(roster_tell => roster_tell(most, message));
 nif!(slot_wake => slot_wake(slot));
 nif!(slot_peek => slot_peek(slot));
+nif!(slot_built => slot_built(slot));
 nif!(slot_awake => slot_awake(slot, bytes));
+nif!(slot_start => slot_start(slot, limit));
 nif!(slot_reserve => slot_reserve(slot, limit));
 nif!(slot_enter => slot_enter(slot, places));
 nif!(slot_leave => slot_leave(slot));
@@ -340,7 +353,7 @@ fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resul
             pay(env, parked.built, lane);
             let kept = Kept {
                 cyclic: cycles::lead_to_pooled(parked.packed.links()),
-                parked,
+                parked: parked.in_block(heap::arc::<Kept>()),
                 known: Known::default(),
             };
             let handle = Handle(ManuallyDrop::new(Arc::new(kept)));
@@ -382,7 +395,7 @@ fn slot_park<'a>(
     match parked(term, opened, lane) {
         Ok(parked) => {
             let built = parked.built;
-            let held = Held::Whole(Box::new(parked));
+            let held = Held::Whole(Box::new(parked.in_block(heap::block(size_of::<Parked>()))));
             let before = std::mem::replace(&mut *lane.lock(&slot.held)?, held);
             pay(env, built, lane);
             // After the lock.
@@ -410,6 +423,11 @@ fn slot_wake<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'
     slot.entry
         .set_awake(&LEDGER, held.built().unwrap_or_default());
     Ok(term)
+}
+
+fn slot_built<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    let built = lane.lock(&slot(reference)?.held)?.built();
+    Ok(built.ok_or(NoResult::BadArg)?.encode(env))
 }
 
 fn slot_peek<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
@@ -502,6 +520,34 @@ fn slot_awake<'a>(
     Ok(total.encode(env))
 }
 
+fn slot_start<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    limit: Term<'a>,
+    _lane: Lane,
+) -> Result<Term<'a>, NoResult> {
+    let entry = &slot(reference)?.entry;
+    let now = CLOCK.elapsed().as_millis() as u64;
+    Ok(
+        match STARTS.admit(entry, &LEDGER, bytes_or_none(limit), now) {
+            Some(bytes) => (true, bytes).encode(env),
+            None => (false, STARTS.pause()).encode(env),
+        },
+    )
+}
+
+/// Takes into account that a server has started, and has so many bytes awake.
+#[rustler::nif]
+fn started(env: Env<'_>, bytes: usize) -> Term<'_> {
+    STARTS.grew_to(bytes);
+    reply::ok(env)
+}
+
+/// A limit that is not an integer of 64 bits is no limit.
+fn bytes_or_none(limit: Term<'_>) -> usize {
+    limit.decode().unwrap_or(usize::MAX)
+}
+
 fn slot_reserve<'a>(
     env: Env<'a>,
     reference: Term<'a>,
@@ -510,8 +556,7 @@ fn slot_reserve<'a>(
 ) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
     let estimate = lane.lock(&slot.held)?.built().unwrap_or(0);
-    // A limit that is not an integer of 64 bits is no limit.
-    let limit = limit.decode().unwrap_or(usize::MAX);
+    let limit = bytes_or_none(limit);
     Ok(slot.entry.reserve(&LEDGER, estimate, limit).encode(env))
 }
 

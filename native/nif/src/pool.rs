@@ -5,7 +5,7 @@ use crate::connection::ConnectionState;
 use crate::cycles::{self, Node};
 use crate::lane::{Busy, FAST_BYTES, FAST_ENTRIES, Lane};
 use crate::stock::Stock;
-use crate::terms::{Anchor, Known, with_packed};
+use crate::terms::{Anchor, Known, with_flat, with_packed};
 use crate::{garbage, nif, reply, resource, running};
 use erlmcp_memory_core::map;
 use erlmcp_memory_core::packed::Links;
@@ -298,8 +298,21 @@ fn acquire<'a>(
     if !running::started() {
         return Ok(env.error_tuple(not_started()));
     }
+    let to_term = |state| {
+        let handle = StateHandle(Mutex::new(Holding::Own(Some(state))));
+        (ok(), resource::make(env, handle)).encode(env)
+    };
     // Packed before anything is taken from the pool, so a call that is repeated on the dirty lane
     // leaves no trace in the counters.
+    let flat = with_flat(map, |entries| {
+        let mut state = STATES.acquire_noting(created);
+        // As few as they are, they fit into a state that is empty.
+        let merged = state.modify(|state| state.merge_small(entries));
+        merged.then_some(state)
+    });
+    if let Some(state) = flat {
+        return Ok(to_term(state));
+    }
     let acquired = with_packed(map, opened, lane, |entries| {
         let mut state = STATES.acquire_noting(created);
         state.modify(|state| state.merge(entries));
@@ -309,9 +322,7 @@ fn acquire<'a>(
         Ok(acquired) => acquired,
         Err(why) => return reply::not_packed(env, 1, why),
     };
-    let handle = StateHandle(Mutex::new(Holding::Own(Some(state))));
-    let result = (ok(), resource::make(env, handle)).encode(env);
-    Ok(garbage::made(env, result, bytes))
+    Ok(garbage::made(env, to_term(state), bytes))
 }
 
 // `{ok, Ref}`, `{error, not_started}`, `not_a_map`, or why it could not be packed.
@@ -358,6 +369,18 @@ fn update<'a>(
             Some(_) => not_a_map().encode(env),
             None => badarg().encode(env),
         });
+    }
+    let flat = with_flat(map, |entries| {
+        let merged = with_state(env, handle, lane, |state| {
+            match state.modify(|state| state.merge_small(entries)) {
+                true => Ok(ok().encode(env)),
+                false => Err(Busy),
+            }
+        });
+        merged.ok()
+    });
+    if let Some(merged) = flat {
+        return Ok(merged);
     }
     // Packed before the state is locked: it may be its own value.
     let merged = with_packed(map, opened, lane, |entries| {

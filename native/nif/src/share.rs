@@ -861,7 +861,7 @@ fn change<'a>(
         let changed = match path {
             [] => Ok(value),
             // No value counts as missing.
-            _ => map::put(shared.packed(), path, value.view(), &[]),
+            _ => map::put(shared.packed().view(), path, value.view(), &[]),
         };
         Ok(match changed {
             Ok(changed) => {
@@ -884,7 +884,7 @@ fn remove<'a>(
 ) -> Result<Term<'a>, Busy> {
     at_path(env, reference, path, opened, lane, |shared, path| {
         let packed = shared.packed();
-        Ok(match map::remove(packed, path) {
+        Ok(match map::remove(packed.view(), path) {
             Some(changed) => changed_reference(env, changed, shared, &Links::None),
             None => into_share(env, packed.view(), path).unwrap_or(reference),
         })

@@ -59,10 +59,10 @@ fn compress<'a>(
         return Ok(reply::badarg(env, 2, "not a boolean"));
     };
     with_state(env, state, lane, |state| {
-        let fields = state.fields().view();
+        let fields = state.fields.view();
         // Shared content is written as well, and may be large: a state with a link is not short
         // work.
-        let short = state.fields().heap_bytes() <= SHORT && fields.links.is_empty();
+        let short = state.heap_bytes() <= SHORT && fields.links.is_empty();
         if lane == Lane::Fast && !short {
             return Err(Busy);
         }

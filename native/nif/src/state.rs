@@ -5,16 +5,21 @@ use crate::lane::{Busy, FAST_ENTRIES, Lane};
 use crate::resource::ResourceRef;
 use crate::share::{self, SharedBytes};
 use crate::stock::Stock;
-use crate::terms::{Anchor, Known, Path, Source, pack, unpack, with_packed, word};
+use crate::terms::{
+    Anchor, Known, Source, unpack, with_flat, with_packed, with_room, with_state_path, word,
+};
 use crate::{garbage, nif, reaper, reply, resource};
-use erlmcp_memory_core::map::{self, EditError};
+use erlmcp_memory_core::heap;
+use erlmcp_memory_core::map::{self, EditError, Room};
 use erlmcp_memory_core::packed::{Item, Links, Packed, View, Writer, item};
-use erlmcp_memory_core::state::{FieldError, Names, Sizes, State};
+use erlmcp_memory_core::state::{FieldError, Fields, Names, Sizes, State, complete, new_state};
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::RwLock;
 use rustler::{Encoder, Env, Term};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
+use std::ptr::NonNull;
+use std::slice;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -40,13 +45,25 @@ mod atoms {
 
 /// The resource behind a state. A state never changes; the lock is for `cleanup_state`, which
 /// removes it, and for the first value that refers to a state with states in it.
+///
+/// A small state lies behind its handle in the same object, so that a new version takes one block:
+///
+/// ```text
+///   Handle │ packed fields        one object of the VM
+/// ```
 pub struct Handle {
     state: RwLock<Holding>,
 }
 
 resource!(Handle, c"erlmcp_memory_state");
 
+/// The most packed bytes of a state in the object of its handle. What is there goes with the last
+/// reference; `cleanup_state` gives the rest back.
+const INSIDE: usize = 512;
+
 enum Holding {
+    /// A state behind the handle.
+    Inside(Inside),
     State(Counted),
     /// A state that has states in it, and that other values refer to.
     Linked(Arc<Linked>),
@@ -55,11 +72,112 @@ enum Holding {
 }
 
 impl Holding {
-    fn state(&self) -> Option<&State<Anchor>> {
+    fn state(&self) -> Option<Held<'_>> {
         match self {
-            Holding::State(state) => Some(state),
-            Holding::Linked(linked) => Some(&linked.state),
+            Holding::Inside(inside) => Some(Held {
+                fields: Fields::of(View::new(inside.bytes(), &inside.links)),
+                is_inside: true,
+            }),
+            Holding::State(state) => Some(Held::apart(state)),
+            Holding::Linked(linked) => Some(Held::apart(&linked.state)),
             Holding::Nothing => None,
+        }
+    }
+}
+
+/// A state that is read, wherever it lies.
+#[derive(Clone, Copy)]
+pub struct Held<'a> {
+    /// Its fields.
+    pub fields: Fields<'a, Anchor>,
+    /// Whether it is part of the object of its handle.
+    is_inside: bool,
+}
+
+impl<'a> Held<'a> {
+    fn apart(state: &'a State<Anchor>) -> Self {
+        Held {
+            fields: state.fields(),
+            is_inside: false,
+        }
+    }
+
+    /// Bytes of memory besides the object of its handle.
+    pub fn heap_bytes(self) -> usize {
+        let View { bytes, links } = self.fields.view();
+        let block = if self.is_inside {
+            0
+        } else {
+            heap::block(bytes.len())
+        };
+        block + links.heap_bytes()
+    }
+
+    /// Bytes of the object of its handle.
+    fn object_bytes(self) -> usize {
+        let bytes = self.fields.view().bytes.len();
+        let inside = if self.is_inside { room_for(bytes) } else { 0 };
+        resource::overhead() + size_of::<Handle>() + inside
+    }
+}
+
+/// Bytes that so many packed bytes add to an object.
+fn room_for(bytes: usize) -> usize {
+    bytes.next_multiple_of(size_of::<usize>())
+}
+
+/// Packed fields behind a handle, and what they link to.
+struct Inside {
+    start: NonNull<u8>,
+    len: u16,
+    links: Links<Anchor>,
+}
+
+// SAFETY: the bytes behind the handle never change, and are as much its own as the links are.
+unsafe impl Send for Inside {}
+// SAFETY: as above.
+unsafe impl Sync for Inside {}
+
+/// Packed bytes in the objects of handles.
+static INSIDES: Tally = Tally::new();
+
+impl Inside {
+    /// # Safety
+    ///
+    /// There is room for the bytes, which are at most [`INSIDE`], at `start`, for as long as what is
+    /// returned lives, and nobody else uses it.
+    unsafe fn new(bytes: &[u8], links: Links<Anchor>, start: NonNull<u8>) -> Self {
+        // SAFETY: the caller promises the room, so it is not part of `bytes`.
+        unsafe { start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        STATES.came(links.heap_bytes());
+        INSIDES.came(room_for(bytes.len()));
+        Inside {
+            start,
+            len: bytes.len() as u16,
+            links,
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `new` wrote so many, and they stay as long as `self`.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len.into()) }
+    }
+
+    /// The links, for another owner of a copy of the bytes.
+    fn take_links(&mut self) -> Links<Anchor> {
+        let links = std::mem::take(&mut self.links);
+        STATES.add(0, -(links.heap_bytes() as isize));
+        links
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        STATES.went(self.links.heap_bytes());
+        INSIDES.went(room_for(self.len.into()));
+        if self.links.heap_bytes() > FREED_AT_ONCE {
+            let links = std::mem::take(&mut self.links);
+            reaper::free_value(Packed::new(Box::default(), links));
         }
     }
 }
@@ -150,7 +268,7 @@ impl StateLink {
             StateLink::Handle(handle) => {
                 let held = handle.state.try_read();
                 let state = held.as_ref().and_then(|held| held.state());
-                state.map_or(Links::None, |state| state.fields().view().links.clone())
+                state.map_or(Links::None, |state| state.fields.view().links.clone())
             }
             StateLink::Linked(owner) => owner.0.state.fields().view().links.clone(),
         }
@@ -180,14 +298,17 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<StateLink
         Lane::Dirty => handle.state.read(),
     };
     let (mut stays, mut cyclic) = (true, false);
-    match &*held {
-        Holding::State(state) => state.fields().view().links.each_anchor(&mut |_, anchor| {
-            cyclic |= cycles::leads_to_pooled(anchor);
-            stays &= !cyclic && !matches!(anchor, Anchor::State(_));
-        }),
-        Holding::Linked(linked) => return Ok(Some(StateLink::linked_to(linked))),
-        Holding::Nothing => return Ok(None),
+    if let Holding::Linked(linked) = &*held {
+        return Ok(Some(StateLink::linked_to(linked)));
     }
+    let Some(state) = held.state() else {
+        return Ok(None);
+    };
+    let links = state.fields.view().links;
+    links.each_anchor(&mut |_, anchor| {
+        cyclic |= cycles::leads_to_pooled(anchor);
+        stays &= !cyclic && !matches!(anchor, Anchor::State(_));
+    });
     drop(held);
     if stays {
         return Ok(Some(StateLink::Handle(handle)));
@@ -196,19 +317,25 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<StateLink
         Lane::Fast => handle.state.try_write().ok_or(Busy)?,
         Lane::Dirty => handle.state.write(),
     };
-    let linked = match std::mem::replace(&mut *held, Holding::Nothing) {
+    let state = match std::mem::replace(&mut *held, Holding::Nothing) {
         Holding::Nothing => return Ok(None),
-        Holding::Linked(linked) => linked,
-        Holding::State(state) => {
-            let known = Known::default();
-            known.set(env, term);
-            Arc::new(Linked {
-                state,
-                known,
-                cyclic,
-            })
+        Holding::Linked(linked) => {
+            *held = Holding::Linked(Arc::clone(&linked));
+            return Ok(Some(StateLink::linked_to(&linked)));
+        }
+        Holding::State(state) => state,
+        Holding::Inside(mut inside) => {
+            let links = inside.take_links();
+            Counted::new(State::again(Packed::new(inside.bytes().into(), links)))
         }
     };
+    let known = Known::default();
+    known.set(env, term);
+    let linked = Arc::new(Linked {
+        state,
+        known,
+        cyclic,
+    });
     *held = Holding::Linked(Arc::clone(&linked));
     Ok(Some(StateLink::linked_to(&linked)))
 }
@@ -229,11 +356,11 @@ const FREED_AT_ONCE: usize = 256 << 10;
 
 fn free(held: Holding) {
     match held {
-        Holding::State(state) if state.fields().heap_bytes() > FREED_AT_ONCE => {
+        Holding::State(state) if state.heap_bytes() > FREED_AT_ONCE => {
             reaper::free_value(state.into_packed());
         }
         // What its links lead to is freed elsewhere.
-        Holding::State(_) | Holding::Nothing => {}
+        Holding::Inside(_) | Holding::State(_) | Holding::Nothing => {}
         Holding::Linked(linked) => unlink(linked),
     }
 }
@@ -257,7 +384,7 @@ pub fn stock() -> Stock {
     Stock {
         count: states.count,
         heap: states.bytes,
-        objects: resource::objects::<Handle>().bytes,
+        objects: resource::objects::<Handle>().bytes + INSIDES.sum().bytes,
     }
 }
 
@@ -267,7 +394,7 @@ struct Counted(Option<State<Anchor>>);
 
 impl Counted {
     fn new(state: State<Anchor>) -> Self {
-        STATES.came(state.fields().heap_bytes());
+        STATES.came(state.heap_bytes());
         Counted(Some(state))
     }
 
@@ -278,7 +405,7 @@ impl Counted {
 
     fn take(&mut self) -> Option<State<Anchor>> {
         let state = self.0.take()?;
-        STATES.went(state.fields().heap_bytes());
+        STATES.went(state.heap_bytes());
         Some(state)
     }
 }
@@ -332,10 +459,43 @@ pub fn names() -> &'static Names<Anchor> {
 
 /// A term for a new state.
 pub fn to_term(env: Env<'_>, state: State<Anchor>) -> Term<'_> {
+    let packed = state.into_packed();
+    if packed.bytes().len() <= INSIDE {
+        let (bytes, links) = packed.into_parts();
+        return small(env, &bytes, links);
+    }
     let handle = Handle {
-        state: RwLock::new(Holding::State(Counted::new(state))),
+        state: RwLock::new(Holding::State(Counted::new(State::again(packed)))),
     };
     resource::make(env, handle)
+}
+
+/// A term for a new state of at most [`INSIDE`] packed bytes.
+fn small<'a>(env: Env<'a>, bytes: &[u8], links: Links<Anchor>) -> Term<'a> {
+    debug_assert!(bytes.len() <= INSIDE);
+    let handle = |behind| {
+        // SAFETY: so many bytes lie behind the handle, which owns what is made here.
+        let inside = unsafe { Inside::new(bytes, links, behind) };
+        Handle {
+            state: RwLock::new(Holding::Inside(inside)),
+        }
+    };
+    ResourceRef::with_tail(handle, room_for(bytes.len())).to_term(env)
+}
+
+/// A term for the state that `build` builds in the room; `None` if it does not, or if that is not
+/// small.
+fn built<'a>(
+    env: Env<'a>,
+    build: impl FnOnce(&mut Room) -> Result<Option<Links<Anchor>>, FieldError>,
+) -> Result<Option<Term<'a>>, FieldError> {
+    with_room(|room| {
+        let links = build(room)?;
+        let fits = room.bytes().len() <= INSIDE;
+        Ok(links
+            .filter(|_| fits)
+            .map(|links| small(env, room.bytes(), links)))
+    })
 }
 
 fn refused(env: Env<'_>, error: FieldError, field: u32, value: u32) -> Term<'_> {
@@ -363,7 +523,7 @@ pub fn with_state<'a>(
     env: Env<'a>,
     term: Term<'a>,
     lane: Lane,
-    with: impl FnOnce(&State<Anchor>) -> Result<Term<'a>, Busy>,
+    with: impl FnOnce(Held<'_>) -> Result<Term<'a>, Busy>,
 ) -> Result<Term<'a>, Busy> {
     let Some(handle) = resource::get::<Handle>(term) else {
         return Ok(reply::badarg(env, 1, NO_STATE));
@@ -386,6 +546,7 @@ nif!(get => state_get(state, field, opened));
 nif!(remove => state_remove(state, field, opened));
 nif!(fields => state_fields(state));
 nif!(from_fields => state_from_fields(fields, opened));
+nif!(from_map => state_from_map(map, opened));
 nif!(sizes => state_sizes(state));
 nif!(cleanup => state_cleanup(state));
 nif!(update_all => state_update_all(state, fields, opened));
@@ -395,13 +556,21 @@ fn create<'a>(env: Env<'a>, id: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> 
     if !id.is_binary() {
         return Ok(reply::badarg(env, 1, "the id is not a binary"));
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let created_at = now.map_or(0, |since| since.as_millis() as i64);
+    let created_at = now();
     let none = Term::list_new_empty(env);
-    match with_packed(id, none, lane, |id| State::new(names(), id, created_at)) {
-        Ok(state) => Ok(to_term(env, state)),
-        Err(error) => reply::not_packed(env, 1, error),
-    }
+    let made = with_packed(id, none, lane, |id| {
+        with_room(|room| {
+            new_state(names(), id.bytes, created_at, room);
+            to_term_of(env, View::new(room.bytes(), &Links::default()))
+        })
+    });
+    made.or_else(|error| reply::not_packed(env, 1, error))
+}
+
+/// Milliseconds since the epoch.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |since| since.as_millis() as i64)
 }
 
 /// Calls `with` with the keys of the path that names a field.
@@ -412,8 +581,8 @@ pub fn at_field<'a>(
     lane: Lane,
     with: impl FnOnce(&[View<'_, Anchor>]) -> Result<Term<'a>, Busy>,
 ) -> Result<Term<'a>, Busy> {
-    match Path::of_state(field, opened, lane) {
-        Ok(path) => path.with(with),
+    match with_state_path(field, opened, lane, with) {
+        Ok(result) => result,
         Err(error) => reply::not_packed(env, 2, error),
     }
 }
@@ -447,10 +616,16 @@ fn update<'a>(
         with_value(env, value, 3, opened, lane, |value| {
             let bytes = value.bytes.len();
             with_state(env, state, lane, |state| {
-                Ok(match state.update(names(), path, value) {
-                    Ok(state) => garbage::made(env, to_term(env, state), bytes),
+                let fields = state.fields;
+                let small = built(env, |room| fields.update_in(names(), path, value, room));
+                let updated = small.and_then(|term| match term {
+                    Some(term) => Ok(term),
+                    None => Ok(to_term(env, fields.update(names(), path, value)?)),
+                });
+                Ok(match updated {
+                    Ok(state) => garbage::made(env, state, bytes),
                     Err(FieldError::Path(error)) => {
-                        let shared = share::into_share(env, state.fields().view(), path);
+                        let shared = share::into_share(env, fields.view(), path);
                         shared.unwrap_or_else(|| refused(env, FieldError::Path(error), 2, 3))
                     }
                     Err(error) => refused(env, error, 2, 3),
@@ -470,9 +645,23 @@ fn update_all<'a>(
     if !fields.is_map() {
         return Ok(reply::badarg(env, 2, "not a map"));
     }
+    let flat = with_flat(fields, |entries| {
+        let updated = with_state(env, state, lane, |state| {
+            let build = |room: &mut Room| state.fields.update_all_in(names(), entries, room);
+            match built(env, build) {
+                Ok(Some(term)) => Ok(term),
+                // To be found again, in the way that is right for all.
+                Ok(None) | Err(_) => Err(Busy),
+            }
+        });
+        updated.ok()
+    });
+    if let Some(updated) = flat {
+        return Ok(updated);
+    }
     with_value(env, fields, 2, opened, lane, |fields| {
         with_state(env, state, lane, |state| {
-            Ok(match state.update_all(names(), fields) {
+            Ok(match state.fields.update_all(names(), fields) {
                 Ok(state) => garbage::made(env, to_term(env, state), fields.bytes.len()),
                 // Perhaps a path through shared content: set them one by one.
                 Err(FieldError::Path(EditError::NotAMap(_))) => reply::none(env),
@@ -495,7 +684,7 @@ fn get<'a>(
 ) -> Result<Term<'a>, Busy> {
     at_field(env, field, opened, lane, |path| {
         with_state(env, state, lane, |state| {
-            Ok(match state.get(path) {
+            Ok(match state.fields.get(path) {
                 Some(value) => reply::ok_value(env, unpack(env, value, Source::Owned, lane)?),
                 None => reply::none(env),
             })
@@ -512,10 +701,10 @@ fn remove<'a>(
 ) -> Result<Term<'a>, Busy> {
     at_field(env, field, opened, lane, |path| {
         with_state(env, handle, lane, |state| {
-            Ok(match state.remove(names(), path) {
+            Ok(match state.fields.remove(names(), path) {
                 Ok(Some(state)) => to_term(env, state),
                 // The state did not have it.
-                Ok(None) => share::into_share(env, state.fields().view(), path).unwrap_or(handle),
+                Ok(None) => share::into_share(env, state.fields.view(), path).unwrap_or(handle),
                 Err(error) => refused(env, error, 2, 2),
             })
         })
@@ -524,7 +713,7 @@ fn remove<'a>(
 
 fn fields<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     with_state(env, state, lane, |state| {
-        unpack(env, state.fields().view(), Source::Owned, lane)
+        unpack(env, state.fields.view(), Source::Owned, lane)
     })
 }
 
@@ -534,32 +723,61 @@ fn from_fields<'a>(
     opened: Term<'a>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    let packed = match pack(fields, opened, lane) {
-        Ok(packed) => packed,
-        Err(error) => return reply::not_packed(env, 1, error),
-    };
-    let bytes = packed.bytes().len();
-    Ok(match state_from(packed) {
-        Ok(state) => garbage::made(env, to_term(env, state), bytes),
-        Err(text) => reply::badarg(env, 1, text),
-    })
+    let made = with_packed(fields, opened, lane, |fields| from_packed(env, fields));
+    made.or_else(|error| reply::not_packed(env, 1, error))
 }
 
-/// A state of these fields, or what is wrong with them.
-pub fn state_from(fields: Packed<Anchor>) -> Result<State<Anchor>, &'static str> {
+/// As `from_fields`, with what a new state has where the map has nothing.
+fn from_map<'a>(
+    env: Env<'a>,
+    map: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+) -> Result<Term<'a>, Busy> {
+    let made = with_packed(map, opened, lane, |given| {
+        let completed = complete(names(), given, now());
+        from_packed(env, completed.as_ref().map_or(given, Packed::view))
+    });
+    made.or_else(|error| reply::not_packed(env, 1, error))
+}
+
+fn from_packed<'a>(env: Env<'a>, fields: View<'_, Anchor>) -> Term<'a> {
+    match checked(fields) {
+        Ok(()) => garbage::made(env, to_term_of(env, fields), fields.bytes.len()),
+        Err(text) => reply::badarg(env, 1, text),
+    }
+}
+
+/// A term for a new state of these fields, which were checked.
+fn to_term_of<'a>(env: Env<'a>, fields: View<'_, Anchor>) -> Term<'a> {
+    if fields.bytes.len() <= INSIDE {
+        return small(env, fields.bytes, fields.links.clone());
+    }
+    let packed = Packed::new(fields.bytes.into(), fields.links.clone());
+    to_term(env, State::of(packed))
+}
+
+/// What is wrong with the fields of a state, if anything is.
+fn checked(fields: View<'_, Anchor>) -> Result<(), &'static str> {
     let named = |key: &[u8]| matches!(item(key, &mut 0), Ok(Item::Atom(_)));
-    let state = State::from_fields(names(), fields).map_err(|error| match error {
+    let fields = Fields::checked(names(), fields).map_err(|error| match error {
         FieldError::Id => "no binary under the key id",
         FieldError::CreatedAt => "no integer of 64 bits under the key created_at",
         _ => "not a map, or metadata or pending_refs is not a map",
     })?;
     let mut atoms_only = true;
-    state.fields().for_each(|key, _| atoms_only &= named(key));
+    map::for_each_of(fields.view(), |key, _| atoms_only &= named(key));
     if atoms_only {
-        Ok(state)
+        Ok(())
     } else {
         Err("a key is not an atom")
     }
+}
+
+/// A state of these fields, or what is wrong with them.
+pub fn state_from(fields: Packed<Anchor>) -> Result<State<Anchor>, &'static str> {
+    checked(fields.view())?;
+    Ok(State::of(fields))
 }
 
 /// Removes a state from its handle. Its memory is freed at once.
@@ -572,8 +790,9 @@ fn cleanup<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Bu
         Lane::Dirty => handle.state.write(),
     };
     if lane == Lane::Fast
-        && let Holding::State(state) = &*held
-        && state.fields().heap_bytes() > FREED_AT_ONCE
+        && held
+            .state()
+            .is_some_and(|state| state.heap_bytes() > FREED_AT_ONCE)
     {
         return Err(Busy);
     }
@@ -582,6 +801,7 @@ fn cleanup<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Bu
     match state {
         // Its memory is freed when the call returns.
         Holding::State(state) => drop(state),
+        Holding::Inside(mut inside) => drop(inside.take_links()),
         other => free(other),
     }
     Ok(reply::ok(env))
@@ -592,13 +812,13 @@ const COUNTED_AT_ONCE: usize = 256 << 10;
 
 fn sizes<'a>(env: Env<'a>, state: Term<'a>, lane: Lane) -> Result<Term<'a>, Busy> {
     with_state(env, state, lane, |state| {
-        if lane == Lane::Fast && state.fields().heap_bytes() > COUNTED_AT_ONCE {
+        if lane == Lane::Fast && state.heap_bytes() > COUNTED_AT_ONCE {
             return Err(Busy);
         }
-        let handle = resource::overhead() + size_of::<Handle>();
-        let sizes = state.sizes(names(), handle);
+        let total = state.object_bytes() + state.heap_bytes();
+        let sizes = state.fields.sizes(names(), total);
         let mut shared = SharedBytes::default();
-        shared.add_links(state.fields().view().links);
+        shared.add_links(state.fields.view().links);
         Ok(size_map(env, &sizes, shared.bytes()))
     })
 }

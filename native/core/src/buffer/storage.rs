@@ -54,7 +54,7 @@ impl<'p> Storage<'p> {
     fn modify(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
         match self {
             Storage::None => {}
-            Storage::Pooled(_, block) => block.modify(|block| change(&mut block.0)),
+            Storage::Pooled(_, block) => block.modify_within(|block| change(&mut block.0)),
             Storage::Large(large) => change(&mut large.bytes),
         }
     }

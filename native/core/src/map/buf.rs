@@ -1,9 +1,10 @@
 //! A map with one owner, changed in place.
 
+use super::Room;
 use super::edit::merge_into;
 use super::node::{PAGE, store};
 use crate::heap;
-use crate::packed::{Anchor, Links, Page, View};
+use crate::packed::{Anchor, Entry, Links, Page, View};
 
 /// A map that is emptied and filled again by one owner after the other, and keeps the memory of a
 /// small content meanwhile. [`Map`](super::Map) is for many versions of one content.
@@ -51,6 +52,21 @@ impl<A: Anchor> MapBuf<A> {
                 self.set(&bytes, links)
             }
         }
+    }
+
+    /// Puts entries in that are sorted by key, none twice, and have no links; as
+    /// [`merge`](Self::merge), without memory of its own. `None` if the map is not small enough for
+    /// that, and unchanged.
+    pub fn merge_small(&mut self, entries: &[Entry<'_>], room: &mut Room) -> Option<Links<A>> {
+        let links = match self.view() {
+            _ if entries.is_empty() => return Some(Links::None),
+            None => {
+                room.build(entries);
+                (room.bytes().len() <= PAGE).then_some(Links::None)?
+            }
+            Some(map) => room.put_all(map, entries)?,
+        };
+        Some(self.set(room.bytes(), links))
     }
 
     fn set(&mut self, bytes: &[u8], links: Links<A>) -> Links<A> {

@@ -282,21 +282,21 @@ mod tests {
         let (long, short) = (text(5_000), text(3));
         let paths: Vec<_> = (0..600).step_by(7).map(key).collect();
         for path in &paths {
-            changed = put(&changed, &[path.view()], long.view(), &[]).unwrap();
+            changed = put(changed.view(), &[path.view()], long.view(), &[]).unwrap();
         }
         assert!(!same(&whole, &changed));
         for (path, n) in paths.iter().zip((0..600).step_by(7)) {
             let was = whole.view().find(&[key(n)]).unwrap().to_packed();
-            changed = put(&changed, &[path.view()], was.view(), &[]).unwrap();
+            changed = put(changed.view(), &[path.view()], was.view(), &[]).unwrap();
         }
         assert!(same(&whole, &changed));
         // Grown and shrunk again.
         let more: Vec<_> = (1_000..3_000).map(key).collect();
         for path in &more {
-            changed = put(&changed, &[path.view()], short.view(), &[]).unwrap();
+            changed = put(changed.view(), &[path.view()], short.view(), &[]).unwrap();
         }
         for path in &more {
-            changed = remove(&changed, &[path.view()]).unwrap();
+            changed = remove(changed.view(), &[path.view()]).unwrap();
         }
         assert!(same(&whole, &changed));
     }

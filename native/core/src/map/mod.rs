@@ -34,11 +34,13 @@ mod buf;
 mod digest;
 mod edit;
 mod node;
+mod small;
 
 pub use buf::MapBuf;
 pub use digest::{digest, equal};
 pub use edit::EditError;
 pub use node::{INLINE, MAX_PATH, PAGE};
+pub use small::Room;
 
 pub use crate::packed::{Node, Sum};
 
@@ -123,18 +125,6 @@ impl<A: Anchor> Map<A> {
         edit::merge_path(self.view(), path, entries, absent).map(|root| Map { root })
     }
 
-    /// This map with those entries of the packed map `entries` put in whose key is `taken`. The
-    /// map under `merged` is put into the one that is there.
-    pub(crate) fn put_all(
-        &self,
-        entries: View<'_, A>,
-        taken: impl Fn(&[u8]) -> bool,
-        merged: &[u8],
-    ) -> Self {
-        let root = edit::put_all(self.view(), entries, taken, merged);
-        Map { root }
-    }
-
     /// This map without what a path leads to; `None` if the path leads nowhere.
     pub fn remove(&self, path: &[View<'_, A>]) -> Option<Self> {
         edit::delete_path(self.view(), path).map(|root| Map { root })
@@ -160,21 +150,43 @@ pub fn in_parts<A: Anchor>(value: Packed<A>, whole: usize) -> Packed<A> {
     }
 }
 
-/// An independent map with a new value under a path of keys; see [`Map::put`].
+/// An independent map with another value under a path of keys. Maps that are missing on the way are
+/// made; `absent` is the value that counts as missing.
 pub fn put<A: Anchor>(
-    map: &Packed<A>,
+    map: View<'_, A>,
     path: &[View<'_, A>],
     value: View<'_, A>,
     absent: &[u8],
 ) -> Result<Packed<A>, EditError> {
-    len_of(map.view()).ok_or(EditError::NotAMap(0))?;
-    edit::put_path(map.view(), path, value, absent)
+    len_of(map).ok_or(EditError::NotAMap(0))?;
+    edit::put_path(map, path, value, absent)
+}
+
+/// An independent map with all entries of the packed map `entries` put into the map under a path.
+pub fn merge<A: Anchor>(
+    map: View<'_, A>,
+    path: &[View<'_, A>],
+    entries: View<'_, A>,
+    absent: &[u8],
+) -> Result<Packed<A>, EditError> {
+    edit::merge_path(map, path, entries, absent)
+}
+
+/// An independent map with those entries of the packed map `entries` put in whose key is `taken`.
+/// The map under the key `merged` is put into the one that is there.
+pub(crate) fn put_some<A: Anchor>(
+    map: View<'_, A>,
+    entries: View<'_, A>,
+    taken: impl Fn(&[u8]) -> bool,
+    merged: &[u8],
+) -> Packed<A> {
+    edit::put_all(map, entries, taken, merged)
 }
 
 /// An independent map without what a path leads to; `None` if the path leads nowhere.
-pub fn remove<A: Anchor>(map: &Packed<A>, path: &[View<'_, A>]) -> Option<Packed<A>> {
-    len_of(map.view())?;
-    edit::delete_path(map.view(), path)
+pub fn remove<A: Anchor>(map: View<'_, A>, path: &[View<'_, A>]) -> Option<Packed<A>> {
+    len_of(map)?;
+    edit::delete_path(map, path)
 }
 
 /// Calls `entry` with every entry of a map inside a map.

@@ -386,7 +386,7 @@ pub(super) enum Scope {
 
 impl Scope {
     /// The links of a map.
-    fn links<A: Anchor>(self, map: View<'_, A>) -> Links<A> {
+    pub(super) fn links<A: Anchor>(self, map: View<'_, A>) -> Links<A> {
         match self {
             Scope::Own => map.links.clone(),
             Scope::Whole => own_links(map),
@@ -413,16 +413,28 @@ fn with_entry<A: Anchor>(
     let Some(page) = Page::of(map.bytes) else {
         return map.to_packed();
     };
-    let bytes = page.with(key.bytes, value.bytes);
+    let mut bytes = Vec::new();
+    let old = page.put_into(key.bytes, value.bytes, &mut bytes);
+    let links = links_with(map, scope, key, value, old);
+    Packed::new(bytes.into_boxed_slice(), links)
+}
+
+/// The links of a packed map with an entry more, or another value in place of `old`.
+pub(super) fn links_with<A: Anchor>(
+    map: View<'_, A>,
+    scope: Scope,
+    key: View<'_, A>,
+    value: View<'_, A>,
+    old: Option<&[u8]>,
+) -> Links<A> {
     if [map, key, value].iter().all(|view| view.links.is_empty()) {
-        return Packed::new(bytes, Links::None);
+        return Links::None;
     }
-    let old = page.find(key.bytes);
     let old_has_links = old.is_some_and(|old| View::new(old, map.links).has_links());
     let new_key_has_links = old.is_none() && key.has_links();
     if !old_has_links && !new_key_has_links && !value.has_links() {
         // The links of the whole are those it had.
-        return Packed::new(bytes, scope.links(map));
+        return scope.links(map);
     }
     // Without those of the value that goes.
     let kept = match map.links {
@@ -440,7 +452,7 @@ fn with_entry<A: Anchor>(
     if new_key_has_links {
         links = links.and(own_links(key));
     }
-    Packed::new(bytes, links)
+    links
 }
 
 /// Up to this many entries are put into a page faster one by one than in a pass over all of it.

@@ -32,7 +32,8 @@ pub use format::{
 pub use links::{Anchor, Link, Links, Node, Packed, Reclaim, Sum, Target};
 pub(crate) use links::{FANOUT, LinkVec};
 pub use numbered::numbered;
-pub use page::Entries;
+pub(crate) use page::build_into;
+pub use page::{Entries, Entry};
 pub use reader::{Item, Page, item, item_here, skip};
 pub use rewrite::{Place, Rewrite, rewrite};
 pub use view::View;

@@ -2,6 +2,7 @@
 
 use super::format::{map_tag, number, push_number, tag, width_for};
 use super::reader::{Page, skip};
+use smallvec::SmallVec;
 
 /// How many bytes of two keys are compared one by one: most differ within these, and a call of the
 /// C library takes as long as all of them.
@@ -96,21 +97,62 @@ impl<'a> Page<'a> {
 
     /// The bytes of this map with one entry more, or another value for a key it has.
     pub fn with(&self, key: &[u8], value: &[u8]) -> Box<[u8]> {
-        let (index, replaced) = match self.position(key) {
-            Ok(index) => (index, 1),
-            Err(index) => (index, 0),
+        let mut out = Vec::new();
+        self.put_into(key, value, &mut out);
+        out.into_boxed_slice()
+    }
+
+    /// The same in place of what is in `out`. The value that the key had.
+    pub(crate) fn put_into(&self, key: &[u8], value: &[u8], out: &mut Vec<u8>) -> Option<&'a [u8]> {
+        let (index, old) = match self.position(key) {
+            Ok(index) => (
+                index,
+                self.entry(index).and_then(|entry| entry.get(key.len()..)),
+            ),
+            Err(index) => (index, None),
         };
-        self.splice(index, replaced, &[key, value])
+        self.splice(index, usize::from(old.is_some()), &[key, value], out);
+        old
     }
 
     /// The bytes of this map without this key; `None` if it has no such key.
     pub fn without(&self, key: &[u8]) -> Option<Box<[u8]>> {
         let index = self.position(key).ok()?;
-        Some(self.splice(index, 1, &[]))
+        let mut out = Vec::new();
+        self.splice(index, 1, &[], &mut out);
+        Some(out.into_boxed_slice())
+    }
+
+    /// The bytes of this map with other entries, sorted by key, in place of what is in `out`. Calls
+    /// `replaced` with each value that goes.
+    pub(crate) fn merge_into(
+        &self,
+        others: &[Entry<'_>],
+        out: &mut Vec<u8>,
+        mut replaced: impl FnMut(&'a [u8]),
+    ) {
+        let mut merged: SmallVec<[&[u8]; 32]> = SmallVec::new();
+        let mut next = 0;
+        for other in others {
+            let key = other.key();
+            let (index, old) = match self.position(key) {
+                Ok(index) => (index, self.entry(index)),
+                Err(index) => (index, None),
+            };
+            merged.extend((next..index).filter_map(|index| self.entry(index)));
+            merged.push(other.bytes);
+            if let Some(value) = old.and_then(|entry| entry.get(key.len()..)) {
+                replaced(value);
+            }
+            next = index + usize::from(old.is_some());
+        }
+        merged.extend((next..self.len()).filter_map(|index| self.entry(index)));
+        build_into(out, merged.iter().map(|entry| [*entry]));
     }
 
     /// Replaces `removed` entries (0 or 1) from `index` on by the entry of these parts, if any.
-    fn splice(&self, index: usize, removed: usize, parts: &[&[u8]]) -> Box<[u8]> {
+    /// Writes the bytes in place of what is in `out`.
+    fn splice(&self, index: usize, removed: usize, parts: &[&[u8]], out: &mut Vec<u8>) {
         let added: usize = parts.iter().map(|part| part.len()).sum();
         let inserted = usize::from(!parts.is_empty());
         let start =
@@ -118,7 +160,7 @@ impl<'a> Page<'a> {
         let (cut_from, cut_to) = (start(index), start(index + removed));
         let body_len = self.body.len() - (cut_to - cut_from) + added;
         let count = self.len() - removed + inserted;
-        let mut out = header(count, body_len);
+        header(out, count, body_len);
         let width = width_for(body_len);
         if (width, self.width) == (1, 1) {
             // Nearly all pages: no offset is over 255.
@@ -129,13 +171,13 @@ impl<'a> Page<'a> {
             out.extend(behind.iter().map(|offset| offset.wrapping_add(moved)));
         } else {
             for i in 0..index {
-                push_number(&mut out, width, start(i));
+                push_number(out, width, start(i));
             }
             if inserted == 1 {
-                push_number(&mut out, width, cut_from);
+                push_number(out, width, cut_from);
             }
             for i in index + removed..self.len() {
-                push_number(&mut out, width, start(i) - (cut_to - cut_from) + added);
+                push_number(out, width, start(i) - (cut_to - cut_from) + added);
             }
         }
         out.extend_from_slice(&self.body[..cut_from]);
@@ -143,38 +185,45 @@ impl<'a> Page<'a> {
             out.extend_from_slice(part);
         }
         out.extend_from_slice(&self.body[cut_to..]);
-        debug_assert_eq!(out.len(), out.capacity());
-        out.into_boxed_slice()
     }
 
     /// The bytes of a map of these entries, which must be sorted by key.
     pub fn build<'b>(entries: impl Iterator<Item = (&'b [u8], &'b [u8])> + Clone) -> Box<[u8]> {
-        let (mut count, mut body_len) = (0, 0);
-        for (key, value) in entries.clone() {
-            count += 1;
-            body_len += key.len() + value.len();
-        }
-        let mut out = header(count, body_len);
-        let width = width_for(body_len);
-        let mut offset = 0;
-        for (key, value) in entries.clone() {
-            push_number(&mut out, width, offset);
-            offset += key.len() + value.len();
-        }
-        for (key, value) in entries {
-            out.extend_from_slice(key);
-            out.extend_from_slice(value);
-        }
+        let mut out = Vec::new();
+        build_into(&mut out, entries.map(|(key, value)| [key, value]));
         out.into_boxed_slice()
     }
 }
 
-/// The tag, the count and the length of a map, in a vector with room for exactly the whole of it:
-/// the BEAM's allocator cannot shrink a block in place.
-fn header(count: usize, body_len: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(Page::size(count, body_len));
-    push_header(&mut out, count, body_len);
-    out
+/// Writes a map of entries in these parts, sorted by key, in place of what is in `out`.
+pub(crate) fn build_into<'b, const PARTS: usize>(
+    out: &mut Vec<u8>,
+    entries: impl Iterator<Item = [&'b [u8]; PARTS]> + Clone,
+) {
+    let len = |parts: [&[u8]; PARTS]| parts.iter().map(|part| part.len()).sum::<usize>();
+    let (mut count, mut body_len) = (0, 0);
+    for parts in entries.clone() {
+        count += 1;
+        body_len += len(parts);
+    }
+    header(out, count, body_len);
+    let width = width_for(body_len);
+    let mut offset = 0;
+    for parts in entries.clone() {
+        push_number(out, width, offset);
+        offset += len(parts);
+    }
+    for part in entries.flatten() {
+        out.extend_from_slice(part);
+    }
+}
+
+/// The tag, the count and the length of a map, in place of what is in `out`. What has no memory yet
+/// gets room for exactly the whole of it: the BEAM's allocator cannot shrink a block in place.
+fn header(out: &mut Vec<u8>, count: usize, body_len: usize) {
+    out.clear();
+    out.reserve_exact(Page::size(count, body_len));
+    push_header(out, count, body_len);
 }
 
 /// Writes the tag, the count and the length of a map.
@@ -185,6 +234,36 @@ fn push_header(out: &mut Vec<u8>, count: usize, body_len: usize) {
     push_number(out, width, body_len);
 }
 
+/// A key and its value, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    bytes: &'a [u8],
+    key: usize,
+}
+
+impl<'a> Entry<'a> {
+    /// The first `key` bytes are the key.
+    pub fn new(bytes: &'a [u8], key: usize) -> Self {
+        debug_assert!(key <= bytes.len());
+        Entry { bytes, key }
+    }
+
+    /// The key.
+    pub fn key(&self) -> &'a [u8] {
+        &self.bytes[..self.key]
+    }
+
+    /// The value.
+    pub fn value(&self) -> &'a [u8] {
+        &self.bytes[self.key..]
+    }
+
+    /// Both.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
 /// The entries of a map.
 #[derive(Debug, Clone)]
 pub struct Entries<'a> {
@@ -192,11 +271,9 @@ pub struct Entries<'a> {
     next: usize,
 }
 
-impl<'a> Iterator for Entries<'a> {
-    /// Key and value.
-    type Item = (&'a [u8], &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl<'a> Entries<'a> {
+    /// The next key and its value in one piece.
+    pub fn next_whole(&mut self) -> Option<Entry<'a>> {
         let entry = self.page.entry(self.next)?;
         if self.next >= self.page.len() {
             return None;
@@ -204,6 +281,15 @@ impl<'a> Iterator for Entries<'a> {
         self.next += 1;
         let mut at = 0;
         skip(entry, &mut at).ok()?;
-        Some(entry.split_at(at))
+        Some(Entry::new(entry, at))
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    /// Key and value.
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_whole().map(|entry| (entry.key(), entry.value()))
     }
 }

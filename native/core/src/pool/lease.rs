@@ -24,6 +24,15 @@ impl<'p, T: Recycle> Lease<'p, T> {
         result
     }
 
+    /// Changes the object where that leaves its bytes as many as they are.
+    pub fn modify_within<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
+        let object = self.object.as_mut().expect("a lease has its object");
+        let before = footprint(&**object);
+        let result = change(object);
+        debug_assert_eq!(footprint(&**object), before);
+        result
+    }
+
     /// Bytes of this object, its box included. Only [`modify`](Self::modify) changes them.
     pub fn bytes(&self) -> usize {
         footprint(&**self)

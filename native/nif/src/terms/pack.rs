@@ -7,18 +7,18 @@ use super::external::to_external;
 use super::kind::{Kind, kind, list_cell};
 use super::opened::{Inside, Opened, list_elements, walk};
 use super::references::{LocalReferences, may_be_magic};
+use super::scratch::{give_scratch, take_scratch};
 use super::words::word;
 use crate::lane::{Budget, Lane};
 use crate::{buffer, park, pool, share, state};
 use erlmcp_memory_core::packed::{
-    Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, Scratch, View,
-    Writer, pack_atom,
+    Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, View, Writer,
+    pack_atom, pack_int,
 };
 use erlmcp_memory_core::parts::{self, Path as Place};
 use rustler::sys::ErlNifTerm;
 use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, Term};
 use smallvec::SmallVec;
-use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
@@ -50,13 +50,8 @@ pub fn pack_content<'a>(
     Ok(packer.finish()?.finish())
 }
 
-thread_local! {
-    /// What small values are packed into on their way into a state.
-    static SCRATCH: Cell<Scratch> = Cell::default();
-}
-
-/// The capacity that the scratch vector of a thread keeps.
-const SCRATCH_KEPT: usize = 4 << 10;
+/// The longest binary that is a key without a packer, in bytes.
+const SHORT_KEY: usize = 256;
 
 /// Writes the keys of a proper list one after another, and calls `ended` with the end of each,
 /// which returns whether another one may come.
@@ -64,13 +59,32 @@ pub fn pack_keys<'a>(
     keys: Term<'a>,
     opened: Term<'a>,
     lane: Lane,
-    writer: Writer<Anchor>,
+    mut writer: Writer<Anchor>,
     mut ended: impl FnMut(usize) -> bool,
 ) -> Result<Writer<Anchor>, PackError<'a>> {
-    // One budget for all of them.
+    let mut rest = keys;
+    // Most keys are these, and need no packer.
+    while let Some((key, tail)) = list_cell(rest) {
+        match kind(key) {
+            Kind::Atom => writer.atom(word(key)),
+            Kind::Int(value) => writer.int(value),
+            Kind::Binary => match key.decode::<Binary>() {
+                Ok(binary) if binary.len() <= SHORT_KEY => writer.binary(&binary),
+                _ => break,
+            },
+            _ => break,
+        }
+        if !ended(writer.len()) {
+            return Err(PackError::NotAPath);
+        }
+        rest = tail;
+    }
+    if rest.is_empty_list() {
+        return Ok(writer);
+    }
+    // One budget for all of the others.
     let mut packer = Packer::new(opened, lane, writer);
     packer.open_keys = 1;
-    let mut rest = keys;
     while let Some((key, tail)) = list_cell(rest) {
         packer.whole(key)?;
         if !ended(packer.writer.len()) {
@@ -95,7 +109,7 @@ pub fn with_content<'a, R>(
     guess: bool,
     with: impl FnOnce(View<'_, Anchor>, usize) -> R,
 ) -> Result<R, PackError<'a>> {
-    let mut packer = Packer::new(opened, lane, Writer::reusing(SCRATCH.take()));
+    let mut packer = Packer::new(opened, lane, Writer::reusing(take_scratch()));
     packer.budget = Budget::times(lane, PARKED_AT_ONCE);
     packer.open_keys = 1;
     packer.holds = true;
@@ -107,9 +121,7 @@ pub fn with_content<'a, R>(
     let links = packer.guessed;
     let (scratch, kept) = packer.finish()?.into_parts();
     let result = with(View::new(scratch.bytes(), &kept), links);
-    if scratch.capacity() <= SCRATCH_KEPT {
-        SCRATCH.set(scratch);
-    }
+    give_scratch(scratch);
     Ok(result)
 }
 
@@ -140,19 +152,21 @@ pub fn with_packed<'a, R>(
     lane: Lane,
     with: impl FnOnce(View<'_, Anchor>) -> R,
 ) -> Result<R, PackError<'a>> {
-    if term.is_atom() {
-        // The most common value of a field, without a writer.
-        let mut bytes = Scalar::default();
-        let len = pack_atom(word(term), &mut bytes);
-        return Ok(with(View::new(&bytes[..len], &Links::default())));
+    // The most common values of a field, without a writer.
+    let mut scalar = Scalar::default();
+    let len = match kind(term) {
+        Kind::Atom => Some(pack_atom(word(term), &mut scalar)),
+        Kind::Int(value) => Some(pack_int(value, &mut scalar)),
+        _ => None,
+    };
+    if let Some(len) = len {
+        return Ok(with(View::new(&scalar[..len], &Links::default())));
     }
-    let mut packer = Packer::new(opened, lane, Writer::reusing(SCRATCH.take()));
+    let mut packer = Packer::new(opened, lane, Writer::reusing(take_scratch()));
     packer.whole(term)?;
     let (scratch, links) = packer.finish()?.into_parts();
     let result = with(View::new(scratch.bytes(), &links));
-    if scratch.capacity() <= SCRATCH_KEPT {
-        SCRATCH.set(scratch);
-    }
+    give_scratch(scratch);
     Ok(result)
 }
 
@@ -316,11 +330,11 @@ impl<'a> Packer<'a> {
     }
 
     /// What was written, unless something must be opened first.
-    fn finish(self) -> Result<Writer<Anchor>, PackError<'a>> {
+    fn finish(&mut self) -> Result<Writer<Anchor>, PackError<'a>> {
         if self.closed.is_empty() {
-            Ok(self.writer)
+            Ok(std::mem::take(&mut self.writer))
         } else {
-            Err(PackError::Closed(self.closed))
+            Err(PackError::Closed(std::mem::take(&mut self.closed)))
         }
     }
 

@@ -15,16 +15,8 @@ use std::cell::Cell;
 /// The most keys of a path that are read without allocating memory.
 const FEW: usize = 8;
 
-/// Packed keys. A single atom, which is what nearly all calls name, takes no memory.
-pub enum Path {
-    /// A field.
-    Field(Scalar, usize),
-    /// Keys; the first may be a field.
-    Keys(Keys),
-}
-
-/// Keys one after another, and where each ends.
-pub struct Keys {
+/// Packed keys, one after another, and where each ends.
+pub struct Path {
     scratch: Scratch,
     ends: SmallVec<[usize; FEW]>,
     links: Links<Anchor>,
@@ -38,7 +30,7 @@ thread_local! {
 /// The capacity that the vector of a thread keeps.
 const SCRATCH_KEPT: usize = 1 << 10;
 
-impl Drop for Keys {
+impl Drop for Path {
     fn drop(&mut self) {
         if self.scratch.capacity() <= SCRATCH_KEPT {
             SCRATCH.set(std::mem::take(&mut self.scratch));
@@ -46,28 +38,26 @@ impl Drop for Keys {
     }
 }
 
-impl Path {
-    /// A field, or a list of 1 to 64 keys whose first one is a field.
-    pub fn of_state<'a>(
-        path: Term<'a>,
-        opened: Term<'a>,
-        lane: Lane,
-    ) -> Result<Self, PackError<'a>> {
-        if path.is_atom() {
-            return Ok(Self::field(path));
-        }
-        match list_cell(path) {
-            Some((field, _)) if field.is_atom() => Self::keys(path, opened, lane),
-            _ => Err(PackError::NotAPath),
-        }
-    }
-
-    fn field(atom: Term<'_>) -> Self {
+/// Calls `with` with the keys of a path in a state: a field, or a list of 1 to 64 keys whose first
+/// one is a field. A single atom, which is what nearly all calls name, takes no memory.
+pub fn with_state_path<'a, R>(
+    path: Term<'a>,
+    opened: Term<'a>,
+    lane: Lane,
+    with: impl FnOnce(&[View<'_, Anchor>]) -> R,
+) -> Result<R, PackError<'a>> {
+    if path.is_atom() {
         let mut bytes = Scalar::default();
-        let len = pack_atom(word(atom), &mut bytes);
-        Path::Field(bytes, len)
+        let len = pack_atom(word(path), &mut bytes);
+        return Ok(with(&[View::new(&bytes[..len], &Links::default())]));
     }
+    match list_cell(path) {
+        Some((field, _)) if field.is_atom() => Ok(Path::keys(path, opened, lane)?.with(with)),
+        _ => Err(PackError::NotAPath),
+    }
+}
 
+impl Path {
     /// A list of at most 64 keys.
     pub fn keys<'a>(keys: Term<'a>, opened: Term<'a>, lane: Lane) -> Result<Self, PackError<'a>> {
         let writer = Writer::reusing(SCRATCH.take());
@@ -77,30 +67,24 @@ impl Path {
             ends.len() <= MAX_PATH
         })?;
         let (scratch, links) = writer.into_parts();
-        Ok(Path::Keys(Keys {
+        Ok(Path {
             scratch,
             ends,
             links,
-        }))
+        })
     }
 
     /// Calls `with` with the keys.
     pub fn with<R>(&self, with: impl FnOnce(&[View<'_, Anchor>]) -> R) -> R {
-        match self {
-            Path::Field(bytes, len) => with(&[View::new(&bytes[..*len], &Links::default())]),
-            Path::Keys(keys) => {
-                let mut start = 0;
-                let views: SmallVec<[_; FEW]> = keys
-                    .ends
-                    .iter()
-                    .map(|end| {
-                        let start = std::mem::replace(&mut start, *end);
-                        let bytes = &keys.scratch.bytes()[start..*end];
-                        View::new(bytes, &keys.links)
-                    })
-                    .collect();
-                with(&views)
-            }
-        }
+        let mut start = 0;
+        let views: SmallVec<[_; FEW]> = self
+            .ends
+            .iter()
+            .map(|end| {
+                let start = std::mem::replace(&mut start, *end);
+                View::new(&self.scratch.bytes()[start..*end], &self.links)
+            })
+            .collect();
+        with(&views)
     }
 }

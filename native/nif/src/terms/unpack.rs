@@ -38,6 +38,13 @@ pub fn unpack<'a>(
     source: Source<'_>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
+    // The most common values of a field.
+    match item_here(value.bytes, &mut 0) {
+        // SAFETY: the word was an atom when it was packed.
+        Ok(Item::Atom(word)) => return Ok(unsafe { Term::new(env, raw(word)) }),
+        Ok(Item::Int(value)) => return Ok(value.encode(env)),
+        _ => {}
+    }
     let mut unpacker = Unpacker {
         env,
         source,
