@@ -537,6 +537,9 @@ impl Parts {
         made: &mut [Option<(u64, A)>],
     ) -> Packed<A> {
         let View { bytes, links } = value;
+        if let Some(Part { size: 1, .. }) = self.0.get(index) {
+            return View::new(&bytes[range], links).to_packed();
+        }
         let mut to = Writer::new();
         if let Some(Part { run: 1.., .. }) = self.0.get(index) {
             to.list(self.0[index].run);

@@ -13,7 +13,7 @@ use crate::{garbage, nif, reaper, reply, resource, share};
 use erlmcp_memory_core::awake::{Entry, Ledger};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::packed::{Packed, Target, View};
-use erlmcp_memory_core::parts::{self, Parts, Unfit};
+use erlmcp_memory_core::parts::{Parts, Unfit};
 use erlmcp_memory_core::roster::Roster;
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::Mutex;
@@ -275,16 +275,12 @@ fn parked_as<'a>(
     guess: bool,
 ) -> Result<Result<Parked, Unfit>, PackError<'a>> {
     let env = term.get_env();
-    with_content(term, opened, lane, guess, |value, links| {
+    with_content(term, opened, lane, guess, |value, counted| {
         let contents = share::Parts::of(env);
-        let parts = Parts::of(value, links, &contents, share::Parts::hasher())?;
+        let parts = Parts::of(value, counted.links, &contents, share::Parts::hasher())?;
         let packed = parts.take(value, &contents);
         share::note_parts(&packed, &contents);
-        let built = parts::built_bytes(&packed, |anchor| match anchor {
-            Anchor::Share(share) => share::part_bytes(share.shared()),
-            _ => 0,
-        });
-        Ok(Parked::new(packed, built))
+        Ok(Parked::new(packed, counted.built))
     })
 }
 

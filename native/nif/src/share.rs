@@ -236,19 +236,37 @@ impl Slot {
 /// The most bytes of a term that is kept.
 const MOST_KEPT: usize = 16 << 20;
 
-/// About the bytes that the term of a part takes on a heap.
+/// About the bytes that the term of a part takes on a heap. They are counted when they are first
+/// asked for, with a stack of their own: parts may nest.
 pub fn part_bytes(shared: &Shared) -> usize {
-    match shared.host.part.built.load(Ordering::Relaxed) {
-        0 => {
-            let bytes = parts::built_bytes(shared.packed(), |anchor| match anchor {
-                Anchor::Share(share) => part_bytes(share.shared()),
-                _ => 0,
-            });
-            shared.host.part.built.store(bytes, Ordering::Relaxed);
-            bytes
+    let counted = |shared: &Shared| shared.host.part.built.load(Ordering::Relaxed);
+    if counted(shared) == 0 {
+        let mut rest = vec![shared];
+        while let Some(next) = rest.last().copied() {
+            if counted(next) > 0 {
+                rest.pop();
+                continue;
+            }
+            let before = rest.len();
+            let links = next.packed().links().iter();
+            rest.extend(links.filter_map(|(_, target)| match target {
+                Target::Anchor(Anchor::Share(share)) => {
+                    let inner: &Shared = share.shared();
+                    (counted(inner) == 0).then_some(inner)
+                }
+                _ => None,
+            }));
+            if rest.len() == before {
+                let bytes = parts::built_bytes(next.packed(), |anchor| match anchor {
+                    Anchor::Share(share) => counted(share.shared()),
+                    _ => 0,
+                });
+                // Not none: it is counted.
+                next.host.part.built.store(bytes.max(1), Ordering::Relaxed);
+            }
         }
-        bytes => bytes,
     }
+    counted(shared)
 }
 
 /// The store, for values that are taken apart.
@@ -376,8 +394,6 @@ impl Contents<Anchor> for Parts {
     fn add(&self, hash: u64, flat: usize, packed: Packed<Anchor>) -> (u64, Anchor) {
         let shared = known(STORE.intern_hashed(hash, packed));
         shared.host.part.flat.store(flat, Ordering::Relaxed);
-        // Bottom up, so that the parts inside have been counted.
-        part_bytes(&shared);
         let link = ShareLink::new(&shared);
         (link.id(), Anchor::Share(link))
     }

@@ -4,13 +4,13 @@
 //! not tell its size first. The Erlang module `erlmcp_memory_opened` opens them instead: a call
 //! that meets such terms returns them, and is repeated with the contents of each.
 
-use super::kind::{Kind, kind, list_cell, tuple_elements};
+use super::kind::{Kind, MapEntries, kind, list_cell, tuple_elements};
 use super::words::word;
 use crate::lane::{Budget, Busy, Lane};
 use crate::terms::PackError;
 use erlmcp_memory_core::packed::MAX_BYTES;
 use rustler::sys::ErlNifTerm;
-use rustler::{Binary, Env, ListIterator, MapIterator, Term};
+use rustler::{Binary, Env, ListIterator, Term};
 use std::collections::{HashMap, HashSet};
 
 mod atoms {
@@ -268,7 +268,7 @@ pub fn walk<'a>(
                             }
                             Kind::Map => {
                                 let before = steps.len();
-                                for (key, value) in MapIterator::new(term).into_iter().flatten() {
+                                for (key, value) in MapEntries::of(term) {
                                     steps.extend([Step::Visit(key), Step::Visit(value)]);
                                 }
                                 Size::heap(5 + steps.len() - before)
