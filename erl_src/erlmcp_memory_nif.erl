@@ -36,6 +36,7 @@
     roster_tell/2,
     is_peak_over/0,
     next_peak/0,
+    slot_words/1,
     slot_wake/1,
     slot_peek/1,
     slot_awake/2,
@@ -270,6 +271,10 @@ is_peak_over() -> ?NOT_LOADED.
 %% @doc The present peak is no longer of interest.
 -spec next_peak() -> ok.
 next_peak() -> ?NOT_LOADED.
+
+%% @doc Words that the state takes on a heap when it is built, about; 0 without a state.
+-spec slot_words(Slot :: reference()) -> non_neg_integer().
+slot_words(_Slot) -> ?NOT_LOADED.
 
 %% @doc Builds the state, which stays in the slot; as many bytes are awake as it takes, about.
 -spec slot_wake(Slot :: reference()) -> State :: term().

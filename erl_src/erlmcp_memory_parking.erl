@@ -380,6 +380,7 @@ wait_for(other) -> ?WAIT_FOR_OTHER.
 -spec wake(parking()) -> {State :: term(), parking()}.
 wake(#parking_1{state = parked, slot = Slot} = Parking) ->
     ok = forget(Parking),
+    ok = erlmcp_memory_room:make(erlmcp_memory_nif:slot_words(Slot)),
     State = erlmcp_memory_nif:slot_wake(Slot),
     {State, Parking#parking_1{state = clean, bytes = 0, due = now}}.
 

@@ -14,7 +14,7 @@ use erlmcp_memory_core::packed::{
     Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, Scratch, View,
     Writer, pack_atom,
 };
-use erlmcp_memory_core::parts::{self, Path as Place};
+use erlmcp_memory_core::parts::{self, Built, Path as Place};
 use rustler::sys::ErlNifTerm;
 use rustler::{Binary, Encoder, Env, OwnedEnv, Term};
 use smallvec::SmallVec;
@@ -145,8 +145,8 @@ pub fn pack_keys<'a>(
 pub struct Counted {
     /// How many of its parts are links.
     pub links: usize,
-    /// About the bytes that it takes on a heap and in binaries off it, written out in full.
-    pub built: usize,
+    /// What it takes when it is built.
+    pub built: Built,
 }
 
 /// Calls `with` with the packed form of a term as [`pack_content`] writes it, and with what is known
@@ -170,7 +170,7 @@ pub fn with_content<'a, R>(
     packer.whole(term)?;
     let counted = Counted {
         links: packer.guessed,
-        built: packer.words * size_of::<ErlNifTerm>() + packer.others,
+        built: packer.built,
     };
     let (scratch, kept) = packer.finish()?.into_parts();
     let result = with(View::new(scratch.bytes(), &kept), counted);
@@ -327,9 +327,8 @@ struct Packer<'a> {
     root: Option<Place>,
     /// Parts that were guessed.
     guessed: usize,
-    /// About the words that what was written takes on a heap, and other bytes.
-    words: usize,
-    others: usize,
+    /// What that takes when it is built.
+    built: Built,
 }
 
 impl<'a> Packer<'a> {
@@ -351,8 +350,7 @@ impl<'a> Packer<'a> {
             unmeasured: UNMEASURED,
             root: None,
             guessed: 0,
-            words: 0,
-            others: 0,
+            built: Built::default(),
         }
     }
 
@@ -382,7 +380,7 @@ impl<'a> Packer<'a> {
         let admit = |bytes| self.budget.spend(bytes / size_of::<ErlNifTerm>());
         match share::part_at(place, term, self.lane, admit)? {
             Some(link) => {
-                self.others += share::part_bytes(link.shared());
+                self.built += share::part_built(link.shared());
                 self.writer.part(link.id(), Anchor::Share(link));
                 self.guessed += 1;
                 Ok(true)
@@ -522,9 +520,11 @@ impl<'a> Packer<'a> {
 
     fn other_leaf(&mut self, term: Term<'a>) -> Result<bool, Refused> {
         let kind = kind(term);
-        self.words += match kind {
+        self.built.words += match kind {
             Kind::Atom | Kind::Nil | Kind::Pid | Kind::Port => 0,
             Kind::Int(value) if is_small(value) => 0,
+            // Counted where they are begun.
+            Kind::Cell(..) | Kind::Tuple(_) | Kind::Map | Kind::Fun | Kind::Other => 0,
             _ => SMALL_TERM,
         };
         match kind {
@@ -561,10 +561,10 @@ impl<'a> Packer<'a> {
         self.copy(binary.len())?;
         self.writer.binary(binary);
         if binary.len() > HEAP_BINARY {
-            self.words += OFF_HEAP;
-            self.others += binary.len();
+            self.built.words += OFF_HEAP;
+            self.built.off_heap += binary.len();
         } else {
-            self.words += 2 + binary.len().div_ceil(size_of::<ErlNifTerm>());
+            self.built.words += 2 + binary.len().div_ceil(size_of::<ErlNifTerm>());
         }
         Ok(())
     }
@@ -579,7 +579,7 @@ impl<'a> Packer<'a> {
             Kind::Cell(..) => self.list(term),
             Kind::Tuple(elements) => {
                 self.writer.tuple(elements.len());
-                self.words += 1 + elements.len();
+                self.built.words += 1 + elements.len();
                 self.elements(term.get_env(), elements)
             }
             Kind::Map => {
@@ -608,7 +608,7 @@ impl<'a> Packer<'a> {
             self.writer.end_key(&keys.map);
         }
         self.open_keys -= 1;
-        self.words += 5 + 2 * (self.values.len() - keys.first);
+        self.built.words += parts::map_words(self.values.len() - keys.first);
         // The keys of a map differ, and so do their packed forms, unless one of them is still
         // closed.
         let distinct = self.writer.end_keys(&keys.map);
@@ -633,7 +633,7 @@ impl<'a> Packer<'a> {
             len += 1;
             rest = tail;
         }
-        self.words += 2 * len;
+        self.built.words += 2 * len;
         let proper = rest.is_empty_list();
         if proper && bytes {
             self.copy(len)?;
@@ -741,7 +741,7 @@ impl<'a> Packer<'a> {
             Some(Inside::Fun(head, free)) => {
                 let len = free.list_length().map_err(|_| Refused::Unknown)?;
                 self.writer.fun(len);
-                self.words += 7 + len;
+                self.built.words += 7 + len;
                 self.head(&head)?;
                 self.open_funs += 1;
                 if self.open_funs > MAX_FUNS {
@@ -754,7 +754,7 @@ impl<'a> Packer<'a> {
                 let names = list_elements(names).ok_or(Refused::Unknown)?;
                 let len = values.list_length().map_err(|_| Refused::Unknown)?;
                 self.writer.record(len);
-                self.words += 2 + 2 * len;
+                self.built.words += 2 + 2 * len;
                 self.head(&head)?;
                 for name in names {
                     self.head(&[name])?;
