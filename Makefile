@@ -1,4 +1,5 @@
-# make demo: 100,000 connections, measured.  make test: all checks.  make help: the rest.
+# make demo: 100,000 connections, measured.  make check: before each commit.  make test: all checks.
+# make help: the rest.
 
 COUNT ?= 100000
 TOOLS ?=
@@ -14,19 +15,32 @@ WINDOW_MS ?= 2000
 # Each check says its name before it runs; the first one that fails ends the run.
 say = @printf '\n== %s\n'
 
+circles = escript scripts/circles.escript --knot scripts/circles.knot \
+    --beams _build/default/lib/erlmcp_memory/ebin native/core/src native/nif/src
+
 # Compiles the benchmarks and runs one, with its arguments.
 define bench
 @rebar3 as bench compile
 @escript bench/run.escript $(1)
 endef
 
+# What make check leaves out of the core's tests, and the suites that it runs: together one of each
+# subject, in some seconds.
+SLOW := for_each_kind_of_hour lose_nothing agrees_with
+comma := ,
+empty :=
+QUICK := $(subst $(empty) $(empty),$(comma),$(strip \
+    erlmcp_optimizer_state_SUITE erlmcp_optimizer_share_SUITE erlmcp_pool_SUITE \
+    erlmcp_pool_take_SUITE erlmcp_server_SUITE))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test docs bench-day bench-growth bench-memory bench-park bench-pool bench-schedulers \
+.PHONY: help setup build demo check test docs bench-day bench-growth bench-memory bench-park bench-pool bench-schedulers \
     bench-servers bench-take soak stress loom memcheck miri fuzz matrix stranger fmt clean
 
 help:
 	@echo 'make demo   run 100,000 connections through their life and print what they take'
 	@echo '            (COUNT=n for another number)'
+	@echo 'make check  what to run before each commit: formatting, lints, quick tests, in a minute'
 	@echo 'make test   all checks: formatting, lints, Rust tests, xref, dialyzer, eunit, ct'
 	@echo 'make bench-memory  what a connection takes, beside a plain process and persistent_term'
 	@echo '            (COUNT=n connections, TOOLS=file with a tools/list, SECONDS=n of random work)'
@@ -63,6 +77,22 @@ build: setup
 demo: build
 	@escript bench/demo.escript $(COUNT)
 
+check: setup
+	$(say) 'cargo fmt --check'
+	@cargo fmt --all --check
+	$(say) 'cargo clippy'
+	@cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+	$(say) 'cargo test of the core'
+	@cargo test -p erlmcp-memory-core --lib --locked --quiet -- $(addprefix --skip ,$(SLOW))
+	$(say) 'rebar3 xref'
+	@rebar3 xref
+	$(say) 'circles between files'
+	@$(circles)
+	$(say) 'rebar3 eunit'
+	@rebar3 eunit
+	$(say) 'rebar3 ct, the quick suites'
+	@rebar3 ct --suite=$(QUICK)
+
 test: setup
 	$(say) 'cargo fmt --check'
 	@cargo fmt --all --check
@@ -74,6 +104,8 @@ test: setup
 	@$(MAKE) --no-print-directory loom
 	$(say) 'rebar3 xref'
 	@rebar3 xref
+	$(say) 'circles between files'
+	@$(circles)
 	$(say) 'rebar3 dialyzer'
 	@rebar3 dialyzer
 	$(say) 'documentation'
@@ -115,7 +147,7 @@ soak: setup
 	$(call bench,erlmcp_bench_soak $(SOAK_SECONDS))
 
 stress: setup
-	@STRESS_SECONDS=$(SECONDS) rebar3 ct --suite=erlmcp_stress_SUITE
+	@STRESS_SECONDS=$(SECONDS) rebar3 ct --suite=erlmcp_project_stress_SUITE
 
 # Built apart: loom takes the place of locks, atomics and threads.
 loom: setup

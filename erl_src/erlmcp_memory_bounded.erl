@@ -1,5 +1,5 @@
 %% @private
-%% @doc Somebody else's function, which may crash or never return, in a process of its own.
+%% @doc Runs a function of the host, which may crash or never return, in a separate process.
 -module(erlmcp_memory_bounded).
 
 -export([run/2]).

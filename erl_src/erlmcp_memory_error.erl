@@ -1,5 +1,5 @@
 %% @private
-%% @doc Texts for `badarg' exceptions, in the way of OTP's own: the exception carries `error_info'
+%% @doc Texts for `badarg' exceptions, as OTP's own have them: the exception carries `error_info'
 %% that points here, and the shell, loggers and `erl_error' ask for the text
 %% ([https://www.erlang.org/eeps/eep-0054]).
 -module(erlmcp_memory_error).

@@ -39,6 +39,8 @@
     slot_words/1,
     slot_wake/1,
     slot_peek/1,
+    slot_start/2,
+    started/1,
     slot_awake/2,
     slot_reserve/2,
     slot_enter/1,
@@ -251,7 +253,7 @@ slot_fold(_Slot) -> ?NOT_LOADED.
 -spec slot_list(Slot :: reference()) -> boolean().
 slot_list(_Slot) -> ?NOT_LOADED.
 
-%% @doc Takes the server out of the roster. `true': it was told, and the message is in its mailbox.
+%% @doc Takes the server out of the roster. `true': it was notified, and has the message.
 -spec slot_unlist(Slot :: reference()) -> boolean().
 slot_unlist(_Slot) -> ?NOT_LOADED.
 
@@ -268,7 +270,7 @@ roster_tell(_Most, _Message) -> ?NOT_LOADED.
 -spec is_peak_over() -> boolean().
 is_peak_over() -> ?NOT_LOADED.
 
-%% @doc The present peak is no longer of interest.
+%% @doc Forgets the present peak.
 -spec next_peak() -> ok.
 next_peak() -> ?NOT_LOADED.
 
@@ -283,6 +285,17 @@ slot_wake(_Slot) -> ?NOT_LOADED.
 %% @doc Builds the state; nothing is counted.
 -spec slot_peek(Slot :: reference()) -> State :: term().
 slot_peek(_Slot) -> ?NOT_LOADED.
+
+%% @doc Counts what is expected of a server that starts, unless the node would then have more than
+%% the limit awake: then it is to ask again after this many milliseconds.
+-spec slot_start(Slot :: reference(), Limit :: non_neg_integer() | infinity) ->
+    {true, Bytes :: non_neg_integer()} | {false, Ms :: pos_integer()}.
+slot_start(_Slot, _Limit) -> ?NOT_LOADED.
+
+%% @doc Tells how many bytes a server has awake now that it has started, for what is expected of
+%% the next.
+-spec started(Bytes :: non_neg_integer()) -> ok.
+started(_Bytes) -> ?NOT_LOADED.
 
 %% @doc Sets how many bytes the server has awake; returns the total of the node.
 -spec slot_awake(Slot :: reference(), Bytes :: non_neg_integer()) -> non_neg_integer().

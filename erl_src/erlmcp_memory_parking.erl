@@ -6,11 +6,21 @@
 %% the server, or parked, in its slot of the native library, and whether the slot still holds the
 %% current state. The engine keeps the state itself, and drops it once it is parked.
 %%
-%% A server waits, awake, for its idle time, then parks. While the awake states of the node take
-%% more than the limit (`awake_memory_limit'), it parks as soon as it finds no message. The engine
-%% calls, in this order:
+%% A server waits, awake, for its idle time, then parks. The more of the limit (`awake_memory_limit')
+%% the awake states of the node take, the more is done:
+%%
+%% <ul>
+%% <li>from a half on, a tenth of a second is idle time enough;</li>
+%% <li>from three quarters on, servers that start wait before `init', as long as that is so;</li>
+%% <li>from seven eighths on, a server parks as soon as it finds no message; the rest of the limit is
+%%   reserved for states that are woken.</li>
+%% </ul>
+%%
+%% A server that starts is counted as what those before it took, until it is first idle for a tenth
+%% of a second: it is small at first, and grows. The engine calls, in this order:
 %%
 %% <ol>
+%% <li>{@link start/2} before the module's `init';</li>
 %% <li>{@link changed/3} with the states before and after each callback;</li>
 %% <li>{@link settle/1} before it waits with its state awake: whether to wait for the idle time or
 %%   to park;</li>
@@ -23,11 +33,12 @@
 -include("erlmcp_memory_error.hrl").
 -include("erlmcp_memory_parking.hrl").
 
--export([start/4, options/1, new/1, tag/0, idle_after/1, is_parked/1, is_refused/1, changed/3]).
+-export([start/4, options/1, new/1, tag/0, is_parked/1, is_refused/1, changed/3]).
+-export([start_wait/1, start/2, idle_after/1, idle_after/2]).
 -export([settle/1, park/4, replace/3, hold/1, rest/2, tidy/2, forget/1, remember/1, compact/1, expand/1]).
 -export([admit/3, wake/1, peek/1]).
 
--export_type([parking/0, compact/0, reason/0, urgency/0]).
+-export_type([parking/0, compact/0, crowd/0, reason/0, urgency/0]).
 
 %% It is kept over upgrades of this module: a new field needs a new tag, and a clause for the old
 %% shape in each function.
@@ -40,9 +51,12 @@
     %% The size of the heap last reported to the library, and when to report it again (native units
     %% of monotonic time).
     bytes = 0 :: non_neg_integer(),
-    due = now :: now | integer(),
+    %% young: it has started, and is not idle yet; until when at the latest, and when to report.
+    due = now :: due() | {young, Until :: integer(), due()},
     limit :: non_neg_integer() | infinity
 }).
+
+-type due() :: now | integer().
 
 -opaque parking() :: #parking_1{}.
 %% Where the state of a server is.
@@ -51,6 +65,9 @@
     nonempty_improper_list(Slot :: reference(), IdleAfter :: timeout())
     | {Slot :: reference(), IdleAfter :: timeout()}.
 %% All that is needed of it while the state is parked, in two words. Earlier versions kept the tuple.
+
+-type crowd() :: calm | pressed | crowded.
+%% How much of the limit is awake: less than half, half, or nearly all.
 
 -type reason() :: idle | crowded.
 %% Why a state is parked: no message came for the idle time, or too many bytes are awake.
@@ -70,6 +87,14 @@
 -define(LONGEST_SLEEP, 20).
 %% The part of the limit that is reserved for states that are woken.
 -define(LEFT_FREE, 8).
+%% The part of the limit that is left free by servers that start.
+-define(LEFT_BY_STARTS, 4).
+%% Milliseconds without a message that are enough where half of the limit is awake, and after which
+%% a server that has started will not grow much more.
+-define(SHORT_IDLE, 100).
+%% The longest time, in milliseconds, for which a server that has started and is never idle counts
+%% as one that may grow.
+-define(YOUTH, 10000).
 %% Milliseconds between two measurements of the heap: for a server with messages waiting, a
 %% measurement takes as long as all the rest.
 -define(LOOK_INTERVAL, 1).
@@ -77,6 +102,10 @@
 %% 128 Ki words on a dirty scheduler, and may then miss the message that should end the hibernation
 %% (erlang/otp#10651).
 -define(LARGE_HEAP, 65536).
+%% Words of a state for which no room is made.
+-define(SMALL, 512).
+%% Words of room for what the callback makes.
+-define(MORE_WORDS, 1000).
 %% Milliseconds between two warnings on the node that a state cannot be parked.
 -define(WARNING_INTERVAL, 60000).
 
@@ -159,6 +188,40 @@ new(Options) ->
         limit = erlmcp_memory_settings:awake_memory_limit()
     }.
 
+%% @doc How many milliseconds a server with these options may wait before its `init': half of the
+%% time that its starter waits for it.
+-spec start_wait(Options :: [term()]) -> timeout().
+start_wait(Options) ->
+    case lists:keyfind(timeout, 1, Options) of
+        {_, Time} when is_integer(Time) -> Time div 2;
+        _ -> infinity
+    end.
+
+%% @doc To be called before `init': the server may go on, or is to sleep for so many milliseconds
+%% and call this again. `Left' is how long it may still wait.
+-spec start(Left :: timeout(), parking()) ->
+    {started, parking()} | {sleep, Ms :: pos_integer(), Left :: timeout()}.
+start(Left, #parking_1{slot = Slot, limit = Limit, idle_after = IdleAfter} = Parking) ->
+    case erlmcp_memory_nif:slot_start(Slot, part(Limit, ?LEFT_BY_STARTS)) of
+        {false, Ms} when Left > 0 ->
+            %% Not all at once.
+            Spread = min(Left, Ms div 2 + erlang:phash2(erlang:monotonic_time(), Ms)),
+            {sleep, Spread, less(Left, Spread)};
+        {false, _} ->
+            {started, Parking};
+        {true, _} when IdleAfter =:= infinity ->
+            {started, Parking};
+        {true, Bytes} ->
+            Until = erlang:monotonic_time() + native(?YOUTH),
+            {started, Parking#parking_1{bytes = Bytes, due = {young, Until, now}}}
+    end.
+
+less(infinity, _Ms) -> infinity;
+less(Left, Ms) -> Left - Ms.
+
+part(infinity, _Left) -> infinity;
+part(Limit, Left) -> Limit - Limit div Left.
+
 %% It depends on the process alone, so that servers that were started together do not park together.
 spread(infinity) -> infinity;
 spread(IdleAfter) -> min(16#ffffffff, IdleAfter + erlang:phash2(self(), IdleAfter div ?SPREAD + 1)).
@@ -170,6 +233,13 @@ tag() -> ?MODULE.
 %% @doc The idle time of this server, spread included.
 -spec idle_after(parking()) -> timeout().
 idle_after(#parking_1{idle_after = IdleAfter}) -> IdleAfter.
+
+%% @doc How long the server waits before it calls {@link park/4} for being idle.
+-spec idle_after(crowd(), parking()) -> timeout().
+idle_after(_Crowd, #parking_1{idle_after = infinity}) -> infinity;
+idle_after(calm, #parking_1{idle_after = IdleAfter, due = {young, _, _}}) -> min(?SHORT_IDLE, IdleAfter);
+idle_after(pressed, #parking_1{idle_after = IdleAfter}) -> min(?SHORT_IDLE, IdleAfter);
+idle_after(_Crowd, #parking_1{idle_after = IdleAfter}) -> IdleAfter.
 
 %% @doc Whether the state is in the slot alone.
 -spec is_parked(parking()) -> boolean().
@@ -190,37 +260,59 @@ changed(Old, New, Parking) ->
         false -> Parking#parking_1{state = awake}
     end.
 
-%% @doc To be called before a server waits with its state awake. `calm': it may wait for its idle
-%% time. `crowded': it parks if there is no message now. Reports the size of its heap to the node,
-%% at most once a millisecond.
--spec settle(parking()) -> {calm | crowded, parking()}.
+%% @doc To be called before a server waits with its state awake: `crowded' if it is to park unless
+%% there is a message now; else it may wait for {@link idle_after/2}. Reports the size of its heap to
+%% the node, at most once a millisecond.
+-spec settle(parking()) -> {crowd(), parking()}.
 settle(#parking_1{due = Due, limit = Limit, state = State} = Parking) ->
     Now = erlang:monotonic_time(),
-    case Due =:= now orelse Now >= Due of
-        true ->
-            measured(Parking#parking_1{due = Now + interval(), limit = limit(Limit)});
-        false ->
-            {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
+    case is_due(Due, Now) of
+        true -> measured(Now, Parking#parking_1{limit = limit(Limit)});
+        false -> {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
     end.
 
-interval() ->
-    erlang:convert_time_unit(?LOOK_INTERVAL, millisecond, native).
+is_due({young, _, Due}, Now) -> is_due(Due, Now);
+is_due(now, _Now) -> true;
+is_due(Due, Now) -> Now >= Due.
 
-measured(#parking_1{slot = Slot, bytes = Published, limit = Limit, state = State} = Parking) ->
+native(Ms) ->
+    erlang:convert_time_unit(Ms, millisecond, native).
+
+measured(Now, #parking_1{due = {young, Until, _}} = Parking) when Now >= Until ->
+    measured(Now, grown(Parking));
+measured(Now, #parking_1{bytes = Published} = Parking) ->
+    Next = Now + native(?LOOK_INTERVAL),
     Bytes = heap_bytes(),
-    case abs(Bytes - Published) * 4 > Published of
-        true ->
-            Awake = erlmcp_memory_nif:slot_awake(Slot, Bytes),
-            {crowd(Awake, Limit, State), Parking#parking_1{bytes = Bytes}};
-        false ->
-            {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}
+    case Parking#parking_1.due of
+        {young, Until, _} when Bytes =< Published ->
+            %% More is expected of it.
+            unchanged(Parking#parking_1{due = {young, Until, Next}});
+        {young, Until, _} ->
+            changed_to(Bytes, Parking#parking_1{due = {young, Until, Next}});
+        _ when abs(Bytes - Published) * 4 > Published ->
+            changed_to(Bytes, Parking#parking_1{due = Next});
+        _ ->
+            unchanged(Parking#parking_1{due = Next})
     end.
 
-%% Already below the limit: the rest of it is reserved for states that are woken, so that they need
-%% not wait.
+unchanged(#parking_1{limit = Limit, state = State} = Parking) ->
+    {crowd(erlmcp_memory_nif:awake_bytes(), Limit, State), Parking}.
+
+changed_to(Bytes, #parking_1{slot = Slot, limit = Limit, state = State} = Parking) ->
+    Awake = erlmcp_memory_nif:slot_awake(Slot, Bytes),
+    {crowd(Awake, Limit, State), Parking#parking_1{bytes = Bytes}}.
+
+%% Counted as what it takes from now on, which is what is expected of others.
+grown(#parking_1{slot = Slot, due = {young, _, Due}} = Parking) ->
+    Bytes = heap_bytes(),
+    _ = erlmcp_memory_nif:slot_awake(Slot, Bytes),
+    ok = erlmcp_memory_nif:started(Bytes),
+    Parking#parking_1{bytes = Bytes, due = Due}.
+
 crowd(_Awake, _Limit, refused) -> calm;
 crowd(_Awake, infinity, _State) -> calm;
 crowd(Awake, Limit, _State) when Awake > Limit - Limit div ?LEFT_FREE -> crowded;
+crowd(Awake, Limit, _State) when Awake > Limit div 2 -> pressed;
 crowd(_Awake, _Limit, _State) -> calm.
 
 %% The limit may be changed while servers run. If the new one is wrong, they keep the last one.
@@ -250,6 +342,13 @@ park(_Reason, _State, _Module, #parking_1{state = clean, slot = Slot} = Parking)
     {parked, parked(Slot, Parking)};
 park(crowded, State, Module, #parking_1{state = awake} = Parking) ->
     pack(State, Module, Parking);
+park(idle, State, Module, #parking_1{due = {young, _, _}, limit = Limit} = Parking) ->
+    Grown = grown(Parking),
+    Crowd = crowd(erlmcp_memory_nif:awake_bytes(), Limit, awake),
+    case idle_after(Crowd, Grown) - ?SHORT_IDLE of
+        Left when Left > 0 -> {later, Left, Grown};
+        _ -> park(idle, State, Module, Grown)
+    end;
 park(idle, State, Module, #parking_1{state = awake, slot = Slot} = Parking) ->
     case erlmcp_memory_nif:slot_enter(Slot) of
         true ->
@@ -299,9 +398,11 @@ retry() ->
 %% @doc To be called before a server hibernates with its state on the heap: if that cannot be
 %% parked, the bytes that it then takes are counted.
 -spec hold(parking()) -> parking().
+hold(#parking_1{due = {young, _, _}} = Parking) ->
+    hold(grown(Parking));
 hold(#parking_1{state = refused} = Parking) ->
     true = erlang:garbage_collect(),
-    {calm, Measured} = measured(Parking),
+    {calm, Measured} = measured(erlang:monotonic_time(), Parking),
     Measured;
 hold(Parking) ->
     Parking.
@@ -380,9 +481,25 @@ wait_for(other) -> ?WAIT_FOR_OTHER.
 -spec wake(parking()) -> {State :: term(), parking()}.
 wake(#parking_1{state = parked, slot = Slot} = Parking) ->
     ok = forget(Parking),
-    ok = erlmcp_memory_room:make(erlmcp_memory_nif:slot_words(Slot)),
-    State = erlmcp_memory_nif:slot_wake(Slot),
+    Build = fun() -> erlmcp_memory_nif:slot_wake(Slot) end,
+    State = with_room(erlmcp_memory_nif:slot_words(Slot), Build),
     {State, Parking#parking_1{state = clean, bytes = 0, due = now}}.
+
+%% A heap that has room for it is not collected when it is there. That would take as long as to
+%% build it, and end the time slice with the state awake.
+with_room(Words, Build) when Words < ?SMALL ->
+    Build();
+with_room(Words, Build) ->
+    try erlang:process_flag(min_heap_size, Words + ?MORE_WORDS) of
+        Least ->
+            true = erlang:garbage_collect(),
+            State = Build(),
+            _ = erlang:process_flag(min_heap_size, Least),
+            State
+    catch
+        %% More than the largest heap that the process may have, or than there is.
+        error:badarg -> Build()
+    end.
 
 %% @doc Builds a parked state, which stays parked.
 -spec peek(parking()) -> State :: term().

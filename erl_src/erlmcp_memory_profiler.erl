@@ -228,7 +228,7 @@ start_profiling() ->
 %% `badarg'.
 %%
 %% Between windows no process has trace flags of the session, so that `dbg', `recon_trace' and trace
-%% sessions work then. A window does not open where somebody else traces anything: then the next one
+%% sessions work then. A window does not open while another tracer is active: then the next one
 %% is tried. Where the VM has trace sessions, one that is made while a window is open ends it with
 %% the next snapshot.
 %%
@@ -237,22 +237,19 @@ start_profiling() ->
 %% `{sessions, Sessions}'. End that trace, or profile with `gc => false'. `{error, notsup}': the
 %% node's allocators are switched off (`erl +Mea min'), so that there is no `erlang:memory/0'.
 %%
-%% When somebody else takes trace flags away in a window (`erlang:trace(all, false, [all])'),
+%% When another program clears trace flags in a window (`erlang:trace(all, false, [all])'),
 %% the session goes on, but says `measured => false' from then on, and opens no more windows; it
 %% looks with each snapshot, before each report and before alerts.
 %%
 %% Looking for other tracers and setting flags goes process by process: on a node of 100,000 some
 %% hundreds of milliseconds in the caller, and in the session's process at both ends of a window;
-%% nobody else waits.
+%% no other process waits.
 -spec start_profiling(options()) ->
     ok | {error, {already_traced, tracer()} | notsup}.
 start_profiling(Options) when is_map(Options) ->
-    Defaults = #{
-        interval_ms => 5000, keep => 10080, gc => true, gc_window_ms => 10000, gc_every_ms => 60000
-    },
     case wrong_options(fun wrong/2, Options) of
         [] ->
-            case maps:merge(Defaults, Options) of
+            case maps:merge(erlmcp_memory_sampler:defaults(), Options) of
                 #{gc_window_ms := Window, gc_every_ms := Every} when Window > Every ->
                     ?BADARG([Options], 1, <<"gc_window_ms is more than gc_every_ms">>);
                 All ->
@@ -264,7 +261,7 @@ start_profiling(Options) when is_map(Options) ->
 start_profiling(Options) ->
     ?BADARG([Options], 1, <<"not a map of options">>).
 
-%% What is wrong with each option that is not ok.
+%% The texts for the options that are wrong.
 wrong_options(Wrong, Options) ->
     [Text || Text <- [Wrong(Key, Value) || {Key, Value} <- maps:to_list(Options)], Text =/= ok].
 
@@ -310,8 +307,8 @@ summary(Session) ->
         erlmcp_memory_nif:profiler_status(Session),
     #{pause_ms := #{mean := Mean}} = Gc = erlmcp_memory_pauses:gc(),
     #{
-        baseline => erlmcp_memory_snapshot:to_map(Baseline),
-        final => erlmcp_memory_snapshot:to_map(Final),
+        baseline => erlmcp_memory_sample:to_map(Baseline),
+        final => erlmcp_memory_sample:to_map(Final),
         snapshots => Held,
         total_memory_delta =>
             Final#memory_snapshot.total_memory - Baseline#memory_snapshot.total_memory,
@@ -335,12 +332,12 @@ summary(Session) ->
     }
     | {error, no_profiling_data}.
 get_profiling_data() ->
-    case erlmcp_memory_report:session() of
+    case erlmcp_memory_session:last() of
         {ok, Session, #{baseline := Baseline, duration_ms := Duration}} ->
             Samples = erlmcp_memory_nif:profiler_samples(Session),
             #{
-                baseline => erlmcp_memory_snapshot:to_map(Baseline),
-                snapshots => [erlmcp_memory_snapshot:to_map(Sample) || Sample <- Samples],
+                baseline => erlmcp_memory_sample:to_map(Baseline),
+                snapshots => [erlmcp_memory_sample:to_map(Sample) || Sample <- Samples],
                 snapshot_count => length(Samples),
                 duration_ms => Duration
             };
@@ -355,7 +352,7 @@ get_profiling_data() ->
 %% notsup}' where the node's allocators are switched off (`erl +Mea min').
 -spec measure_memory_snapshot() -> #memory_snapshot{} | {error, notsup}.
 measure_memory_snapshot() ->
-    erlmcp_memory_snapshot:measure(caller).
+    erlmcp_memory_sample:measure(caller).
 
 %% @doc By how many bytes total memory grows in this many milliseconds; negative if it shrinks.
 %% Blocks the caller for that long; 0 to 4294967295. Returns `{error, notsup}' at once where the
@@ -363,7 +360,7 @@ measure_memory_snapshot() ->
 -spec measure_memory_after_delay(non_neg_integer()) ->
     {integer(), non_neg_integer()} | {error, notsup}.
 measure_memory_after_delay(Ms) when is_integer(Ms), Ms >= 0, Ms =< ?MAX_MS ->
-    case erlmcp_memory_snapshot:total() of
+    case erlmcp_memory_sample:total() of
         {ok, Before} ->
             ok = timer:sleep(Ms),
             {erlang:memory(total) - Before, Ms};
@@ -378,7 +375,7 @@ measure_memory_after_delay(Ms) ->
 -spec memory_per_connection(pos_integer()) ->
     {Bytes :: non_neg_integer(), MegaBytes :: float()} | {error, notsup}.
 memory_per_connection(Count) when is_integer(Count), Count > 0 ->
-    case erlmcp_memory_snapshot:total() of
+    case erlmcp_memory_sample:total() of
         {ok, Total} ->
             Bytes = Total div Count,
             {Bytes, Bytes / ?MB};
@@ -410,7 +407,7 @@ memory_per_connection(Count) ->
 analyze_memory_trend([]) ->
     {error, no_data};
 analyze_memory_trend(Snapshots) ->
-    case erlmcp_memory_snapshot:points(Snapshots) of
+    case erlmcp_memory_sample:points(Snapshots) of
         invalid_input ->
             {error, invalid_input};
         [_] ->
@@ -529,10 +526,10 @@ alerts() ->
 %% Thresholds are the setting `alert_thresholds', a map of `Metric => {Warning, Critical}'.
 %% `advice' is a sentence that names the call that helps.
 %%
-%% Where the application is started, or a session runs, somebody looks every five seconds. When a
+%% While the application is started or a session runs, levels are checked every five seconds. When a
 %% level changes, the setting `{alert_handler, {Module, Function}}' is called with the map and
 %% `previous', the level of before, in a process of its own for at most five seconds. A level that
-%% comes to be measured, or is no longer, is no change, but where an alert ends by it. Where the
+%% begins or ceases to be measured is no change, unless an alert ends by it. If the
 %% module `telemetry' is loaded, it executes `[erlmcp_memory, alert]' with the `value', and
 %% `[erlmcp_memory, sample]' with each snapshot.
 %%
@@ -552,7 +549,7 @@ health() ->
 %% filled the node up, and a node that was level since, is `steady'.
 %%
 %% Kinds are `total', `resident', and of the total `processes', `binaries', `ets', `atoms' and
-%% `native' (which lies among binaries and others).
+%% `native' (which is counted among binaries and others).
 -spec memory_growth() -> growth() | {error, no_profiling_data}.
 memory_growth() ->
     erlmcp_memory_growth:session().
@@ -594,7 +591,7 @@ top_processes(By, Count) ->
 -spec create_test_connections(pos_integer(), pid()) -> {ok, [pid()]} | {error, term()}.
 create_test_connections(Count, Server) ->
     case wrong_connections(Count, Server, #{}) of
-        ok -> erlmcp_memory_test_connections:create(Count, Server, #{});
+        ok -> erlmcp_memory_load_test_connections:create(Count, Server, #{});
         {Position, Text} -> ?BADARG([Count, Server], Position, Text)
     end.
 
@@ -617,7 +614,7 @@ create_test_connections(Count, Server) ->
     | {error, not_started | {too_many_connections, non_neg_integer()} | term()}.
 create_test_connections(Count, Server, Options) ->
     case wrong_connections(Count, Server, Options) of
-        ok -> erlmcp_memory_test_connections:create(Count, Server, Options);
+        ok -> erlmcp_memory_load_test_connections:create(Count, Server, Options);
         {Position, Text} -> ?BADARG([Count, Server, Options], Position, Text)
     end.
 
@@ -645,15 +642,15 @@ wrong_connection_options(_) ->
 %% seconds are killed. Connections that have ended already are not an error.
 -spec stop_test_connections([pid()]) -> ok.
 stop_test_connections(Pids) ->
-    case erlmcp_memory_test_connections:are_connections(Pids) of
-        true -> erlmcp_memory_test_connections:stop(Pids);
+    case erlmcp_memory_load_test_connections:are_connections(Pids) of
+        true -> erlmcp_memory_load_test_connections:stop(Pids);
         false -> ?BADARG([Pids], 1, <<"not a list of test connections">>)
     end.
 
 %% @doc The same as `simulate_100k_load(Count, #{})'.
 -spec simulate_100k_load(pos_integer()) -> load_result() | {error, term()}.
 simulate_100k_load(Count) when is_integer(Count), Count > 0 ->
-    erlmcp_memory_simulation:run(Count, load_defaults());
+    erlmcp_memory_load_simulation:run(Count, load_defaults());
 simulate_100k_load(Count) ->
     ?BADARG([Count], 1, <<"not a positive integer">>).
 
@@ -702,7 +699,7 @@ simulate_100k_load(Count) ->
 %%   `p999', `max';</li>
 %% <li>`gc_pause' in milliseconds: `measured => true', `collections', `min', `mean', `p50', `p90',
 %%   `p99', `p999', `max'; or `measured => false' with a `reason', `{already_traced, Tracer}',
-%%   `trace_flags_cleared' (by somebody else during the run) or `session_replaced'. It covers the
+%%   `trace_flags_cleared' (by another program during the run) or `session_replaced'. It covers the
 %%   collections of all processes of the node;</li>
 %% <li>`errors', and `first_errors', at most 10 terms that describe them;</li>
 %% <li>`states_left', `buffer_bytes_left', `processes_left': what was not released after 20 seconds.
@@ -722,7 +719,7 @@ simulate_100k_load(Count) ->
         | term()}.
 simulate_100k_load(Count, Options) when is_integer(Count), Count > 0, is_map(Options) ->
     case wrong_options(fun wrong_load/2, Options) of
-        [] -> erlmcp_memory_simulation:run(Count, maps:merge(load_defaults(), Options));
+        [] -> erlmcp_memory_load_simulation:run(Count, maps:merge(load_defaults(), Options));
         [Text | _] -> ?BADARG([Count, Options], 2, Text)
     end;
 simulate_100k_load(Count, Options) when is_integer(Count), Count > 0 ->

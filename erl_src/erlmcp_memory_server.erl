@@ -158,7 +158,7 @@ init_it(Starter, self, ServerName, Module, Args, Options) ->
 init_it(Starter, Parent, ServerName, Module, Args, Options) ->
     Parking = erlmcp_memory_parking:new(Options),
     Loop = server(Parent, ServerName, gen:name(ServerName), Module, Options, Parking),
-    ?LOOP:call(init, [Args], {init, Starter, Options}, Loop).
+    ?LOOP:start(Args, Starter, Options, Loop).
 
 server(Parent, ServerName, Name, Module, Options, Parking) ->
     #server_1{

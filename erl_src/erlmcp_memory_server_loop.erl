@@ -11,7 +11,7 @@
 -include("erlmcp_memory_server.hrl").
 
 %% Called by `erlmcp_memory_server'.
--export([call/4, next/2, again/1, stop/3, state/2]).
+-export([start/4, next/2, again/1, stop/3, state/2]).
 %% Called by `erlmcp_memory_wait'.
 -export([received/2, waited/1, slept/1, woken/1, returned/2]).
 
@@ -43,6 +43,21 @@
     message :: term(),
     reply = none :: none | {reply, term()}
 }).
+
+%%% Starting
+
+%% @doc Calls `init', once there is room for one server more.
+-spec start(Args :: term(), Starter :: pid(), Options :: [term()], server()) -> no_return().
+start(Args, Starter, Options, Loop) ->
+    start(Args, Starter, Options, erlmcp_memory_parking:start_wait(Options), Loop).
+
+start(Args, Starter, Options, Left, #server_1{parking = Parking} = Loop) ->
+    case erlmcp_memory_parking:start(Left, Parking) of
+        {started, Started} ->
+            call(init, [Args], {init, Starter, Options}, Loop#server_1{parking = Started});
+        {sleep, Ms, Then} ->
+            erlmcp_memory_wait:sleep(?MODULE, {start_1, Args, Starter, Options, Then, Loop}, Ms)
+    end.
 
 %%% Waiting
 
@@ -79,7 +94,7 @@ wait(#server_1{action = Action, parking = Parking} = Loop) ->
             {Crowd, Settled} = erlmcp_memory_parking:settle(Parking),
             case Crowd =:= crowded andalso Action =/= 0 of
                 true -> wait(crowded, 0, parking(Settled, Loop));
-                false -> wait_awake(Action, parking(Settled, Loop))
+                false -> wait_awake(Crowd, Action, parking(Settled, Loop))
             end
     end.
 
@@ -88,10 +103,10 @@ parking(Parking, #server_1{parking = Parking} = Loop) -> Loop;
 parking(Parking, Loop) -> Loop#server_1{parking = Parking}.
 
 %% `Time': what is left of an integer timeout.
-wait_awake(hibernate, Loop) ->
+wait_awake(_Crowd, hibernate, Loop) ->
     doze(Loop);
-wait_awake(Time, #server_1{parking = Parking} = Loop) ->
-    case erlmcp_memory_parking:idle_after(Parking) of
+wait_awake(Crowd, Time, #server_1{parking = Parking} = Loop) ->
+    case erlmcp_memory_parking:idle_after(Crowd, Parking) of
         IdleAfter when is_integer(Time), Time =< IdleAfter -> wait(timeout, Time, Loop);
         infinity -> wait(hibernate, Loop#server_1.hibernate_after, Loop);
         IdleAfter -> wait(idle, IdleAfter, Loop)
@@ -114,7 +129,7 @@ waited(#server_1{plan = Reason, state = State, module = Module, parking = Parkin
         {parked, Parked} ->
             sleep(Loop#server_1{state = undefined, parking = Parked});
         {awake, Awake} when Reason =:= crowded ->
-            wait_awake(left(Loop), Loop#server_1{parking = Awake});
+            wait_awake(calm, left(Loop), Loop#server_1{parking = Awake});
         {awake, Awake} ->
             doze(Loop#server_1{parking = Awake});
         {later, Ms, Awake} ->
@@ -279,10 +294,15 @@ admit(Message, Slept, #server_1{parking = Parking} = Loop) ->
     end.
 
 %% @private
-%% @doc A message has waited.
--spec slept({admit_1, Message :: term(), Slept :: pos_integer(), server()}) -> no_return().
+%% @doc A message has waited, or a start.
+-spec slept(
+    {admit_1, Message :: term(), Slept :: pos_integer(), server()}
+    | {start_1, Args :: term(), Starter :: pid(), Options :: [term()], Left :: timeout(), server()}
+) -> no_return().
 slept({admit_1, Message, Slept, Loop}) ->
-    admit(Message, Slept, Loop).
+    admit(Message, Slept, Loop);
+slept({start_1, Args, Starter, Options, Left, Loop}) ->
+    start(Args, Starter, Options, Left, Loop).
 
 urgency({'$gen_call', _, _}) -> call;
 urgency(_) -> other.
@@ -315,7 +335,7 @@ debug(Event, #server_1{debug = Debug, name = ServerName} = Loop) ->
 
 %%% Callbacks
 
-%% @doc Calls the module; the context tells what for.
+%% Calls the module; the context tells what for.
 -spec call(Function :: atom(), Args :: [term()], Context :: tuple(), server()) -> no_return().
 call(Function, Args, Context, #server_1{module = Module} = Loop) ->
     erlmcp_memory_wait:call(Module, Function, Args, ?MODULE, {returned_1, Context, Loop}).
@@ -454,7 +474,7 @@ terminate(Ending, #server_1{module = Module, state = State} = Loop) ->
         false -> terminated({ok, none}, Ending, Loop)
     end.
 
-%% What a callback is told of a crash.
+%% What a callback gets to see of a crash.
 reason(#ending_1{class = error, reason = Reason, stacktrace = Stacktrace}) -> {Reason, Stacktrace};
 reason(#ending_1{class = exit, reason = Reason}) -> Reason.
 

@@ -42,9 +42,6 @@
     format_status/2
 ]).
 
-%% For erlmcp_memory_statem_loop.
--export([initiated/4]).
-
 -export_type([option/0, enter_loop_option/0]).
 
 -include("erlmcp_memory_error.hrl").
@@ -143,7 +140,8 @@ init_it(Starter, self, ServerRef, Module, Args, Options) ->
     init_it(Starter, self(), ServerRef, Module, Args, Options);
 init_it(Starter, Parent, ServerRef, Module, Args, Options) ->
     Loop = loop(Module, gen:get_proc_name(ServerRef), Parent, Options),
-    erlmcp_memory_wait:call(Module, init, [Args], ?LOOP, {init, Starter, ServerRef, Loop}).
+    Left = erlmcp_memory_parking:start_wait(Options),
+    ?LOOP:start({start, Args, Starter, ServerRef, Left, Loop}).
 
 loop(Module, Name, Parent, Options) ->
     #loop{
@@ -154,55 +152,6 @@ loop(Module, Name, Parent, Options) ->
         hibernate_after = gen:hibernate_after(Options),
         parking = erlmcp_memory_parking:new(Options)
     }.
-
-%% @private
-%% @doc Called with the outcome of the module's `init/1'.
--spec initiated(
-    erlmcp_memory_wait:outcome(),
-    Starter :: pid(),
-    gen_statem:server_name() | pid(),
-    #loop{}
-) -> no_return().
-initiated({ok, {ok, State, Data}}, Starter, _ServerRef, Loop) ->
-    acknowledged(Starter, Loop#loop{state = State, data = Data}, []);
-initiated({ok, {ok, State, Data, Actions}}, Starter, _ServerRef, Loop) ->
-    acknowledged(Starter, Loop#loop{state = State, data = Data}, Actions);
-initiated({ok, Result} = Outcome, Starter, ServerRef, Loop) ->
-    case is_refusal(Result) of
-        true ->
-            Parent = Loop#loop.parent,
-            gen_statem:init_it(Starter, Parent, ServerRef, erlmcp_memory_replay, Outcome, []);
-        false ->
-            Reason = {bad_return_from_init, Result},
-            failed(error, Reason, stack(), Starter, ServerRef, Loop),
-            exit(Reason)
-    end;
-initiated({Class, Reason, Stack}, Starter, ServerRef, Loop) ->
-    failed(Class, Reason, Stack, Starter, ServerRef, Loop),
-    Library = proc_lib,
-    case init_fails() of
-        true -> Library:init_fail(Starter, {error, Reason}, {Class, Reason, Stack});
-        false -> erlang:raise(Class, Reason, Stack)
-    end.
-
-is_refusal(ignore) -> true;
-is_refusal({stop, _}) -> true;
-is_refusal({error, _}) -> init_fails();
-is_refusal(_) -> false.
-
-%% From OTP 26 on the starter learns of a failure once the process has ended.
-init_fails() ->
-    erlang:function_exported(proc_lib, init_fail, 3).
-
-acknowledged(Starter, Loop, Actions) ->
-    proc_lib:init_ack(Starter, {ok, self()}),
-    ?LOOP:enter(Loop, Actions).
-
-%% As gen_statem does, whose report would name another module.
-failed(Class, Reason, Stack, Starter, ServerRef, Loop) ->
-    gen:unregister_name(ServerRef),
-    init_fails() orelse proc_lib:init_ack(Starter, {error, Reason}),
-    erlmcp_memory_statem_report:crash(Class, Reason, Stack, Loop, []).
 
 %%% sys
 

@@ -9,7 +9,7 @@
 -module(erlmcp_memory_statem_loop).
 
 %% For erlmcp_memory_statem.
--export([enter/2, wait/1, terminate/5, current/1]).
+-export([start/1, enter/2, wait/1, terminate/5, current/1]).
 
 %% For erlmcp_memory_wait.
 -export([received/2, waited/1, slept/1, woken/1, returned/2]).
@@ -18,6 +18,17 @@
 
 -include("erlmcp_memory_parking.hrl").
 -include("erlmcp_memory_statem.hrl").
+
+-type start() ::
+    {
+        start,
+        Args :: term(),
+        Starter :: pid(),
+        gen_statem:server_name() | pid(),
+        Left :: timeout(),
+        #loop{}
+    }.
+%% A start, and how long it may wait.
 
 -type then() ::
     rest
@@ -30,6 +41,17 @@
         Slept :: non_neg_integer()
     }.
 %% What a machine continues with after it has waited or slept.
+
+%% @doc Calls `init', once there is room for one machine more.
+-spec start(start()) -> no_return().
+start({start, Args, Starter, ServerRef, Left, #loop{modules = [Module], parking = Parking} = Loop}) ->
+    case erlmcp_memory_parking:start(Left, Parking) of
+        {started, Started} ->
+            Init = {init, Starter, ServerRef, Loop#loop{parking = Started}},
+            erlmcp_memory_wait:call(Module, init, [Args], ?MODULE, Init);
+        {sleep, Ms, Then} ->
+            erlmcp_memory_wait:sleep(?MODULE, {start, Args, Starter, ServerRef, Then, Loop}, Ms)
+    end.
 
 %% @doc Enters the first state, once the start was acknowledged.
 -spec enter(#loop{}, Actions :: term()) -> no_return().
@@ -61,10 +83,10 @@ wait(#loop{parking = Parking} = Loop) ->
 
 wait_awake(crowded, Loop) ->
     wait({park, crowded}, 0, Loop);
-wait_awake(calm, #loop{hibernate = true} = Loop) ->
+wait_awake(_Crowd, #loop{hibernate = true} = Loop) ->
     wait(hibernate, 0, Loop);
-wait_awake(calm, #loop{parking = Parking} = Loop) ->
-    case erlmcp_memory_parking:idle_after(Parking) of
+wait_awake(Crowd, #loop{parking = Parking} = Loop) ->
+    case erlmcp_memory_parking:idle_after(Crowd, Parking) of
         infinity -> wait(hibernate, Loop#loop.hibernate_after, Loop);
         IdleAfter -> wait({park, idle}, IdleAfter, Loop)
     end.
@@ -189,7 +211,9 @@ admit(Event, Urgency, Slept, #loop{parking = Parking} = Loop) ->
             erlmcp_memory_wait:sleep(?MODULE, Loop#loop{then = Then}, Time)
     end.
 
--spec slept(#loop{}) -> no_return().
+-spec slept(#loop{} | start()) -> no_return().
+slept({start, Args, Starter, ServerRef, Left, Loop}) ->
+    start({start, Args, Starter, ServerRef, Left, current(Loop)});
 slept(Loop) ->
     #loop{then = {admit, Event, Urgency, Slept}} = Now = current(Loop),
     admit(Event, Urgency, Slept, Now#loop{then = rest}).
@@ -226,9 +250,51 @@ returned(Outcome, #step{} = Old) ->
         {Class, Reason, Stack} -> terminate(Class, Reason, Stack, Loop, Queue)
     end;
 returned(Outcome, {init, Starter, ServerRef, Loop}) ->
-    erlmcp_memory_statem:initiated(Outcome, Starter, ServerRef, current(Loop));
+    initiated(Outcome, Starter, ServerRef, current(Loop));
 returned(Outcome, {terminate, Class, Reason, Stack, Loop, Queue}) ->
     terminated(Outcome, Class, Reason, Stack, current(Loop), Queue).
+
+%% The outcome of the module's `init/1'.
+initiated({ok, {ok, State, Data}}, Starter, _ServerRef, Loop) ->
+    acknowledged(Starter, Loop#loop{state = State, data = Data}, []);
+initiated({ok, {ok, State, Data, Actions}}, Starter, _ServerRef, Loop) ->
+    acknowledged(Starter, Loop#loop{state = State, data = Data}, Actions);
+initiated({ok, Result} = Outcome, Starter, ServerRef, Loop) ->
+    case is_refusal(Result) of
+        true ->
+            Parent = Loop#loop.parent,
+            gen_statem:init_it(Starter, Parent, ServerRef, erlmcp_memory_replay, Outcome, []);
+        false ->
+            Reason = {bad_return_from_init, Result},
+            failed(error, Reason, stack(), Starter, ServerRef, Loop),
+            exit(Reason)
+    end;
+initiated({Class, Reason, Stack}, Starter, ServerRef, Loop) ->
+    failed(Class, Reason, Stack, Starter, ServerRef, Loop),
+    Library = proc_lib,
+    case init_fails() of
+        true -> Library:init_fail(Starter, {error, Reason}, {Class, Reason, Stack});
+        false -> erlang:raise(Class, Reason, Stack)
+    end.
+
+is_refusal(ignore) -> true;
+is_refusal({stop, _}) -> true;
+is_refusal({error, _}) -> init_fails();
+is_refusal(_) -> false.
+
+%% From OTP 26 on the starter learns of a failure once the process has ended.
+init_fails() ->
+    erlang:function_exported(proc_lib, init_fail, 3).
+
+acknowledged(Starter, Loop, Actions) ->
+    proc_lib:init_ack(Starter, {ok, self()}),
+    enter(Loop, Actions).
+
+%% As gen_statem does, whose report would name another module.
+failed(Class, Reason, Stack, Starter, ServerRef, Loop) ->
+    gen:unregister_name(ServerRef),
+    init_fails() orelse proc_lib:init_ack(Starter, {error, Reason}),
+    erlmcp_memory_statem_report:crash(Class, Reason, Stack, Loop, []).
 
 next({enter, #step{loop = #loop{state = Last}} = Step}) ->
     callback({enter, Last}, Step);

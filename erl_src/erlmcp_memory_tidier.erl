@@ -9,7 +9,7 @@
 %% hibernates anew, in the first gap there is by then.
 %%
 %% There is no tidier as long as there is no such peak. It is started by the first server that is
-%% put down, belongs to nobody, and ends when all were told.
+%% listed, has no owner, and ends when all were notified.
 -module(erlmcp_memory_tidier).
 
 -include("erlmcp_memory_parking.hrl").
@@ -22,7 +22,7 @@
 -define(LOOK_INTERVAL, 500).
 %% Looks in a row that must find the peak over: servers may start in waves.
 -define(LOOKS, 3).
-%% How often each is told: where the VM puts what moves depends on what has not moved yet.
+%% How often each is notified: where the VM puts what moves depends on what has not moved yet.
 -define(ROUNDS, 3).
 %% Servers that are told at a time, and milliseconds until the next ones are: they take a fifth of
 %% a core.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fuzzes all targets at once, for so many seconds, and says what came of it. What libFuzzer finds
+# Fuzzes all targets at once, for the given number of seconds, and prints the outcome. What libFuzzer finds
 # lies in target/fuzz afterwards: inputs that reach further in corpus/, those that break a property
 # in artifacts/. `scripts/fuzz.sh corpus` puts what is in corpus/ into the corpus of the repository,
 # made as small as it gets.

@@ -69,7 +69,7 @@ EOF
         case "$missing " in
             *" $package "*)
                 apt-cache show "$package" >/dev/null 2>&1 || {
-                    echo "Not to be had here, and left out: $package"
+                    echo "Not available on this system, left out: $package"
                     missing=$(echo "$missing" | sed "s/ $package//")
                 }
                 ;;

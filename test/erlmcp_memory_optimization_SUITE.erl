@@ -4,6 +4,8 @@
 -include_lib("stdlib/include/assert.hrl").
 -include("erlmcp_memory.hrl").
 
+-import(erlmcp_wait_help, [until/1]).
+
 -compile([export_all, nowarn_export_all]).
 
 -define(POOL, erlmcp_memory_pool).
@@ -45,18 +47,18 @@ all() ->
     ].
 
 init_per_testcase(Case, Config) ->
-    erlmcp_memory_pool_help:clear(),
+    erlmcp_pool_help:clear(),
     _ = ?PROFILER:stop_profiling(),
     case lists:prefix("simulation_", atom_to_list(Case)) of
         true -> ok;
-        false -> _ = erlmcp_memory_pool_help:start(100, 1000)
+        false -> _ = erlmcp_pool_help:start(100, 1000)
     end,
     Config.
 
 end_per_testcase(_Case, _Config) ->
     _ = erlang:trace(all, false, [all]),
     _ = ?PROFILER:stop_profiling(),
-    erlmcp_memory_pool_help:clear().
+    erlmcp_pool_help:clear().
 
 %% --- the pool ---
 
@@ -100,14 +102,14 @@ test_memory_pool_acquire_release(_Config) ->
 test_memory_pool_reuse_efficiency(_Config) ->
     #{reused := Reused, created := Created} = ?POOL:pool_stats(),
     [
-        erlmcp_memory_pool_help:release(erlmcp_memory_pool_help:acquire(100))
+        erlmcp_pool_help:release(erlmcp_pool_help:acquire(100))
      || _ <- lists:seq(1, 100)
     ],
     #{reused := ReusedNow, created := CreatedNow, reuse_ratio := Ratio} = ?POOL:pool_stats(),
     ?assertEqual({10000, 0}, {ReusedNow - Reused, CreatedNow - Created}),
     ?assertEqual(100.0 * ReusedNow / (ReusedNow + CreatedNow), Ratio),
     %% Twenty more than there are: these must be made.
-    erlmcp_memory_pool_help:release(erlmcp_memory_pool_help:acquire(120)),
+    erlmcp_pool_help:release(erlmcp_pool_help:acquire(120)),
     ?assertEqual(CreatedNow + 20, maps:get(created, ?POOL:pool_stats())).
 
 %% --- states ---
@@ -168,12 +170,14 @@ test_connection_optimizer_compression(_Config) ->
 
 %% --- memory per connection ---
 
-test_memory_per_connection_1k(_Config) -> connected(1000).
-test_memory_per_connection_10k(_Config) -> connected(10000).
-test_memory_per_connection_50k(_Config) -> connected(50000).
+%% Published are 1.9 KB. A thousand share what the pool takes for itself; erlmcp_server_budget_SUITE
+%% knows each byte.
+test_memory_per_connection_1k(_Config) -> connected(1000, 4500).
+test_memory_per_connection_10k(_Config) -> connected(10000, 2300).
+test_memory_per_connection_50k(_Config) -> connected(50000, 2300).
 
-%% So many connections at once take less than the target, and give everything back.
-connected(Count) ->
+%% This many connections at once take what is published, and give everything back.
+connected(Count, Most) ->
     Server = spawn_link(fun() -> receive stop -> ok end end),
     Before = erlang:memory(total),
     Processes = erlang:system_info(process_count),
@@ -184,10 +188,10 @@ connected(Count) ->
     ct:pal("~b connections: ~b bytes of total memory for each, ~b of them its own", [
         Count, Bytes, (erlang:memory(total) - Before) div Count
     ]),
-    ?assert(MegaBytes < 2.0),
     ?assertEqual(Bytes / ?MB, MegaBytes),
-    %% What is its own is kilobytes: the tools are shared.
-    ?assert((erlang:memory(total) - Before) div Count < 10000),
+    Own = (erlang:memory(total) - Before) div Count,
+    ?assert(Own > 1500),
+    ?assert(Own < Most),
     ?assert(erlang:system_info(process_count) >= Processes + Count - 10),
     ok = ?PROFILER:stop_test_connections(Pids),
     ?assertEqual([], [Pid || Pid <- Pids, is_process_alive(Pid)]),
@@ -265,7 +269,7 @@ test_100k_simulation(_Config) ->
     ?assertEqual([], [P || P <- processes(), is_connection(P)]).
 
 is_connection(Pid) ->
-    process_info(Pid, initial_call) =:= {initial_call, {erlmcp_memory_connection, init, 1}}.
+    process_info(Pid, initial_call) =:= {initial_call, {erlmcp_memory_load_connection, init, 1}}.
 
 succeeded(Count, Result) ->
     ?assertMatch(
@@ -328,8 +332,8 @@ test_memory_constraints_validation(_Config) ->
     Result = ?PROFILER:simulate_100k_load(2000, #{progress => false}),
     succeeded(2000, Result),
     #{final_memory_per_connection := Bytes} = Result,
-    ?assert(Bytes > 500),
-    ?assert(Bytes < 20000),
+    ?assert(Bytes > 1500),
+    ?assert(Bytes < 4500),
     Own = #{metadata => #{own => binary:copy(<<"x">>, 500000)}},
     Before = erlang:memory(total),
     {ok, Pids} = ?PROFILER:create_test_connections(100, self(), Own),
@@ -412,8 +416,8 @@ simulation_starts_and_stops_the_pool(_Config) ->
     ?assertEqual(undefined, whereis(erlmcp_memory_sampler)).
 
 simulation_beside_states_of_others(_Config) ->
-    Pool = erlmcp_memory_pool_help:start(100, 1000),
-    Before = erlmcp_memory_pool_help:acquire(700),
+    Pool = erlmcp_pool_help:start(100, 1000),
+    Before = erlmcp_pool_help:acquire(700),
     {Other, Monitor} = spawn_monitor(fun() -> acquire_now_and_then([]) end),
     Result = ?PROFILER:simulate_100k_load(3000, #{progress => false}),
     Other ! stop,
@@ -428,12 +432,12 @@ acquire_now_and_then(Kept) ->
     receive
         stop -> ok
     after 10 ->
-        acquire_now_and_then([erlmcp_memory_pool_help:acquire(1) | Kept])
+        acquire_now_and_then([erlmcp_pool_help:acquire(1) | Kept])
     end.
 
 simulation_goes_with_its_caller(_Config) ->
     Caller = spawn(fun() -> ?PROFILER:simulate_100k_load(50000, #{progress => false}) end),
-    erlmcp_memory_pool_help:wait(fun() -> connections() > 2000 end),
+    until(fun() -> connections() > 2000 end),
     exit(Caller, kill),
     gone().
 
@@ -441,18 +445,18 @@ simulation_goes_when_killed(_Config) ->
     {Caller, Monitor} = spawn_monitor(fun() ->
         ?PROFILER:simulate_100k_load(50000, #{progress => false})
     end),
-    erlmcp_memory_pool_help:wait(fun() -> connections() > 2000 end),
-    exit(whereis(erlmcp_memory_simulation), kill),
+    until(fun() -> connections() > 2000 end),
+    exit(whereis(erlmcp_memory_load_simulation), kill),
     receive {'DOWN', Monitor, process, Caller, Reason} -> ?assertEqual(killed, Reason) end,
-    erlmcp_memory_pool_help:wait(fun() -> connections() =:= 0 end),
-    erlmcp_memory_pool_help:wait(fun() -> whereis(?POOL) =:= undefined end).
+    until(fun() -> connections() =:= 0 end),
+    until(fun() -> whereis(?POOL) =:= undefined end).
 
 connections() ->
     length([Pid || Pid <- processes(), is_connection(Pid)]).
 
 gone() ->
-    erlmcp_memory_pool_help:wait(fun() ->
-        whereis(erlmcp_memory_simulation) =:= undefined andalso connections() =:= 0 andalso
+    until(fun() ->
+        whereis(erlmcp_memory_load_simulation) =:= undefined andalso connections() =:= 0 andalso
             whereis(?POOL) =:= undefined andalso whereis(erlmcp_memory_sampler) =:= undefined
     end).
 
@@ -461,7 +465,7 @@ simulation_counts_a_lost_connection(_Config) ->
     {Caller, Monitor} = spawn_monitor(fun() ->
         exit(?PROFILER:simulate_100k_load(20000, #{progress => false, rounds => 8}))
     end),
-    erlmcp_memory_pool_help:wait(fun() -> connections() > 500 end),
+    until(fun() -> connections() > 500 end),
     [Victim | _] = [Pid || Pid <- processes(), is_connection(Pid)],
     exit(Victim, kill),
     receive
@@ -488,13 +492,13 @@ connections_are_all_or_none(_Config) ->
         ?PROFILER:create_test_connections(1000000000000, self()),
     ?assert(Limit < erlang:system_info(process_limit)),
     %% No pool: nothing to hold.
-    erlmcp_memory_pool_help:stop(),
+    erlmcp_pool_help:stop(),
     ?assertEqual({error, not_started}, ?PROFILER:create_test_connections(10, self())),
     %% A pool's name without a pool: each connection fails to start.
     true = register(?POOL, self()),
     ?assertEqual({error, not_started}, ?PROFILER:create_test_connections(2500, self())),
     true = unregister(?POOL),
-    erlmcp_memory_pool_help:wait(fun() -> connections() =:= 0 end),
+    until(fun() -> connections() =:= 0 end),
     receive Message -> ct:fail(Message) after 0 -> ok end.
 
 connections_refuse(_Config) ->
@@ -535,7 +539,7 @@ connections_go_with_their_server(_Config) ->
     hd(Pids) ! {some, message},
     ?assertMatch(#{in_use := 1200}, ?POOL:pool_stats()),
     Server ! stop,
-    erlmcp_memory_pool_help:wait(fun() -> not lists:any(fun is_process_alive/1, Pids) end),
+    until(fun() -> not lists:any(fun is_process_alive/1, Pids) end),
     ?assertMatch(#{in_use := 0}, ?POOL:pool_stats()).
 
 connections_stop(_Config) ->
@@ -546,5 +550,5 @@ connections_stop(_Config) ->
     exit(hd(Pids), kill),
     ?assertEqual(ok, ?PROFILER:stop_test_connections(Pids)),
     ?assertNot(lists:any(fun is_process_alive/1, Pids)),
-    erlmcp_memory_pool_help:wait(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
+    until(fun() -> maps:get(in_use, ?POOL:pool_stats()) =:= 0 end),
     ?assertEqual(ok, ?PROFILER:stop_test_connections(Pids)).

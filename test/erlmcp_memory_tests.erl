@@ -330,10 +330,10 @@ progress_line_test_() ->
     Figures = #{phase => "close", done => 10, of_done => 20, rate => 5.4, seconds_left => 1.2},
     [
         ?_assertEqual(
-            "close: 10 of 20, 5 a second, 2 s left of all", erlmcp_memory_progress:line(Figures)
+            "close: 10 of 20, 5 a second, 2 s left of all", erlmcp_memory_load_progress:line(Figures)
         ),
         ?_assertEqual(
             "close: 10 of 20, 5 a second",
-            erlmcp_memory_progress:line(Figures#{seconds_left := undefined})
+            erlmcp_memory_load_progress:line(Figures#{seconds_left := undefined})
         )
     ].

@@ -12,8 +12,9 @@
 -define(S, erlmcp_memory_server).
 
 -import(erlmcp_server_help, [
-    twins/1, start/2, start/3, idle/2, told/0, down/1, exited/1, wait/1
+    twins/1, start/2, start/3, idle/2, told/0, down/1, exited/1
 ]).
+-import(erlmcp_wait_help, [until/1]).
 
 suite() ->
     [{timetrap, {minutes, 10}}].
@@ -119,7 +120,7 @@ started({Module, Options}, Function, Name, Init) ->
                     "25" when Function =:= start_link -> exited(Pid);
                     _ -> down(Pid)
                 end,
-                wait(fun() -> whereis_name(Name) =:= undefined end)
+                until(fun() -> whereis_name(Name) =:= undefined end)
         end,
     down(Pid),
     {Started, Named, [M || M <- ?HELP:messages(), is_told_or_logged(M)]}.
@@ -442,7 +443,7 @@ timed_actions() ->
             %% Expired while it was suspended: before what came later.
             Set(Server, {Kind, 20, fourth}),
             ok = sys:suspend(Server),
-            wait(fun() -> process_info(Server, message_queue_len) =:= {message_queue_len, 1} end),
+            until(fun() -> process_info(Server, message_queue_len) =:= {message_queue_len, 1} end),
             Server ! fifth,
             ok = sys:resume(Server),
             Fourth = [told(), told()],
@@ -480,7 +481,7 @@ conditions() ->
         fun(Engine, Server) -> idle(Engine, Server) end,
         fun(_Engine, Server) ->
             r = called(Server, fun(_, State) -> {reply, r, State, hibernate} end),
-            wait(fun() -> process_info(Server, status) =:= {status, waiting} end)
+            until(fun() -> process_info(Server, status) =:= {status, waiting} end)
         end,
         fun(_Engine, Server) -> sys:suspend(Server) end,
         fun(Engine, Server) ->
@@ -783,7 +784,7 @@ options(_Config) ->
     end),
     %% It counts where ours does not.
     {ok, Server} = ?S:start_link(?SCRIPT, s, [{idle_after, infinity}, {hibernate_after, 0}]),
-    wait(fun() ->
+    until(fun() ->
         process_info(Server, current_function) =:= {current_function, {erlang, hibernate, 3}}
     end),
     ?assert(erlmcp_memory_nif:awake_bytes() > 0),
@@ -866,7 +867,7 @@ plain_servers(_Config) ->
     [
         begin
             ?assertMatch({status, Pid, {module, gen_server}, _}, sys:get_status(Pid)),
-            wait(fun() ->
+            until(fun() ->
                 case process_info(Pid, current_function) of
                     {_, {erlang, hibernate, 3}} -> true;
                     %% OTP 28 and later.

@@ -12,9 +12,10 @@
 -define(NIF, erlmcp_memory_nif).
 
 -import(erlmcp_server_help, [
-    twins/1, start/2, start/3, idle/2, parked/1, hibernates/1, told/0, down/1, exited/1, wait/1
+    twins/1, start/2, start/3, idle/2, parked/1, hibernates/1, told/0, down/1, exited/1
 ]).
 -import(erlmcp_server_SUITE, [called/2, catch_exit/1]).
+-import(erlmcp_wait_help, [until/1]).
 
 suite() ->
     [{timetrap, {minutes, 10}}].
@@ -84,7 +85,7 @@ end_per_testcase(_Case, _Config) ->
     ],
     %% Whatever was killed: nothing is awake.
     [exit(Pid, kill) || Pid <- processes(), is_server(Pid)],
-    wait(fun() -> ?NIF:awake_bytes() =:= 0 end).
+    until(fun() -> ?NIF:awake_bytes() =:= 0 end).
 
 is_server(Pid) ->
     case process_info(Pid, dictionary) of
@@ -373,7 +374,7 @@ code_on_the_stack_in_a_callback(_Config) ->
         receive never -> ok end
     end),
     [
-        wait(fun() ->
+        until(fun() ->
             {current_function, {?MODULE, waits, 1}} =:= process_info(Server, current_function)
         end)
      || Server <- Servers
@@ -563,7 +564,7 @@ count_wrong_after_kills(_Config) ->
      || _ <- lists:seq(1, 5), {N, Server} <- lists:zip(lists:seq(1, 200), Servers)
     ],
     [exit(Server, kill) || Server <- Servers],
-    wait(fun() -> ?NIF:awake_bytes() =:= 0 end),
+    until(fun() -> ?NIF:awake_bytes() =:= 0 end),
     %% No place was lost either.
     Server = start(engine(0), s),
     ok = parked(Server).
@@ -787,7 +788,7 @@ name_left_after_failed_init(_Config) ->
             ?assertMatch(
                 {error, _}, ?S:start({local, erlmcp_named}, ?SCRIPT, fun() -> Do() end, [])
             ),
-            wait(fun() -> whereis(erlmcp_named) =:= undefined end)
+            until(fun() -> whereis(erlmcp_named) =:= undefined end)
         end
      || Do <- [
             fun() -> {stop, reason} end,
@@ -994,15 +995,15 @@ moving_seen_by_a_callback(_Config) ->
     r = called(Timed, fun(_, State) -> {reply, r, setelement(1, State, timed), 3000} end),
     ok = sys:trace(Debugged, false),
     ok = sys:log(Debugged, true),
-    wait(fun() -> ?NIF:roster() =:= 20 end),
+    until(fun() -> ?NIF:roster() =:= 20 end),
     ok = lists:foreach(fun ?HELP:hibernates/1, Servers),
     ok = sys:suspend(Suspended),
     exit(Killed, kill),
     ok = down(Killed),
-    wait(fun() -> ?NIF:roster() =:= 18 end),
+    until(fun() -> ?NIF:roster() =:= 18 end),
     ?assertNotEqual(undefined, whereis(erlmcp_memory_tidier)),
     0 = ?NIF:slot_awake(Peak, 0),
-    wait(fun() -> ?NIF:roster() =:= 0 andalso whereis(erlmcp_memory_tidier) =:= undefined end),
+    until(fun() -> ?NIF:roster() =:= 0 andalso whereis(erlmcp_memory_tidier) =:= undefined end),
     Left = Servers -- [Killed],
     ok = lists:foreach(fun ?HELP:hibernates/1, Left -- [Suspended]),
     [?assertEqual({message_queue_len, 0}, process_info(Server, message_queue_len)) || Server <- Left],

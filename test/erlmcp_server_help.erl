@@ -2,6 +2,8 @@
 %% module and the logs see of both.
 -module(erlmcp_server_help).
 
+-import(erlmcp_wait_help, [until/1]).
+
 -compile([export_all, nowarn_export_all]).
 
 -define(DEADLINE, 60000).
@@ -172,33 +174,17 @@ idle(_Engine, _Pid) ->
 
 %% Only of a server that is alone. In this order: it may hibernate before it parks, not after.
 parked(Pid) ->
-    wait(fun() -> erlmcp_memory_nif:awake_bytes() =:= 0 end),
+    until(fun() -> erlmcp_memory_nif:awake_bytes() =:= 0 end),
     hibernates(Pid).
 
 hibernates(Pid) ->
-    wait(fun() ->
+    until(fun() ->
         %% The latter is a gen_server of OTP 28 or later.
         lists:member(process_info(Pid, current_function), [
             {current_function, {erlang, hibernate, 3}},
             {current_function, {gen_server, loop_hibernate, 4}}
         ])
     end).
-
-wait(Condition) ->
-    wait(Condition, erlang:monotonic_time(millisecond) + ?DEADLINE).
-
-wait(Condition, Deadline) ->
-    case Condition() of
-        true ->
-            ok;
-        false ->
-            case erlang:monotonic_time(millisecond) > Deadline of
-                true -> ct:fail({no_end_of_wait, process_info(self(), current_stacktrace)});
-                false -> ok
-            end,
-            timer:sleep(1),
-            wait(Condition, Deadline)
-    end.
 
 %% The next message of the module.
 told() ->
@@ -226,7 +212,7 @@ unparkable() ->
 
 %% What earlier cases had awake is no peak any more, and no server of theirs is still to move.
 no_peak() ->
-    wait(fun() ->
+    until(fun() ->
         erlmcp_memory_nif:roster() =:= 0 andalso whereis(erlmcp_memory_tidier) =:= undefined
     end),
     ok = erlmcp_memory_nif:next_peak().

@@ -2,7 +2,7 @@
 %% replacements and upgrades has a server tell and reply what a gen_server does, whatever its idle
 %% time and however full the node is.
 %%
-%% PropEr's header is not used, see erlmcp_memory_pool_prop.
+%% PropEr's header is not used, see erlmcp_pool_prop.
 -module(erlmcp_server_prop).
 
 -import(proper_types, [any/0, frequency/1, integer/0, list/1, oneof/1, range/2]).

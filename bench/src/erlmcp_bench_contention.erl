@@ -83,7 +83,7 @@ work(_, Share) -> fun() -> ?O:find_shared(Share, [v]) end.
 state() ->
     ?O:from_map(#{id => <<"connection-000001">>, metadata => #{user_id => 1, locale => <<"en">>}}).
 
-%% @doc Medians of so many rounds in turn, each measurement of so many milliseconds. The pool must
+%% @doc Medians of the given number of rounds in turn; each takes the given milliseconds. The pool must
 %% have been started.
 -spec measure([operation()], pos_integer(), pos_integer()) -> #{operation() => times()}.
 measure(Operations, Ms, Rounds) ->

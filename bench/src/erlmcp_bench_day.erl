@@ -169,7 +169,7 @@ long_pause(Length) ->
     Length = length(List),
     Micros >= 1000 * ?LONG_MS orelse long_pause(2 * Length).
 
-%% Reads nothing until it is told to.
+%% Reads nothing until it is asked to.
 slow() ->
     receive
         consume -> fast()

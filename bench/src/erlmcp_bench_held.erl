@@ -11,7 +11,7 @@
 -define(STATES, 1000).
 -define(P, erlmcp_memory_pool).
 
-%% @doc A snapshot with so many shares is read: its bytes, what the state takes by its own account,
+%% @doc A snapshot with this many shares is read: its bytes, the size that the state reports,
 %% and by how much `erlang:memory(total)' was raised at the peak and afterwards.
 -spec read_snapshot(pos_integer()) ->
     #{snapshot := integer(), state := integer(), peak := integer(), rest := integer()}.

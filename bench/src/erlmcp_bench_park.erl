@@ -15,7 +15,7 @@
 -define(N, erlmcp_memory_nif).
 -define(RUN_NS, 300_000).
 
-%% @doc So many `Rounds' of each.
+%% @doc Measures each `Rounds' times.
 -spec main([string()]) -> ok.
 main([RoundsText]) ->
     Rounds = list_to_integer(RoundsText),

@@ -184,17 +184,30 @@ replies(Requests, Handled) ->
         {{reply, _}, _, Left} -> replies(Left, Handled + 1)
     end.
 
-%% @doc So many servers are started, always many of them at the same time.
+%% @doc Starts this many servers, always many of them at the same time.
 -spec starting(pos_integer(), pos_integer()) -> #{atom() => number()}.
 starting(Count, Number) ->
-    Tools = erlmcp_bench_tools:generate(Number),
-    _ = start(10, Tools),
-    Catalogue = ?FORM:catalogue(erlmcp_host:config(Tools)),
+    #{resources := Resources, prompts := Prompts} =
+        Config = erlmcp_host:config(erlmcp_bench_tools:generate(Number)),
+    %% Decoded one by one by who starts a server, as a host does that reads them: a thousand copies
+    %% of all are not what is measured.
+    Requests = [
+        term_to_binary(Request)
+     || Request <-
+            [{add_tool, Tool, Handler} || {Tool, Handler} <- maps:get(tools, Config)] ++
+                [{add_resource, R} || R <- maps:values(Resources)] ++
+                [{add_prompt, P} || P <- maps:values(Prompts)]
+    ],
+    Server = maps:with([id, capabilities], Config),
+    Start = fun(N) ->
+        {ok, Pid} = erlmcp_memory_server:start(erlmcp_host_plain, {integer_to_binary(N), Server}, []),
+        lists:foreach(fun(R) -> ok = gen_server:call(Pid, binary_to_term(R), infinity) end, Requests),
+        opened(Pid, N)
+    end,
     storm(fun() ->
         Starters = [
             spawn_monitor(fun() ->
-                Pids = [start_one(N, Catalogue) || N <- lists:seq(First, Count, ?STARTING)],
-                exit({started, length(Pids)})
+                exit({started, length([Start(N) || N <- lists:seq(First, Count, ?STARTING)])})
             end)
          || First <- lists:seq(1, ?STARTING)
         ],
@@ -249,6 +262,9 @@ start(Count, Tools) ->
 start_one(N, Catalogue) ->
     {ok, Pid} = erlmcp_host:start_link(?FORM, integer_to_binary(N), Catalogue),
     true = unlink(Pid),
+    opened(Pid, N).
+
+opened(Pid, N) ->
     [_ = erlmcp_host:request(Pid, M) || M <- erlmcp_bench_messages:opening(N)],
     Pid.
 

@@ -8,7 +8,7 @@
 -define(DRIVERS, 4).
 -define(SAMPLE_MS, 1000).
 
-%% @doc Runs for so many seconds. `growth': per cent by which total memory of the last fifth of the
+%% @doc Runs for this many seconds. `growth': per cent by which total memory of the last fifth of the
 %% second half is above that of its first fifth; `wrong': states that were not as they should be,
 %% servers and bytes left over.
 -spec run(pos_integer()) -> #{atom() => number()}.

@@ -31,7 +31,7 @@
 %% What a description takes, so that a tool takes about 1,230 bytes in all.
 -define(DESCRIPTION, 270).
 
-%% @doc So many tools, at least three.
+%% @doc This many tools, at least three.
 -spec generate(pos_integer()) -> [tool()].
 generate(Count) when Count >= 3 ->
     Sizes = [?SMALLEST | [size_at(I / (Count - 1)) || I <- lists:seq(1, Count - 1)]],

@@ -19,6 +19,8 @@ pub struct Ledger {
 pub struct Entry {
     awake: AtomicUsize,
     has_place: AtomicBool,
+    /// Whether it waits for room to start in.
+    waits: AtomicBool,
 }
 
 /// A peak is over when at most one part in `LEFT` of it is awake.
@@ -127,6 +129,12 @@ impl Entry {
         if self.has_place.swap(false, Ordering::Relaxed) {
             ledger.parking.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Notes whether the owner waits for room; `true` if that is new.
+    pub(crate) fn set_waits(&self, waits: bool) -> bool {
+        self.waits.load(Ordering::Relaxed) != waits
+            && self.waits.swap(waits, Ordering::Relaxed) != waits
     }
 
     /// Takes back all that the owner added: it goes.

@@ -33,7 +33,16 @@ pub fn outline<A: Anchor>(value: View<'_, A>, atom: impl Fn(u64) -> Option<Strin
         Ok(Item::Binary(bytes)) => format!("binary of {} bytes", bytes.len()),
         Ok(Item::Reference(_) | Item::Foreign { .. } | Item::Handle(_)) => "reference".into(),
         Ok(Item::Share(_)) => "share".into(),
-        _ => "term".into(),
+        Ok(
+            Item::Opaque(_)
+            | Item::Blob(_)
+            | Item::Trie(_)
+            | Item::Map(_)
+            | Item::Entries(_)
+            | Item::Part(_)
+            | Item::Run { .. },
+        )
+        | Err(_) => "term".into(),
     }
 }
 

@@ -9,7 +9,7 @@
 //!                              └──▶ Tool
 //! ```
 //!
-//! Which parts of a value become contents is told by the value alone ([`Parts::of`]): so equal
+//! Which parts of a value become contents follows from the value alone ([`Parts::of`]): so equal
 //! values are taken apart in the same way, whichever process made them. They are hashed bottom up,
 //! and looked up top down ([`Parts::take`]): of a part that is known, nothing inside is looked at
 //! but to compare it.
@@ -659,7 +659,7 @@ fn link_in<A: Anchor>(value: View<'_, A>, mut at: usize) -> Option<(u64, A)> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path(u64);
 
-/// The depth up to which places are told.
+/// The depth down to which places are distinguished.
 pub const PATH: usize = 6;
 
 impl Path {

@@ -4,7 +4,7 @@
 //! longer wants to be told. Whoever has time takes some out and tells them. An owner that is not
 //! there any more when it looks has been told: it is told under the lock that it looks under.
 //!
-//! Owners are told from the highest address to the lowest. What an owner moves goes to the lowest
+//! Owners are notified from the highest address to the lowest. What an owner moves goes to the lowest
 //! free address, so nothing is put where others have not moved away yet.
 
 use crate::threads::SHARDS;

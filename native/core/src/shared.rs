@@ -284,7 +284,7 @@ type Ranked = (usize, u64);
 /// take.
 const RANKED: usize = 1 << 10;
 
-/// So many of those are looked at where there are not enough larger ones.
+/// How many of those are looked at if there are not enough larger ones.
 const UNRANKED_LOOKED_AT: usize = 1000;
 
 #[derive(Debug)]

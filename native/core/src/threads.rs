@@ -52,7 +52,7 @@ pub fn thread_shard() -> usize {
     thread_number() % SHARDS
 }
 
-/// How many things there are, and their bytes, for every thread to move at once.
+/// The number of things and their bytes; all threads may change it at once.
 pub struct Tally([Slot; SHARDS]);
 
 /// One for each shard of threads, on a cache line of its own. One may go below zero: a thing may

@@ -21,7 +21,7 @@ type Pair<'a> = (View<'a, Kept>, View<'a, Kept>);
 
 /// What is written next. A value may nest deeper than the stack of a thread.
 enum Next<'a> {
-    /// So many values from the bytes at hand.
+    /// This many values from the current bytes.
     Values(usize),
     /// The tail of an improper list.
     Tail,

@@ -147,7 +147,7 @@ fn check(term: &[u8]) {
             again.is_some_and(|again| equal(&again, &packed)),
             "what is read is canonical"
         );
-        // A list of bytes is told by its elements before they are read.
+        // Whether a list is one of bytes is known before its elements are read.
         let first = item(packed.bytes(), &mut 0);
         assert!(
             !matches!(first, Ok(Item::Int(0..=255))),

@@ -2,8 +2,8 @@
 //! only it can hold.
 
 use super::external;
+use erlmcp_memory_core::packed::Reclaim;
 use erlmcp_memory_core::packed::{self, Item, Packed, View, Writer};
-use erlmcp_memory_core::reclaim::Reclaim;
 use erlmcp_memory_core::shared::{self, Holder, Store};
 use erlmcp_memory_core::snapshot::{Export, Import, SnapshotError};
 use erlmcp_memory_core::state::{Names, State};

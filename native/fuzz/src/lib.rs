@@ -50,7 +50,7 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     seeds
 }
 
-/// Values that nest in each way, so many levels deep at most, through snapshots.
+/// Values that nest in each way, at most this many levels deep, through snapshots.
 pub fn deep(levels: usize) {
     for way in 0..terms::WAYS {
         leak_free(|| snapshot::run(&snapshot::deep(levels, way)));

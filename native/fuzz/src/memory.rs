@@ -60,7 +60,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What `body` returns, if it never has more than so many bytes at once; otherwise the end.
+/// What `body` returns. If it ever holds more than this many bytes at once, the process ends.
 pub fn at_most<T>(bytes: usize, body: impl FnOnce() -> T) -> T {
     let before = USAGE.get();
     let limit = before.limit.min(before.used.saturating_add_unsigned(bytes));

@@ -19,7 +19,7 @@ const FIELDS: u8 = b'F';
 /// or for a script by which a state is made that is written and read.
 const SCRIPT: u8 = b'S';
 
-/// What reading may take: so many times as much as there are raw bytes, and what a few small things
+/// What reading may take: this many times the raw bytes, and what a few small things
 /// take in any case.
 const FACTOR: usize = 64;
 const FIXED: usize = 64 << 10;
@@ -187,7 +187,7 @@ pub fn deep(levels: usize, way: usize) -> Vec<u8> {
     snapshot
 }
 
-/// A snapshot that is not read: a map of so many entries that all have one key. What reading it
+/// A snapshot that is not read: a map of this many entries that all have one key. What reading it
 /// takes must not depend on how many there are.
 pub fn equal_keys(entries: usize) {
     let mut fields = vec![0x7b];
@@ -203,7 +203,7 @@ pub fn equal_keys(entries: usize) {
     assert!(matches!(outcome, Err(SnapshotError::Corrupt)));
 }
 
-/// A snapshot of so many shared contents, and of references to them.
+/// A snapshot of this many shared contents, and of references to them.
 pub fn many(shares: usize, references: usize) {
     let mut fields = Writer::<Infallible>::new();
     let names = ["id", "created_at", "a"];

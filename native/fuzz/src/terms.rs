@@ -94,7 +94,7 @@ fn most_levels(way: usize, levels: usize, place: Place) -> usize {
     }
 }
 
-/// Writes a value so many levels deep, in one of a few ways.
+/// Writes a value of this many levels, in one of a few ways.
 fn nested(levels: usize, way: usize, to: &mut Writer<Kept>, inner: impl FnOnce(&mut Writer<Kept>)) {
     let mut maps = Vec::new();
     for _ in 0..levels {

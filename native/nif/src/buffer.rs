@@ -1,18 +1,17 @@
 //! Message buffers as resources.
 
-use crate::inventory::Stock;
 use crate::iodata::{IoData, IoDataError};
 use crate::lane::{Busy, FAST_BYTES, FAST_COPY, FAST_TERMS, Lane};
-use crate::pool::{badarg, not_started, released, started};
 use crate::resource::ResourceRef;
-use crate::{nif, reaper, reply, resource};
+use crate::stock::Stock;
+use crate::{nif, reply, resource, running};
 use erlmcp_memory_core::buffer::{
     BlockPool, Budget, Found, Frame, MESSAGE_LIMIT, MessageBuffer, MessageTooLarge, NotTaken,
 };
 use erlmcp_memory_core::threads::Usage;
 use parking_lot::Mutex;
 use rustler::sys::ErlNifTerm;
-use rustler::types::atom::ok;
+use rustler::types::atom::{badarg, ok};
 use rustler::{Binary, Encoder, Env, Term};
 use smallvec::SmallVec;
 use std::sync::LazyLock;
@@ -22,6 +21,8 @@ rustler::atoms! {
     message_too_large,
     more,
     not_iodata,
+    not_started,
+    released,
 }
 
 /// The blocks of all message buffers.
@@ -94,7 +95,7 @@ impl std::fmt::Debug for BufferLink {
 
 impl Drop for BufferLink {
     fn drop(&mut self) {
-        reaper::count_object();
+        resource::count_released();
     }
 }
 
@@ -137,7 +138,7 @@ nif!(buffer_acquire => short buffer_acquire(size, limit));
 
 fn buffer_acquire<'a>(env: Env<'a>, size: Term<'a>, limit: Term<'a>) -> Term<'a> {
     let limit = limit.decode::<usize>().unwrap_or(MESSAGE_LIMIT);
-    if !started() {
+    if !running::started() {
         return env.error_tuple(not_started());
     }
     match size.decode::<usize>() {

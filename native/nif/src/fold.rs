@@ -161,7 +161,7 @@ impl Folded {
     }
 
     fn links(&self) -> &[ShareLink] {
-        // SAFETY: `fold` wrote so many, and they live as long as `self`.
+        // SAFETY: `fold` wrote this many, and they live as long as `self`.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.links_len()) }
     }
 
@@ -171,7 +171,7 @@ impl Folded {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: `fold` wrote so many, and they live as long as `self`.
+        // SAFETY: `fold` wrote this many, and they live as long as `self`.
         unsafe { slice::from_raw_parts(self.bytes_start().as_ptr(), self.bytes.into()) }
     }
 }
@@ -180,7 +180,7 @@ impl Drop for Folded {
     fn drop(&mut self) {
         FOLDED.went(self.links_len() * size_of::<ShareLink>() + usize::from(self.bytes));
         let links = ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.links_len());
-        // SAFETY: `fold` wrote so many, and nobody uses them from here on.
+        // SAFETY: `fold` wrote this many, and nothing uses them afterwards.
         unsafe { links.drop_in_place() };
     }
 }

@@ -1,30 +1,14 @@
 //! What the library holds, by kind. It is counted as it comes and goes, so that nothing is walked.
 
+use crate::profile::session;
+use crate::stock::Stock;
 use crate::terms::{atom_name, copied, environment_bytes, from_word};
-use crate::{alloc, buffer, park, pool, profiler, share, state};
-use erlmcp_memory_core::histogram::BOUNDS;
+use crate::{alloc, buffer, park, pool, share, state};
 use erlmcp_memory_core::outline::outline;
-use erlmcp_memory_core::resident::Resident;
+use erlmcp_memory_core::profile::histogram::BOUNDS;
+use erlmcp_memory_core::profile::resident::Resident;
 use erlmcp_memory_core::threads::Usage;
 use rustler::{Env, NifMap};
-
-/// What there is of a kind.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stock {
-    /// How many.
-    pub count: usize,
-    /// Bytes on the library's own heap. What two versions of a value have in common may be counted
-    /// for both.
-    pub heap: usize,
-    /// Bytes of the VM's objects that stand for them, headers included: these count among the VM's
-    /// binaries.
-    pub objects: usize,
-}
-
-/// Connections: states of all kinds.
-pub fn connections() -> usize {
-    pool::stock().0.count + state::stock().count + park::stock().count
-}
 
 /// A part of [`Inventory`].
 #[derive(NifMap)]
@@ -96,7 +80,7 @@ impl Heap {
 fn inventory() -> Inventory {
     let (pooled_states, buffers) = (pool::stock(), buffer::stock());
     let (samples, parked, shares, compact_states) = (
-        profiler::stock(),
+        session::stock(),
         park::stock(),
         share::stock(),
         state::stock(),

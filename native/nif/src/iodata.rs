@@ -1,6 +1,6 @@
 //! Walks iodata with a bound.
 //!
-//! `enif_inspect_iolist_as_binary` is no help against hostile input: it builds the binary before
+//! `enif_inspect_iolist_as_binary` does not help against hostile input: it builds the binary before
 //! its size can be checked, and a list whose parts are shared (`L2 = [L1 | L1]`, and so on) can
 //! name terabytes in a kilobyte. This walk goes cell by cell with a stack of its own and stops as
 //! soon as it has seen more than the limit.

@@ -1,14 +1,13 @@
 //! The NIF library of `erlmcp_memory`: it decodes Erlang terms, calls `erlmcp-memory-core`, and
 //! encodes the results. No algorithm lives here.
 
-mod alloc;
 mod buffer;
 mod connection;
+mod connections;
 mod cycles;
+mod enif;
 mod fold;
 mod garbage;
-mod health;
-mod histogram;
 mod inside;
 mod inventory;
 mod iodata;
@@ -17,15 +16,17 @@ mod load;
 mod opened;
 mod park;
 mod pool;
-mod profiler;
+mod profile;
 mod reaper;
 mod reply;
-mod resource;
+mod running;
 mod share;
 mod snapshot;
 mod state;
+mod stock;
 mod terms;
-mod tracer;
+
+use enif::{alloc, resource};
 
 /// Rust's heap is the VM's heap: native bytes appear in `erlang:memory/0`.
 #[global_allocator]

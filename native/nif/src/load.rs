@@ -4,7 +4,8 @@
 //! this library and in objects whose types it registered. So a module that is loaded again takes
 //! over both if it comes with this very library, and is refused if it comes with another one.
 
-use crate::{alloc, buffer, histogram, park, pool, profiler, resource, share, state, terms};
+use crate::profile::{histogram, session};
+use crate::{alloc, buffer, park, pool, resource, share, state, terms};
 use rustler::codegen_runtime::{
     ErlNifEntry, ErlNifEnv, ErlNifTerm, c_int, c_void, internal_write_symbols, inventory,
 };
@@ -78,7 +79,7 @@ fn is_loaded(env: Env<'_>, known: Term<'_>) -> bool {
         && histogram::register(env)
         && park::register(env)
         && pool::register(env)
-        && profiler::register(env)
+        && session::register(env)
         && share::register(env)
         && state::register(env);
     if registered {

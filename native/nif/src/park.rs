@@ -5,9 +5,9 @@
 
 use crate::cycles::{self, Node};
 use crate::fold::{Folded, Unfolded, folded};
-use crate::inventory::Stock;
 use crate::lane::{Busy, Lane, NoResult};
 use crate::resource::ResourceRef;
+use crate::stock::Stock;
 use crate::terms::{Anchor, Known, PackError, Source, from_word, unpack, with_content, word};
 use crate::{garbage, nif, reaper, reply, resource, share};
 use erlmcp_memory_core::awake::{Entry, Ledger};
@@ -15,13 +15,15 @@ use erlmcp_memory_core::heap;
 use erlmcp_memory_core::packed::{Packed, Target, View};
 use erlmcp_memory_core::parts::{Built, Parts, Unfit};
 use erlmcp_memory_core::roster::Roster;
+use erlmcp_memory_core::starts::Starts;
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::Mutex;
 use rustler::{Encoder, Env, LocalPid, Term, schedule::consume_timeslice};
 use std::mem::ManuallyDrop;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 /// A term off the heap.
 struct Parked {
@@ -195,6 +197,7 @@ resource!(Slot, c"erlmcp_memory_slot");
 impl Drop for Slot {
     fn drop(&mut self) {
         self.entry.close(&LEDGER);
+        STARTS.leave(&self.entry);
         self.unlist();
     }
 }
@@ -248,6 +251,12 @@ const LARGE_PEAK: usize = 32 << 20;
 
 /// The sums of the node.
 static LEDGER: Ledger = Ledger::new();
+
+/// The starts of the node.
+static STARTS: Starts = Starts::new();
+
+/// Where the clock of [`STARTS`] begins.
+static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Tells the VM of the types; called once, when the library is loaded.
 pub fn register(env: Env<'_>) -> bool {
@@ -323,6 +332,7 @@ nif!(slot_words => slot_words(slot));
 nif!(slot_wake => slot_wake(slot));
 nif!(slot_peek => slot_peek(slot));
 nif!(slot_awake => slot_awake(slot, bytes));
+nif!(slot_start => slot_start(slot, limit));
 nif!(slot_reserve => slot_reserve(slot, limit));
 nif!(slot_enter => slot_enter(slot, places));
 nif!(slot_leave => slot_leave(slot));
@@ -505,6 +515,34 @@ fn slot_awake<'a>(
     Ok(total.encode(env))
 }
 
+fn slot_start<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    limit: Term<'a>,
+    _lane: Lane,
+) -> Result<Term<'a>, NoResult> {
+    let entry = &slot(reference)?.entry;
+    let now = CLOCK.elapsed().as_millis() as u64;
+    Ok(
+        match STARTS.admit(entry, &LEDGER, bytes_or_none(limit), now) {
+            Some(bytes) => (true, bytes).encode(env),
+            None => (false, STARTS.pause()).encode(env),
+        },
+    )
+}
+
+/// Takes into account that a server has started, and has so many bytes awake.
+#[rustler::nif]
+fn started(env: Env<'_>, bytes: usize) -> Term<'_> {
+    STARTS.grew_to(bytes);
+    reply::ok(env)
+}
+
+/// A limit that is not an integer of 64 bits is no limit.
+fn bytes_or_none(limit: Term<'_>) -> usize {
+    limit.decode().unwrap_or(usize::MAX)
+}
+
 fn slot_reserve<'a>(
     env: Env<'a>,
     reference: Term<'a>,
@@ -513,12 +551,9 @@ fn slot_reserve<'a>(
 ) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
     let built = lane.lock(&slot.held)?.built().unwrap_or_default();
-    // A limit that is no integer of 64 bits is none.
-    let limit = limit.decode().unwrap_or(usize::MAX);
-    Ok(slot
-        .entry
-        .reserve(&LEDGER, built.bytes(), limit)
-        .encode(env))
+    let limit = bytes_or_none(limit);
+    let is_reserved = slot.entry.reserve(&LEDGER, built.bytes(), limit);
+    Ok(is_reserved.encode(env))
 }
 
 fn slot_enter<'a>(

@@ -3,10 +3,10 @@
 use crate::buffer::BLOCKS;
 use crate::connection::ConnectionState;
 use crate::cycles::{self, Node};
-use crate::inventory::Stock;
 use crate::lane::{Busy, FAST_BYTES, FAST_ENTRIES, Lane};
+use crate::stock::Stock;
 use crate::terms::{Anchor, Known, with_packed};
-use crate::{garbage, nif, reply, resource};
+use crate::{garbage, nif, reply, resource, running};
 use erlmcp_memory_core::map;
 use erlmcp_memory_core::packed::Links;
 use erlmcp_memory_core::pool::{Lease, Pool};
@@ -18,7 +18,7 @@ use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
-pub use rustler::types::atom::badarg;
+use rustler::types::atom::badarg;
 
 rustler::atoms! {
     not_a_map,
@@ -31,15 +31,6 @@ const FAST_RELEASE: usize = 16 * FAST_BYTES;
 
 /// All connection states of the node, and their counters since the library was loaded.
 static STATES: LazyLock<Pool<ConnectionState>> = LazyLock::new(Pool::new);
-
-/// Between `pool_start` and `pool_stop`. A pool process that was killed leaves it on: its states
-/// and the acquisitions of others do not depend on the process.
-static STARTED: AtomicBool = AtomicBool::new(false);
-
-/// Whether the pool hands out states and buffers.
-pub fn started() -> bool {
-    STARTED.load(Ordering::Relaxed)
-}
 
 /// Pooled states in use, and idle ones.
 pub fn stock() -> (Stock, Usage) {
@@ -304,7 +295,7 @@ fn acquire<'a>(
     if !map.is_map() {
         return Ok(not_a_map().encode(env));
     }
-    if !started() {
+    if !running::started() {
         return Ok(env.error_tuple(not_started()));
     }
     // Packed before anything is taken from the pool, so a call that is repeated on the dirty lane
@@ -394,14 +385,14 @@ fn pool_start(pool_size: usize, max_pool_size: usize) -> rustler::Atom {
     STATES.set_pool_size(pool_size);
     STATES.set_max_pool_size(max_pool_size);
     BLOCKS.open();
-    STARTED.store(true, Ordering::Relaxed);
+    running::start();
     ok()
 }
 
 /// Refuses acquisitions from now on, and keeps nothing idle. States in use stay valid.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn pool_stop() -> rustler::Atom {
-    STARTED.store(false, Ordering::Relaxed);
+    running::stop();
     STATES.set_pool_size(0);
     STATES.set_max_pool_size(0);
     while STATES.shed_step(usize::MAX) > 0 {}

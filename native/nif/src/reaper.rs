@@ -7,10 +7,9 @@
 //! waiting, slices are longest and rests shortest, so that the backlog does not grow for ever.
 
 use crate::cycles::{Node, Trials};
+use crate::resource::{forget_released, released};
 use crate::terms::Anchor;
-use erlmcp_memory_core::packed::Packed;
-use erlmcp_memory_core::reclaim::Reclaim;
-use std::cell::Cell;
+use erlmcp_memory_core::packed::{Packed, Reclaim};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -99,15 +98,6 @@ const OBJECTS: u32 = 128;
 /// Work that is done between two trials.
 const TURNS: u32 = 256;
 
-thread_local! {
-    static LET_GO: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Notes that this thread, if it is the reaper's, released an object of the VM.
-pub fn count_object() {
-    LET_GO.set(LET_GO.get().wrapping_add(1));
-}
-
 /// When the thread works, and when it rests.
 struct Pace {
     began: Instant,
@@ -127,7 +117,7 @@ impl Pace {
     /// After a short step.
     fn step(&mut self) {
         self.steps = self.steps.wrapping_add(1);
-        if self.steps.is_multiple_of(STEPS) || LET_GO.get() >= OBJECTS {
+        if self.steps.is_multiple_of(STEPS) || released() >= OBJECTS {
             self.long_step();
         }
     }
@@ -135,7 +125,7 @@ impl Pace {
     /// After a step that may have been long.
     fn long_step(&mut self) {
         let worked = self.began.elapsed();
-        if worked >= self.slice || LET_GO.get() >= OBJECTS {
+        if worked >= self.slice || released() >= OBJECTS {
             let rest = SLICE + worked.saturating_sub(self.slice);
             let began = Instant::now();
             thread::sleep(rest.min(LONG_REST));
@@ -150,7 +140,7 @@ impl Pace {
             _ => rested.clamp(SLICE, LONG_SLICE),
         };
         self.began = Instant::now();
-        LET_GO.set(0);
+        forget_released();
     }
 
     /// Waits for work: that is a rest too, in which others could run.
@@ -162,7 +152,7 @@ impl Pace {
             self.begin(waited);
         } else {
             self.began += waited;
-            LET_GO.set(0);
+            forget_released();
         }
         next
     }

@@ -8,9 +8,9 @@
 //! own [`Reader`] of a content, so that readers on different schedulers share nothing.
 
 use crate::cycles::{self, Node};
-use crate::inventory::Stock;
 use crate::lane::{Busy, Lane};
 use crate::resource::ResourceRef;
+use crate::stock::Stock;
 use crate::terms::{
     Anchor, Copied, ENVIRONMENT, Known, PackError, Path, Search, Source, copied, pack_content,
     unpack, word,
@@ -92,7 +92,7 @@ impl Host for Slot {
         // Dropped after the lock: it may be the last owner of the content, and of this slot.
         drop(kept);
         if object.is_some() {
-            reaper::count_object();
+            resource::count_released();
         }
         drop(object);
     }

@@ -1,10 +1,10 @@
 //! Connection states as resources.
 
 use crate::cycles::{self, Node};
-use crate::inventory::Stock;
 use crate::lane::{Busy, FAST_ENTRIES, Lane};
 use crate::resource::ResourceRef;
 use crate::share::{self, SharedBytes};
+use crate::stock::Stock;
 use crate::terms::{Anchor, Known, Path, Source, pack, unpack, with_packed, word};
 use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::map::{self, EditError};

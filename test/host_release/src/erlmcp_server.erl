@@ -11,7 +11,7 @@
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
-%% So many connections more, numbered on from those that are there.
+%% Starts this many more connections, numbered on from those that exist.
 connect(Count) ->
     gen_server:call(?MODULE, {connect, Count}, infinity).
 

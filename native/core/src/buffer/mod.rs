@@ -18,6 +18,20 @@
 //! views of large frames pile up unseen, each with its block, and the blocks of a busy reader no
 //! longer fit into the cache. Measured, views of frames of 50,000 to 250,000 bytes took twice the
 //! time of copies and many times their memory.
+//!
+//! # Example
+//!
+//! ```
+//! use erlmcp_memory_core::buffer::{BlockPool, Found, MessageBuffer};
+//!
+//! let blocks = BlockPool::new();
+//! let mut buffer = MessageBuffer::with_limit(&blocks, 1024);
+//! assert_eq!(buffer.append(b"one\r\ntw"), Ok(7));
+//! assert_eq!(buffer.find(usize::MAX), Found::Frame(3));
+//! assert_eq!(buffer.take(<[u8]>::to_vec), Some(b"one".to_vec()));
+//! assert_eq!(buffer.find(usize::MAX), Found::More);
+//! assert_eq!(buffer.held(), b"tw");
+//! ```
 
 mod blocks;
 mod storage;
@@ -26,6 +40,7 @@ mod tests;
 
 pub use blocks::{BlockPool, BlockStats};
 
+use blocks::Class;
 use memchr::{memchr, memchr_iter, memrchr};
 use smallvec::SmallVec;
 use storage::Storage;
@@ -58,7 +73,7 @@ pub struct MessageBuffer<'p> {
     /// Where in the storage the bytes begin that are not yet taken.
     start: usize,
     /// Up to where the storage was searched; nothing between `start` and here is a newline, but
-    /// for the one of `newline`.
+    /// for a byte equal to `newline`.
     searched: usize,
     /// Where the newline of the next frame is, once found.
     newline: Option<usize>,
@@ -349,7 +364,7 @@ impl<'p> MessageBuffer<'p> {
         if self.start > 0
             && held <= capacity / 4
             && held <= SETTLED
-            && storage::class(held).is_some_and(|class| class < capacity)
+            && Class::of(held).is_some_and(|class| class.size() < capacity)
         {
             self.storage = Storage::take(self.blocks, held, self.held());
             self.rebase();

@@ -1,8 +1,7 @@
 //! A map with one owner, changed in place.
 
-use super::PAGE;
 use super::edit::merge_into;
-use super::node::store;
+use super::node::{PAGE, store};
 use crate::heap;
 use crate::packed::{Anchor, Links, Page, View};
 
@@ -35,7 +34,7 @@ impl<A: Anchor> MapBuf<A> {
 
     /// Puts the entries of a packed map in; those of keys that were there are replaced. Another
     /// value changes nothing. What the content linked to before is returned, because freeing what
-    /// is no part of it any more may take long.
+    /// is no longer part of it may take long.
     pub fn merge(&mut self, entries: View<'_, A>) -> Links<A> {
         match Page::of(entries.bytes) {
             None => Links::default(),

@@ -5,31 +5,13 @@
 //! nodes: one run of bytes, a trie, and a trie with another history have the same. A node keeps
 //! its sum, so that the digest of a changed map costs what the change did.
 
-use super::{Node, node};
-use crate::packed::{Anchor, Entries, Item, Links, Page, Target, View, item};
+use super::node;
+use crate::packed::{Anchor, Entries, Item, Links, Node, Page, Sum, Target, View, item};
 use foldhash::quality::RandomState;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
-
-/// The sum of a node, once it was asked for; until then zero.
-#[derive(Debug, Default)]
-pub struct Sum(AtomicU64);
-
-impl Sum {
-    fn get(&self) -> Option<u64> {
-        match self.0.load(Ordering::Relaxed) {
-            0 => None,
-            sum => Some(sum),
-        }
-    }
-
-    fn set(&self, sum: u64) {
-        self.0.store(sum, Ordering::Relaxed);
-    }
-}
 
 /// The entries of a page that are being summed up.
 struct Pairs<'a, A> {

@@ -1,8 +1,8 @@
 //! Changing what a path of keys leads to.
 
 use super::node::{Entry, Pair, Scope, out_of_line, pairs, store, with_entries, without_entry};
-use super::{INLINE, MAX_PATH, Map, PAGE};
-use crate::packed::{Anchor, Packed, Page, Target, View, Writer};
+use super::node::{INLINE, MAX_PATH, PAGE};
+use crate::packed::{Anchor, Links, Node, Packed, Page, Target, View, Writer};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -26,7 +26,12 @@ pub(super) fn len<A: Anchor>(map: View<'_, A>) -> Option<usize> {
     }
 }
 
-fn trie<A: Anchor>(node: Arc<super::Node<A>>) -> Packed<A> {
+/// A map without entries.
+pub(super) fn empty_map<A: Anchor>() -> Packed<A> {
+    Packed::new(Page::build(std::iter::empty()), Links::None)
+}
+
+fn trie<A: Anchor>(node: Arc<Node<A>>) -> Packed<A> {
     let mut link = Writer::default();
     link.link(Target::Trie(node));
     link.finish()
@@ -60,7 +65,7 @@ fn insert<'a, A: Anchor>(
     }
 }
 
-/// A map without a key; `None` if it has no such key. A trie that became small enough lies in
+/// A map without a key; `None` if it has no such key. A trie that became small enough is stored in
 /// line again.
 fn remove<A: Anchor>(
     map: View<'_, A>,
@@ -105,8 +110,8 @@ fn put<A: Anchor>(
                 below
             }
             _ => {
-                empty = Map::default();
-                empty.root.view()
+                empty = empty_map();
+                empty.view()
             }
         };
         put(below, Scope::Whole, rest, value, absent, INLINE).map_err(|depth| depth + 1)?
@@ -150,77 +155,55 @@ pub(super) fn delete_path<A: Anchor>(map: View<'_, A>, path: &[View<'_, A>]) -> 
     delete(map, Scope::Own, path, PAGE)
 }
 
-impl<A: Anchor> Map<A> {
-    /// This map with another value under a path of keys. Maps that are missing on the way are
-    /// made; `absent` is the value that counts as missing.
-    pub fn put(
-        &self,
-        path: &[View<'_, A>],
-        value: View<'_, A>,
-        absent: &[u8],
-    ) -> Result<Self, EditError> {
-        put_path(self.view(), path, value, absent).map(|root| Map { root })
+/// An independent map with all entries of the packed map `entries` put into the map under a path.
+pub(super) fn merge_path<A: Anchor>(
+    map: View<'_, A>,
+    path: &[View<'_, A>],
+    entries: View<'_, A>,
+    absent: &[u8],
+) -> Result<Packed<A>, EditError> {
+    let below = match map.find(path) {
+        Some(below) if below.bytes != absent => below,
+        _ => return put_path(map, path, entries, absent),
+    };
+    match len(below) {
+        None => return Err(EditError::NotAMap(path.len().saturating_sub(1))),
+        Some(0) if !path.is_empty() => return put_path(map, path, entries, absent),
+        Some(_) => {}
     }
-
-    /// This map with all entries of the packed map `entries` put into the map under a path.
-    pub fn merge(
-        &self,
-        path: &[View<'_, A>],
-        entries: View<'_, A>,
-        absent: &[u8],
-    ) -> Result<Self, EditError> {
-        let below = match self.get(path) {
-            Some(below) if below.bytes != absent => below,
-            _ => return self.put(path, entries, absent),
-        };
-        match len(below) {
-            None => return Err(EditError::NotAMap(path.len().saturating_sub(1))),
-            Some(0) if !path.is_empty() => return self.put(path, entries, absent),
-            Some(_) => {}
-        }
-        let inline = if path.is_empty() { PAGE } else { INLINE };
-        let merged = merge_into(below, entries, inline);
-        if path.is_empty() {
-            return Ok(Map { root: merged });
-        }
-        put_stored(self, path, merged)
+    if path.is_empty() {
+        return Ok(merge_into(below, entries, PAGE));
     }
+    put_path(map, path, merge_into(below, entries, INLINE).view(), absent)
+}
 
-    /// This map with those entries of the packed map `entries` put in whose key is `taken`. The
-    /// map under `merged` is put into the one that is there.
-    pub(crate) fn put_all(
-        &self,
-        entries: View<'_, A>,
-        taken: impl Fn(&[u8]) -> bool,
-        merged: &[u8],
-    ) -> Self {
-        let unchanged = || self.root.view().to_packed();
-        let Some(page) = Page::of(entries.bytes) else {
-            return Map { root: unchanged() };
-        };
-        let below = page.find(merged).and_then(|new| {
-            let below = self.get(&[merged])?;
-            let new = View::new(new, entries.links);
-            len(below).map(|_| merge_into(below, new, INLINE))
-        });
-        let stored = out_of_line(page, entries.links, 0);
-        let entries: SmallVec<[_; 8]> = pairs(page, entries.links, &stored)
-            .filter(|(key, _)| taken(key.bytes))
-            .map(|(key, value)| match &below {
-                Some(below) if key.bytes == merged => (key, below.view()),
-                _ => (key, value),
-            })
-            .collect();
-        let root = match entries.as_slice() {
-            [] => unchanged(),
-            entries => insert(self.view(), Scope::Own, entries, PAGE),
-        };
-        Map { root }
-    }
-
-    /// This map without what a path leads to; `None` if the path leads nowhere.
-    pub fn remove(&self, path: &[View<'_, A>]) -> Option<Self> {
-        delete_path(self.view(), path).map(|root| Map { root })
+/// An independent map with those entries of the packed map `entries` put in whose key is `taken`.
+/// The map under `merged` is put into the one that is there.
+pub(super) fn put_all<A: Anchor>(
+    map: View<'_, A>,
+    entries: View<'_, A>,
+    taken: impl Fn(&[u8]) -> bool,
+    merged: &[u8],
+) -> Packed<A> {
+    let Some(page) = Page::of(entries.bytes) else {
+        return map.to_packed();
+    };
+    let below = page.find(merged).and_then(|new| {
+        let below = map.find(&[merged])?;
+        let new = View::new(new, entries.links);
+        len(below).map(|_| merge_into(below, new, INLINE))
+    });
+    let stored = out_of_line(page, entries.links, 0);
+    let entries: SmallVec<[_; 8]> = pairs(page, entries.links, &stored)
+        .filter(|(key, _)| taken(key.bytes))
+        .map(|(key, value)| match &below {
+            Some(below) if key.bytes == merged => (key, below.view()),
+            _ => (key, value),
+        })
+        .collect();
+    match entries.as_slice() {
+        [] => map.to_packed(),
+        entries => insert(map, Scope::Own, entries, PAGE),
     }
 }
 
@@ -238,30 +221,4 @@ pub(super) fn merge_into<A: Anchor>(
         }
         _ => map.to_packed(),
     }
-}
-
-/// Puts a map that is stored already under a path that exists.
-fn put_stored<A: Anchor>(
-    map: &Map<A>,
-    path: &[View<'_, A>],
-    stored: Packed<A>,
-) -> Result<Map<A>, EditError> {
-    fn replace<A: Anchor>(
-        map: View<'_, A>,
-        path: &[View<'_, A>],
-        stored: &Packed<A>,
-        inline: usize,
-        scope: Scope,
-    ) -> Option<Packed<A>> {
-        let (key, rest) = path.split_first()?;
-        if rest.is_empty() {
-            return Some(insert(map, scope, &[(*key, stored.view())], inline));
-        }
-        let below = map.find(&[key.bytes])?;
-        let changed = replace(below, rest, stored, INLINE, Scope::Whole)?;
-        Some(insert(map, scope, &[(*key, changed.view())], inline))
-    }
-    replace(map.view(), path, &stored, PAGE, Scope::Own)
-        .map(|root| Map { root })
-        .ok_or(EditError::PathLength)
 }

@@ -7,6 +7,28 @@
 //! page and the branches above it. Values over [`INLINE`] bytes are out of line, so that neither
 //! copies them; maps among them are tries of their own, so that a path of keys is followed, and one
 //! key changed, without touching anything beside it.
+//!
+//! # Example
+//!
+//! ```
+//! use erlmcp_memory_core::map::Map;
+//! use erlmcp_memory_core::packed::{Packed, Writer};
+//! use std::convert::Infallible;
+//!
+//! let packed = |write: &dyn Fn(&mut Writer<Infallible>)| -> Packed<Infallible> {
+//!     let mut writer = Writer::new();
+//!     write(&mut writer);
+//!     writer.finish()
+//! };
+//! let (key, absent) = (packed(&|to| to.binary(b"key")), packed(&|to| to.nil()));
+//! let [one, two] = [1, 2].map(|n| packed(&|to| to.int(n)));
+//!
+//! let first = Map::default().put(&[key.view()], one.view(), absent.bytes()).unwrap();
+//! let second = first.put(&[key.view()], two.view(), absent.bytes()).unwrap();
+//! // A version is never changed.
+//! assert_eq!(first.get(&[key.bytes()]).unwrap().bytes, one.bytes());
+//! assert_eq!(second.get(&[key.bytes()]).unwrap().bytes, two.bytes());
+//! ```
 
 mod buf;
 mod digest;
@@ -14,21 +36,14 @@ mod edit;
 mod node;
 
 pub use buf::MapBuf;
-pub use digest::{Sum, digest, equal};
+pub use digest::{digest, equal};
 pub use edit::EditError;
-pub use node::Node;
+pub use node::{INLINE, MAX_PATH, PAGE};
+
+pub use crate::packed::{Node, Sum};
 
 use crate::packed::{Anchor, Packed, Page, View};
 use node::store;
-
-/// The largest value, in packed bytes, that is stored among the entries of a map.
-pub const INLINE: usize = 256;
-
-/// The largest page, in packed bytes, that holds more than one entry.
-pub const PAGE: usize = 1024;
-
-/// The longest path of keys, so that following one needs a bounded stack.
-pub const MAX_PATH: usize = 64;
 
 /// An immutable map of packed keys and values.
 #[derive(Debug)]
@@ -40,7 +55,7 @@ pub struct Map<A> {
 impl<A: Anchor> Default for Map<A> {
     fn default() -> Self {
         Map {
-            root: Packed::new(Page::build(std::iter::empty()), Default::default()),
+            root: edit::empty_map(),
         }
     }
 }
@@ -85,6 +100,44 @@ impl<A: Anchor> Map<A> {
     /// Every entry: key, value.
     pub fn for_each<'a>(&'a self, mut entry: impl FnMut(&'a [u8], View<'a, A>)) {
         node::for_each(self.view(), &mut entry);
+    }
+
+    /// This map with another value under a path of keys. Maps that are missing on the way are
+    /// made; `absent` is the value that counts as missing.
+    pub fn put(
+        &self,
+        path: &[View<'_, A>],
+        value: View<'_, A>,
+        absent: &[u8],
+    ) -> Result<Self, EditError> {
+        edit::put_path(self.view(), path, value, absent).map(|root| Map { root })
+    }
+
+    /// This map with all entries of the packed map `entries` put into the map under a path.
+    pub fn merge(
+        &self,
+        path: &[View<'_, A>],
+        entries: View<'_, A>,
+        absent: &[u8],
+    ) -> Result<Self, EditError> {
+        edit::merge_path(self.view(), path, entries, absent).map(|root| Map { root })
+    }
+
+    /// This map with those entries of the packed map `entries` put in whose key is `taken`. The
+    /// map under `merged` is put into the one that is there.
+    pub(crate) fn put_all(
+        &self,
+        entries: View<'_, A>,
+        taken: impl Fn(&[u8]) -> bool,
+        merged: &[u8],
+    ) -> Self {
+        let root = edit::put_all(self.view(), entries, taken, merged);
+        Map { root }
+    }
+
+    /// This map without what a path leads to; `None` if the path leads nowhere.
+    pub fn remove(&self, path: &[View<'_, A>]) -> Option<Self> {
+        edit::delete_path(self.view(), path).map(|root| Map { root })
     }
 
     /// Bytes of memory behind the map.
@@ -132,7 +185,7 @@ pub fn for_each_of<'a, A: Anchor>(
     node::for_each(value, &mut entry);
 }
 
-/// Calls `entry` with the entries of a map from the one of this number on, in an order that is the
+/// Calls `entry` with the entries of a map from this index on, in an order that is the
 /// same for each walk over it, until it returns `false`.
 pub fn each_from<'a, A: Anchor>(
     map: View<'a, A>,

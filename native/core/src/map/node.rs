@@ -1,36 +1,23 @@
 //! The trie of a large map.
 
-use super::digest::Sum;
-use super::{INLINE, MAX_PATH, PAGE};
-use crate::heap;
-use crate::packed::{Anchor, Item, LinkVec, Links, Packed, Page, Target, View, Writer, item};
+use crate::packed::{
+    Anchor, FANOUT, Item, LinkVec, Links, Node, Packed, Page, Sum, Target, View, Writer, item,
+};
 use smallvec::SmallVec;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
-/// Branches choose among this many children, by this many bits of a key's hash.
-const FANOUT: usize = 16;
-const BITS: u32 = 4;
+/// The largest value, in packed bytes, that is stored among the entries of a map.
+pub const INLINE: usize = 256;
 
-/// A part of a large map: all keys whose hashes begin with the same bits.
-#[derive(Debug)]
-pub enum Node<A> {
-    /// A packed map.
-    Leaf(Packed<A>, Sum),
-    /// Children by the next bits of the hash, and sums over them.
-    Branch {
-        /// The nodes below.
-        children: Box<[Option<Arc<Node<A>>>; FANOUT]>,
-        /// Entries below.
-        len: usize,
-        /// Packed bytes of the entries below.
-        packed: usize,
-        /// Memory bytes of the nodes below.
-        heap: usize,
-        /// See [`digest`](super::digest()).
-        sum: Sum,
-    },
-}
+/// The largest page, in packed bytes, that holds more than one entry.
+pub const PAGE: usize = 1024;
+
+/// The longest path of keys, so that following one needs a bounded stack.
+pub const MAX_PATH: usize = 64;
+
+/// The bits of a key's hash that choose a child: one of [`FANOUT`].
+const BITS: u32 = 4;
 
 /// Keys come from outside, so their places must not be foreseeable: SipHash with random keys.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -215,17 +202,6 @@ impl<A: Anchor> Node<A> {
         }
     }
 
-    /// The memory of this node and all below it.
-    pub fn heap_bytes(&self) -> usize {
-        heap::arc::<Self>()
-            + match self {
-                Node::Leaf(page, _) => page.heap_bytes(),
-                Node::Branch { heap, .. } => {
-                    heap::block(FANOUT * size_of::<Option<Arc<Self>>>()) + heap
-                }
-            }
-    }
-
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Option<View<'_, A>> {
         let mut rest = hash(key);
@@ -239,18 +215,6 @@ impl<A: Anchor> Node<A> {
                 Node::Branch { children, .. } => {
                     node = children[rest as usize % FANOUT].as_deref()?;
                     rest >>= BITS;
-                }
-            }
-        }
-    }
-
-    /// Every page below.
-    pub fn each_page<'a>(&'a self, found: &mut impl FnMut(&'a Packed<A>)) {
-        match self {
-            Node::Leaf(page, _) => found(page),
-            Node::Branch { children, .. } => {
-                for child in children.iter().flatten() {
-                    child.each_page(found);
                 }
             }
         }
@@ -390,7 +354,7 @@ pub(super) fn for_each<'a, A: Anchor>(
     }
 }
 
-/// The entries of a value that is a map, from the one of this number on, until `entry` returns
+/// The entries of a value that is a map, from this index on, until `entry` returns
 /// `false`.
 pub(super) fn each_from<'a, A: Anchor>(
     map: View<'a, A>,
@@ -479,7 +443,7 @@ fn with_entry<A: Anchor>(
     Packed::new(bytes, links)
 }
 
-/// So many entries are put into a page in less time one by one than by going through all of it.
+/// Up to this many entries are put into a page faster one by one than in a pass over all of it.
 const ONE_BY_ONE: usize = 4;
 
 /// A packed map with entries more, or other values for keys it has. They must be sorted by key, and

@@ -1,8 +1,10 @@
-//! Values whose links are told by their places among the links, not by ids: shorter where a value
+//! Values that name links by their positions among the links, not by ids: shorter if a value
 //! is kept as it is, with its links beside it in order.
 
-use super::writer::{Scalar, write_varint};
-use super::{Anchor, Item, View, item, tag};
+use super::format::{Scalar, tag, write_varint};
+use super::links::Anchor;
+use super::reader::{Item, item};
+use super::view::View;
 
 /// The bytes of a value with, in the place of each id, the place of the first link of that id among
 /// the links. `None` where links lie in maps, whose offsets would be wrong then, or where there are

@@ -1,34 +1,7 @@
 //! A map inside packed bytes: sorted entries behind a table of offsets.
 
-use super::{ReadError, reader::skip, tag, writer::push_number};
-
-/// A map in packed bytes, borrowed.
-#[derive(Debug, Clone, Copy)]
-pub struct Page<'a> {
-    width: usize,
-    offsets: &'a [u8],
-    body: &'a [u8],
-}
-
-/// The width of the numbers of a map with a body of this length. (A body never has fewer bytes
-/// than entries, so this holds for the count too.)
-pub(super) fn width_for(body: usize) -> usize {
-    match body {
-        0..=0xff => 1,
-        0x100..=0xffff => 2,
-        _ => 4,
-    }
-}
-
-#[inline]
-fn number(width: usize, bytes: &[u8], at: usize) -> Option<usize> {
-    let bytes = bytes.get(at..)?;
-    Some(match width {
-        1 => usize::from(*bytes.first()?),
-        2 => usize::from(u16::from_le_bytes(*bytes.first_chunk()?)),
-        _ => u32::from_le_bytes(*bytes.first_chunk()?) as usize,
-    })
-}
+use super::format::{map_tag, number, push_number, tag, width_for};
+use super::reader::{Page, skip};
 
 /// How many bytes of two keys are compared one by one: most differ within these, and a call of the
 /// C library takes as long as all of them.
@@ -49,23 +22,6 @@ fn compare(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
 }
 
 impl<'a> Page<'a> {
-    pub(super) fn read<const W: usize>(bytes: &'a [u8], at: &mut usize) -> Result<Self, ReadError> {
-        let count = number(W, bytes, *at).ok_or(ReadError)?;
-        let body_len = number(W, bytes, *at + W).ok_or(ReadError)?;
-        let offsets_at = *at + 2 * W;
-        let body_at = offsets_at + count * W;
-        let end = body_at + body_len;
-        if end > bytes.len() {
-            return Err(ReadError);
-        }
-        *at = end;
-        Ok(Page {
-            width: W,
-            offsets: &bytes[offsets_at..body_at],
-            body: &bytes[body_at..end],
-        })
-    }
-
     /// The map that these bytes are, if they are one.
     pub fn of(bytes: &'a [u8]) -> Option<Self> {
         let at = &mut 1;
@@ -133,7 +89,7 @@ impl<'a> Page<'a> {
         self.entries_from(0)
     }
 
-    /// The entries from the one of this number on.
+    /// The entries from this index on.
     pub fn entries_from(&self, next: usize) -> Entries<'a> {
         Entries { page: *self, next }
     }
@@ -219,15 +175,6 @@ fn header(count: usize, body_len: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(Page::size(count, body_len));
     push_header(&mut out, count, body_len);
     out
-}
-
-/// The tag of a map whose numbers have this width.
-pub(super) fn map_tag(width: usize) -> u8 {
-    match width {
-        1 => tag::MAP8,
-        2 => tag::MAP16,
-        _ => tag::MAP32,
-    }
 }
 
 /// Writes the tag, the count and the length of a map.

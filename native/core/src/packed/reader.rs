@@ -1,23 +1,37 @@
 //! Reading packed bytes, one item after the other. Safe on any bytes: what does not follow the
 //! format is a [`ReadError`], never a panic.
 
-use super::writer::{Scalar, write_varint};
-use super::{
-    Anchor, EXPORT_VALUES, FUN_HEAD, LinkVec, Links, MAX_BYTES, Packed, Page, RECORD_HEAD, Target,
-    tag,
+use super::format::{
+    EXPORT_VALUES, FUN_HEAD, RECORD_HEAD, ReadError, byte, count, length, number, sized, tag, take,
+    unzigzag, varint,
 };
 
-/// The bytes do not follow the packed format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadError;
-
-impl std::fmt::Display for ReadError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the bytes do not follow the packed format")
-    }
+/// A map in packed bytes, borrowed.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<'a> {
+    pub(super) width: usize,
+    pub(super) offsets: &'a [u8],
+    pub(super) body: &'a [u8],
 }
 
-impl std::error::Error for ReadError {}
+impl<'a> Page<'a> {
+    pub(super) fn read<const W: usize>(bytes: &'a [u8], at: &mut usize) -> Result<Self, ReadError> {
+        let count = number(W, bytes, *at).ok_or(ReadError)?;
+        let body_len = number(W, bytes, *at + W).ok_or(ReadError)?;
+        let offsets_at = *at + 2 * W;
+        let body_at = offsets_at + count * W;
+        let end = body_at + body_len;
+        if end > bytes.len() {
+            return Err(ReadError);
+        }
+        *at = end;
+        Ok(Page {
+            width: W,
+            offsets: &bytes[offsets_at..body_at],
+            body: &bytes[body_at..end],
+        })
+    }
+}
 
 /// One item: a whole value, or the head of one whose elements follow.
 #[derive(Debug, Clone, Copy)]
@@ -31,11 +45,11 @@ pub enum Item<'a> {
     Nil,
     /// A proper list of bytes.
     ByteList(&'a [u8]),
-    /// So many elements follow.
+    /// This many elements follow.
     List(usize),
-    /// So many elements follow, then the tail.
+    /// This many elements follow, then the tail.
     Improper(usize),
-    /// So many elements follow.
+    /// This many elements follow.
     Tuple(usize),
     /// [`FUN_HEAD`] values follow, then this many that the fun closes over.
     Fun(usize),
@@ -60,7 +74,7 @@ pub enum Item<'a> {
     Entries(usize),
     /// A content of its own.
     Part(u64),
-    /// So many of the values that follow, which are a content of their own: a list of them.
+    /// This many of the values that follow, as a content of their own: a list of them.
     Run {
         len: usize,
         id: u64,
@@ -77,64 +91,59 @@ impl Item<'_> {
             Item::Export => EXPORT_VALUES,
             Item::Record(n) => RECORD_HEAD + 2 * n,
             Item::Entries(n) => 2 * n,
-            _ => 0,
+            Item::Int(_)
+            | Item::Float(_)
+            | Item::Atom(_)
+            | Item::Pid(_)
+            | Item::Port(_)
+            | Item::Nil
+            | Item::ByteList(_)
+            | Item::Binary(_)
+            | Item::Reference(_)
+            | Item::Opaque(_)
+            | Item::Foreign { .. }
+            | Item::Handle(_)
+            | Item::Share(_)
+            | Item::Blob(_)
+            | Item::Trie(_)
+            | Item::Map(_)
+            | Item::Part(_)
+            | Item::Run { .. } => 0,
         }
     }
-}
 
-fn byte(bytes: &[u8], at: &mut usize) -> Result<u8, ReadError> {
-    let byte = *bytes.get(*at).ok_or(ReadError)?;
-    *at += 1;
-    Ok(byte)
-}
-
-fn take<'a>(bytes: &'a [u8], at: &mut usize, len: usize) -> Result<&'a [u8], ReadError> {
-    let end = at.checked_add(len).ok_or(ReadError)?;
-    let taken = bytes.get(*at..end).ok_or(ReadError)?;
-    *at = end;
-    Ok(taken)
-}
-
-fn varint(bytes: &[u8], at: &mut usize) -> Result<u64, ReadError> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let byte = byte(bytes, at)?;
-        let low = u64::from(byte & 0x7f);
-        if shift == 63 && low > 1 {
-            return Err(ReadError);
+    /// The id of the link that this item is. Those of parts are not among them: a value that was
+    /// not taken apart has none.
+    #[inline]
+    pub fn link(&self) -> Option<u64> {
+        match *self {
+            Item::Foreign { id, .. }
+            | Item::Handle(id)
+            | Item::Share(id)
+            | Item::Blob(id)
+            | Item::Trie(id) => Some(id),
+            Item::Int(_)
+            | Item::Float(_)
+            | Item::Atom(_)
+            | Item::Pid(_)
+            | Item::Port(_)
+            | Item::Nil
+            | Item::ByteList(_)
+            | Item::List(_)
+            | Item::Improper(_)
+            | Item::Tuple(_)
+            | Item::Fun(_)
+            | Item::Export
+            | Item::Record(_)
+            | Item::Binary(_)
+            | Item::Reference(_)
+            | Item::Opaque(_)
+            | Item::Map(_)
+            | Item::Entries(_)
+            | Item::Part(_)
+            | Item::Run { .. } => None,
         }
-        value |= low << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
     }
-    Err(ReadError)
-}
-
-/// A length or a count: what it counts takes at least a byte each, so it is at most what is left.
-fn length(bytes: &[u8], at: &mut usize) -> Result<usize, ReadError> {
-    let length = usize::try_from(varint(bytes, at)?).map_err(|_| ReadError)?;
-    if length > bytes.len() - *at {
-        return Err(ReadError);
-    }
-    Ok(length)
-}
-
-/// As [`length`], of values of which some may lie in runs.
-fn count(bytes: &[u8], at: &mut usize) -> Result<usize, ReadError> {
-    match usize::try_from(varint(bytes, at)?) {
-        Ok(count) if count <= MAX_BYTES => Ok(count),
-        _ => Err(ReadError),
-    }
-}
-
-fn sized<'a>(bytes: &'a [u8], at: &mut usize) -> Result<&'a [u8], ReadError> {
-    let len = length(bytes, at)?;
-    take(bytes, at, len)
-}
-
-fn unzigzag(value: u64) -> i64 {
-    (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
 }
 
 /// The item at `at`, which moves behind it.
@@ -208,161 +217,15 @@ pub fn skip(bytes: &[u8], at: &mut usize) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Whether these bytes contain a varint, or bytes that look like one.
-fn contains_varint(bytes: &[u8], value: u64) -> bool {
-    let mut pattern = Scalar::default();
-    let len = write_varint(value, &mut pattern, 0);
-    memchr::memchr_iter(pattern[0], bytes)
-        .any(|at| bytes.get(at..at + len) == Some(&pattern[..len]))
-}
-
-/// Calls `found` with every link id in these bytes, which hold whole values one after another; but
-/// for those of parts, which are none of a value that was not taken apart.
+/// Calls `found` with every link id in these bytes, which hold whole values one after another.
 pub(crate) fn each_link(bytes: &[u8], found: &mut impl FnMut(u64)) -> Result<(), ReadError> {
     let mut at = 0;
     while at < bytes.len() {
         match item(bytes, &mut at)? {
-            Item::Foreign { id, .. }
-            | Item::Handle(id)
-            | Item::Share(id)
-            | Item::Blob(id)
-            | Item::Trie(id) => found(id),
             // Back to the first entry: keys and values follow one another.
             Item::Map(page) => at -= page.body().len(),
-            _ => {}
+            item => item.link().into_iter().for_each(&mut *found),
         }
     }
     Ok(())
-}
-
-/// A value to be read: its bytes, and the links of what it is part of.
-#[derive(Debug)]
-pub struct View<'a, A> {
-    /// Exactly the bytes of the value.
-    pub bytes: &'a [u8],
-    /// Where the links in these bytes lead, and maybe others.
-    pub links: &'a Links<A>,
-}
-
-impl<A> Clone for View<'_, A> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<A> Copy for View<'_, A> {}
-
-impl<A> AsRef<[u8]> for View<'_, A> {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes
-    }
-}
-
-impl<'a, A: Anchor> View<'a, A> {
-    /// A view of these bytes.
-    pub fn new(bytes: &'a [u8], links: &'a Links<A>) -> Self {
-        View { bytes, links }
-    }
-
-    /// The value itself where it is out of line, this view otherwise.
-    pub fn resolve(self) -> Self {
-        match self.bytes.first() {
-            Some(&tag::BLOB) => match self.target() {
-                Some(Target::Blob(blob)) => blob.view(),
-                _ => self,
-            },
-            _ => self,
-        }
-    }
-
-    /// The target of a value that is nothing but a link.
-    pub fn target(self) -> Option<&'a Target<A>> {
-        // Most values are none, and need not be read.
-        if self.links.is_empty() {
-            return None;
-        }
-        match item(self.bytes, &mut 0).ok()? {
-            Item::Foreign { id, .. }
-            | Item::Handle(id)
-            | Item::Share(id)
-            | Item::Blob(id)
-            | Item::Trie(id) => self.links.get(id),
-            _ => None,
-        }
-    }
-
-    /// Memory bytes of what is out of line below this value.
-    pub fn out_of_line_bytes(self) -> usize {
-        if self.links.is_empty() {
-            return 0;
-        }
-        let mut sum = 0;
-        let _ = each_link(self.bytes, &mut |id| {
-            if let Some(target) = self.links.get(id) {
-                sum += target.heap_bytes();
-            }
-        });
-        sum
-    }
-
-    /// The links that occur in these bytes, one an occurrence.
-    pub(crate) fn own_links(self) -> LinkVec<A> {
-        let mut own = LinkVec::new();
-        if !self.links.is_empty() {
-            let _ = each_link(self.bytes, &mut |id| {
-                if let Some(target) = self.links.get(id) {
-                    own.push((id, target.clone()));
-                }
-            });
-        }
-        own
-    }
-
-    /// Whether a link occurs in these bytes.
-    pub(crate) fn has_links(self) -> bool {
-        let mut found = false;
-        match self.links {
-            Links::None => {}
-            // Mostly it is somewhere else, and a search for its id tells that sooner.
-            Links::One((id, _)) if !contains_varint(self.bytes, *id) => {}
-            _ => {
-                let _ = each_link(self.bytes, &mut |_| found = true);
-            }
-        }
-        found
-    }
-
-    /// An independent copy of this value. Out-of-line parts are shared, not copied.
-    pub fn to_packed(self) -> Packed<A> {
-        Packed::new(self.bytes.into(), Links::from_unsorted(self.own_links()))
-    }
-
-    /// The content where this value is nothing but a share, the value itself otherwise.
-    pub fn content(self) -> Self {
-        let mut here = self;
-        while here.bytes.first() == Some(&tag::SHARE)
-            && let Some(Target::Anchor(anchor)) = here.target()
-            && let Some(content) = anchor.shared_content()
-        {
-            here = content.view();
-        }
-        here
-    }
-
-    /// The value under a path of packed keys, through maps inline and out of line, and through the
-    /// content of shares.
-    pub fn find<K: AsRef<[u8]>>(self, path: &[K]) -> Option<View<'a, A>> {
-        let mut here = self;
-        for key in path {
-            here = here.content();
-            here = match Page::of(here.bytes) {
-                Some(page) => View::new(page.find(key.as_ref())?, here.links),
-                None => match here.target()? {
-                    Target::Trie(node) => node.get(key.as_ref())?,
-                    _ => return None,
-                },
-            };
-        }
-        Some(here.resolve())
-    }
 }

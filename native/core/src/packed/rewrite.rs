@@ -56,7 +56,7 @@ pub trait Rewrite {
 /// Where the walk continues. Small, because a value of two bytes a level has one for each; what
 /// maps need besides is on separate stacks.
 enum Frame {
-    /// So many values stand in the bytes at hand.
+    /// This many values follow in the current bytes.
     Values(usize),
     /// The tail of an improper list is there.
     Tail,
@@ -64,7 +64,7 @@ enum Frame {
     EndFun,
     /// At the bytes that were left last.
     Resume,
-    /// The keys of the innermost map, from the one of this number on.
+    /// The keys of the innermost map, from this index on.
     Keys(usize),
     /// The values of the innermost map.
     Map,

@@ -1,7 +1,9 @@
 //! Writing packed bytes.
 
-use super::page::{map_tag, width_for};
-use super::{Anchor, Item, LinkVec, Links, Packed, ReadError, Target, View, tag};
+use super::format::{ReadError, Scalar, map_tag, tag, width_for, write_varint, zigzag};
+use super::links::{Anchor, LinkVec, Links, Packed, Target};
+use super::reader::Item;
+use super::view::View;
 
 /// Writes one value, item after item, in the order of [`super::Item`]: the head of a list or a
 /// tuple, then its elements. Maps go through [`Writer::begin_map`].
@@ -33,8 +35,8 @@ impl Scratch {
     }
 }
 
-/// Where the key of an entry begins and ends among the keys of its map, and the how manyth it
-/// was. No number is over [`super::MAX_BYTES`].
+/// Where the key of an entry begins and ends among the keys of its map, and its number in the
+/// order of writing. No number is over [`super::MAX_BYTES`].
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     from: u32,
@@ -107,19 +109,6 @@ impl MapBuilder {
 /// they are narrowed at its end.
 const WIDE: usize = 4;
 
-/// Writes a number of a map in this many bytes. No number is over [`super::MAX_BYTES`].
-#[inline]
-pub(super) fn push_number(out: &mut Vec<u8>, width: usize, number: usize) {
-    match width {
-        1 => out.push(number as u8),
-        2 => out.extend_from_slice(&(number as u16).to_le_bytes()),
-        _ => out.extend_from_slice(&(number as u32).to_le_bytes()),
-    }
-}
-
-/// Room for any packed integer or atom: a tag and a varint.
-pub type Scalar = [u8; 11];
-
 /// The packed form of an atom, without a writer; how many bytes it has.
 pub fn pack_atom(word: u64, to: &mut Scalar) -> usize {
     tagged_varint(tag::ATOM, word, to)
@@ -139,22 +128,6 @@ pub fn pack_int(value: i64, to: &mut Scalar) -> usize {
 fn tagged_varint(tag: u8, value: u64, to: &mut Scalar) -> usize {
     to[0] = tag;
     write_varint(value, to, 1)
-}
-
-/// Writes a varint at `at`, and returns where it ends.
-pub(super) fn write_varint(mut value: u64, to: &mut Scalar, at: usize) -> usize {
-    let mut len = at;
-    while value >= 0x80 {
-        to[len] = value as u8 | 0x80;
-        value >>= 7;
-        len += 1;
-    }
-    to[len] = value as u8;
-    len + 1
-}
-
-fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)).cast_unsigned()
 }
 
 impl<A> Default for Writer<A> {
@@ -372,7 +345,7 @@ impl<A: Anchor> Writer<A> {
         self.links.push((id, Target::Anchor(anchor)));
     }
 
-    /// So many values of a list or a map in a content of their own, which `anchor` keeps.
+    /// This many values of a list or a map as a content of their own, which `anchor` keeps.
     pub fn run(&mut self, len: usize, id: u64, anchor: A) {
         self.tagged(tag::RUN, len as u64);
         let mut scalar = Scalar::default();
@@ -424,7 +397,7 @@ impl<A: Anchor> Writer<A> {
         Ok(())
     }
 
-    /// The head of whatever this item is the head of; nothing for an item that nothing follows.
+    /// The head that this item is; nothing for an item without following values.
     pub(super) fn head(&mut self, head: Item<'_>) {
         match head {
             Item::List(len) => self.list(len),
@@ -490,7 +463,7 @@ impl<A: Anchor> Writer<A> {
             .any(|pair| key(&pair[0]) == key(&pair[1]))
     }
 
-    /// The how manyth key it is whose value is to be written now. `None`: there is no other, and
+    /// The number of the key whose value is to be written now. `None`: there is no other, and
     /// the map is ended.
     pub fn next_value(&mut self, map: &mut MapBuilder) -> Option<usize> {
         let count = self.scratch.entries.len() - map.first;

@@ -1,6 +1,7 @@
 //! The owner's side of a pooled object.
 
-use super::{Pool, Recycle, footprint};
+use super::Pool;
+use super::recycle::{Recycle, footprint};
 use std::ops::Deref;
 
 /// An object of a [`Pool`], owned until it is dropped; then it goes back.
@@ -11,13 +12,6 @@ pub struct Lease<'p, T: Recycle> {
 }
 
 impl<'p, T: Recycle> Lease<'p, T> {
-    pub(super) fn new(pool: &'p Pool<T>, object: Box<T>) -> Self {
-        Lease {
-            pool,
-            object: Some(object),
-        }
-    }
-
     /// Changes the object and keeps the pool's live bytes true.
     pub fn modify<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
         let object = self.object.as_mut().expect("a lease has its object");
@@ -48,6 +42,21 @@ impl<T: Recycle> Drop for Lease<'_, T> {
     fn drop(&mut self) {
         if let Some(object) = self.object.take() {
             self.pool.give_back(object);
+        }
+    }
+}
+
+impl<T: Recycle> Pool<T> {
+    /// An object of the caller's own, empty. It goes back when the lease is dropped.
+    pub fn acquire(&self) -> Lease<'_, T> {
+        self.acquire_noting(|| ())
+    }
+
+    /// As [`acquire`](Self::acquire); calls `created` where the object had to be made.
+    pub fn acquire_noting(&self, created: impl FnOnce()) -> Lease<'_, T> {
+        Lease {
+            pool: self,
+            object: Some(self.take(created)),
         }
     }
 }

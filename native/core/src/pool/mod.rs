@@ -29,8 +29,38 @@
 //! [`Pool::trim_step`]. Those were not needed in that time by anyone. A step frees half of them,
 //! as long as more than `pool_size` stay idle, oldest first: a peak's worth of objects goes away
 //! within a few steps, and a pool that breathes keeps what it uses.
+//!
+//! # Example
+//!
+//! ```
+//! use erlmcp_memory_core::pool::{Pool, Recycle};
+//!
+//! #[derive(Default)]
+//! struct Scratch(Vec<u8>);
+//!
+//! impl Recycle for Scratch {
+//!     fn recycle(&mut self) {
+//!         self.0.clear();
+//!     }
+//!
+//!     fn heap_bytes(&self) -> usize {
+//!         self.0.capacity()
+//!     }
+//! }
+//!
+//! let pool: Pool<Scratch> = Pool::new();
+//! pool.set_max_pool_size(10);
+//! let mut scratch = pool.acquire();
+//! scratch.modify(|scratch| scratch.0.extend_from_slice(b"bytes"));
+//! drop(scratch);
+//! assert_eq!(pool.stats().available, 1);
+//! // The next owner gets the memory, and no bytes of the last one.
+//! assert!(pool.acquire().0.is_empty());
+//! assert_eq!(pool.stats().reused, 1);
+//! ```
 
 mod lease;
+mod recycle;
 mod shard;
 mod sizing;
 mod stats;
@@ -38,33 +68,12 @@ mod stats;
 mod tests;
 
 pub use lease::Lease;
+pub use recycle::Recycle;
 pub use stats::Stats;
 
-use crate::heap;
 use crate::sync::{AtomicUsize, Mutex, Ordering, thread_number};
+use recycle::footprint;
 use shard::Shard;
-
-/// What a pool can hold.
-pub trait Recycle: Default + Send {
-    /// An empty object that is made in advance, with the memory that its first owner will want.
-    fn prepared() -> Self {
-        Self::default()
-    }
-
-    /// Empties the object for its next owner. Nothing of the last owner's data may stay readable
-    /// through the object. Capacity that it grew may stay, within a bound of the type's choice.
-    fn recycle(&mut self);
-
-    /// Bytes on the heap that this object owns, without the object itself: the same number until
-    /// the object is changed. Called on every acquisition and release, so it must not walk the
-    /// content.
-    fn heap_bytes(&self) -> usize;
-}
-
-/// Bytes of an object in its box.
-fn footprint<T: Recycle>(object: &T) -> usize {
-    heap::block(size_of::<T>()) + object.heap_bytes()
-}
 
 /// A sharded pool; see the module's documentation.
 pub struct Pool<T: Recycle> {
@@ -97,27 +106,18 @@ impl<T: Recycle> Pool<T> {
         Self::with_shards(2 * threads)
     }
 
-    /// An object of the caller's own, empty. It goes back when the lease is dropped.
-    pub fn acquire(&self) -> Lease<'_, T> {
-        self.acquire_noting(|| ())
-    }
-
-    /// As [`acquire`](Self::acquire); calls `created` where the object had to be made.
-    pub fn acquire_noting(&self, created: impl FnOnce()) -> Lease<'_, T> {
+    /// An empty object, an idle one if there is one; `created` is called if it had to be made.
+    fn take(&self, created: impl FnOnce()) -> Box<T> {
         let home = self.home_index();
-        let object = match self.take_idle(home) {
-            Some(object) => object,
-            None => {
-                created();
-                let object = Box::new(T::default());
-                let bytes = footprint(&*object);
-                let mut shelf = self.shards[home].lock();
-                shelf.counts.created += 1;
-                shelf.live_bytes += bytes as isize;
-                object
-            }
-        };
-        Lease::new(self, object)
+        self.take_idle(home).unwrap_or_else(|| {
+            created();
+            let object = Box::new(T::default());
+            let bytes = footprint(&*object);
+            let mut shelf = self.shards[home].lock();
+            shelf.counts.created += 1;
+            shelf.live_bytes += bytes as isize;
+            object
+        })
     }
 
     /// Takes the object of a lease that ends.

@@ -1,6 +1,6 @@
 //! One shard: a stack of idle objects under a lock, and its counters.
 
-use super::{Recycle, footprint};
+use super::recycle::{Recycle, footprint};
 use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
 use std::ops::{Deref, DerefMut};
 

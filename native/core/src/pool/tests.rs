@@ -85,7 +85,7 @@ fn prepared_objects_have_room_and_it_is_counted() {
     prepared.modify(|thing| thing.content.extend([7; KEPT]));
     assert_eq!(prepared.content.capacity(), KEPT, "it had to grow");
     assert_eq!(pool.stats().live_bytes, object + KEPT as u64);
-    // One that nobody foresaw begins empty.
+    // One that was not prepared begins empty.
     let rest: Vec<_> = (0..9).map(|_| pool.acquire()).collect();
     assert_eq!(pool.acquire().content.capacity(), 0);
     drop(rest);

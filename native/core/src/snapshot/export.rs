@@ -1,6 +1,6 @@
 //! A value without anything that only one node knows.
 
-use super::{ATOM_LIMIT, RAW_LIMIT, SHARE_LIMIT, SHARE_REFERENCE_LIMIT, SnapshotError};
+use super::host::{ATOM_LIMIT, RAW_LIMIT, SHARE_LIMIT, SHARE_REFERENCE_LIMIT, SnapshotError};
 use crate::packed::{Anchor, Item, Place, Rewrite, Target, View, Writer, rewrite};
 use std::collections::HashMap;
 use std::convert::Infallible;

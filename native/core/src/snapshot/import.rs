@@ -1,53 +1,14 @@
 //! Makes a value of this node of a portable one. Nothing in it is trusted.
 
-use super::{SHARE_REFERENCE_LIMIT, SnapshotError, external};
+use super::external;
+use super::host::{FREE_LIMIT, Import, SHARE_REFERENCE_LIMIT, SnapshotError, word};
 use crate::etf;
 use crate::packed::{
-    Anchor, FUN_HEAD, Item, Links, MAX_ARITY, Packed, Place, RECORD_HEAD, ReadError, Rewrite, View,
-    Writer, item, rewrite, skip,
+    FUN_HEAD, Item, Links, MAX_ARITY, Packed, Place, RECORD_HEAD, Rewrite, View, Writer, item,
+    rewrite, skip,
 };
 use std::collections::HashSet;
 use std::convert::Infallible;
-
-/// What the host makes of what others wrote.
-pub trait Import {
-    /// What keeps things of the host alive.
-    type Anchor: Anchor;
-    /// What the fields are turned into.
-    type Fields;
-
-    /// The word of an existing atom of this name, [`SnapshotError::UnknownAtom`] if there is none.
-    /// Never makes a new one.
-    fn atom(&mut self, name: &str) -> Result<u64, SnapshotError>;
-    /// A float as it is written in a key or in a content.
-    fn float_key(&mut self, float: f64) -> f64;
-    /// Writes a term without parts that is in the external format (see [`etf::flat`]).
-    fn external(
-        &mut self,
-        external: &[u8],
-        writer: &mut Writer<Self::Anchor>,
-    ) -> Result<(), SnapshotError>;
-    /// Whether the host can have `fun M:F/A`, by the words of module and function.
-    fn export(&mut self, module: u64, function: u64, arity: u8) -> Result<(), SnapshotError>;
-    /// Shares a content and gives its id and its anchor.
-    fn share(
-        &mut self,
-        content: Packed<Self::Anchor>,
-    ) -> Result<(u64, Self::Anchor), SnapshotError>;
-    /// Takes the fields: a packed map.
-    fn fields(&mut self, fields: Packed<Self::Anchor>) -> Result<Self::Fields, SnapshotError>;
-}
-
-/// Bytes of a name of 255 characters, which no name of an atom is longer than.
-const MAX_NAME: usize = 4 * 255;
-
-/// The word of an existing atom.
-pub(super) fn word<I: Import>(name: &str, host: &mut I) -> Result<u64, SnapshotError> {
-    if name.len() > MAX_NAME {
-        return Err(SnapshotError::Corrupt);
-    }
-    host.atom(name)
-}
 
 struct Importer<'i, I: Import> {
     host: &'i mut I,
@@ -244,14 +205,5 @@ impl<I: Import> Rewrite for Importer<'_, I> {
             Item::Opaque(external) if external::is_list(external) => Err(SnapshotError::Corrupt),
             _ => Ok(()),
         }
-    }
-}
-
-/// More values than any fun closes over: the VM's own limit.
-pub(super) const FREE_LIMIT: usize = 255;
-
-impl From<ReadError> for SnapshotError {
-    fn from(ReadError: ReadError) -> Self {
-        SnapshotError::Corrupt
     }
 }

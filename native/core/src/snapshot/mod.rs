@@ -14,7 +14,7 @@
 //! shared contents, and the map of fields, both in the packed form ([`crate::packed`]) except that
 //! atoms and shares are numbers of the tables, and that what only the node itself can name (its
 //! processes, ports and references) is in Erlang's external format. Who made a fun, and whether
-//! its module is loaded, is no part of it. The first release wrote funs and deep terms in the
+//! its module is loaded, is not part of it. The first release wrote funs and deep terms in the
 //! external format, too; these are read.
 //!
 //! Version 1, written by an Erlang predecessor, is read as well ([`V1`]).
@@ -25,32 +25,17 @@
 mod bounded;
 mod export;
 mod external;
+mod host;
 mod import;
 mod v1;
 
 pub use export::{Export, Portable, export};
-pub use import::Import;
+pub use host::{Import, RAW_LIMIT, SnapshotError};
 pub use v1::V1;
 
 use bounded::Bounded;
+use host::{ATOM_LIMIT, SHARE_LIMIT};
 use serde::{Deserialize, Serialize};
-
-/// The largest raw body that is written or read, in bytes.
-pub const RAW_LIMIT: usize = 64 << 20;
-
-// What takes far more memory than it has bytes in a snapshot is bounded by number.
-
-/// Names of atoms in one snapshot: what a node has atoms, by default.
-const ATOM_LIMIT: usize = 1 << 20;
-
-/// Shared contents in one snapshot.
-const SHARE_LIMIT: usize = 1 << 17;
-
-/// References to shared contents in one snapshot.
-const SHARE_REFERENCE_LIMIT: usize = 1 << 20;
-
-/// Bytes of one term with parts in the external format: the most that the first release wrote.
-const EXTERNAL_LIMIT: usize = 16 << 20;
 
 const VERSION: u8 = 2;
 const HEADER: usize = 14;
@@ -59,45 +44,6 @@ const FLAG_LZ4: u8 = 1;
 /// An LZ4 sequence of n bytes stands for fewer than 255 n + 64 raw bytes.
 const LZ4_MAX_RATIO: usize = 255;
 const LZ4_SLACK: usize = 64;
-
-/// Why a snapshot could not be read or written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SnapshotError {
-    /// There is no version byte.
-    InvalidFormat,
-    /// A version that does not exist yet.
-    UnsupportedVersion,
-    /// Not what a writer of this version writes.
-    Corrupt,
-    /// The name of an atom that this node does not have.
-    UnknownAtom(Vec<u8>),
-    /// The raw body has this many bytes, more than [`RAW_LIMIT`].
-    TooLarge(u64),
-    /// The host broke off: more work than it wants to do now.
-    Busy,
-}
-
-impl std::fmt::Display for SnapshotError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            SnapshotError::InvalidFormat => f.write_str("not a snapshot"),
-            SnapshotError::UnsupportedVersion => f.write_str("a version that is not known"),
-            SnapshotError::Corrupt => f.write_str("damaged"),
-            SnapshotError::UnknownAtom(name) => {
-                write!(f, "unknown atom {}", String::from_utf8_lossy(name))
-            }
-            SnapshotError::TooLarge(bytes) => {
-                write!(
-                    f,
-                    "{bytes} bytes before compression, of at most {RAW_LIMIT}"
-                )
-            }
-            SnapshotError::Busy => f.write_str("more work than may be done now"),
-        }
-    }
-}
-
-impl std::error::Error for SnapshotError {}
 
 /// The raw body of version 2.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! Version 1 of the snapshot format, read only.
 
-use super::SnapshotError;
+use super::host::SnapshotError;
 
 /// A state as version 1 holds it. Big endian, behind the version byte:
 /// `phase:8, transport:8, id length:16, id, created_at:64, number of pending references:16`.

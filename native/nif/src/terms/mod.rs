@@ -10,6 +10,7 @@
 
 mod anchor;
 mod copied;
+mod error;
 mod external;
 mod kind;
 mod mark;
@@ -23,10 +24,11 @@ mod written;
 
 pub use anchor::{Anchor, ENVIRONMENT, Keeper, environment_bytes};
 pub use copied::{Copied, Search, copied};
+pub use error::PackError;
 pub use external::{atom_name, existing_atom, from_external_safe, to_external, unknown_node};
 pub use mark::learn_marks;
 pub use opened::{Opened, unopened, walk, walk_opened};
-pub use pack::{PackError, float_key, pack, pack_content, pack_flat, with_content, with_packed};
+pub use pack::{float_key, pack, pack_content, pack_flat, with_content, with_packed};
 pub use path::Path;
 pub use references::{Known, LocalReferences, learn_magic_bit};
 pub use unpack::{Source, unpack};

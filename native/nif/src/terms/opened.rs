@@ -4,10 +4,10 @@
 //! not tell its size first. The Erlang module `erlmcp_memory_opened` opens them instead: a call
 //! that meets such terms returns them, and is repeated with the contents of each.
 
+use super::error::PackError;
 use super::kind::{Kind, MapEntries, kind, list_cell, tuple_elements};
 use super::words::word;
 use crate::lane::{Budget, Busy, Lane};
-use crate::terms::PackError;
 use erlmcp_memory_core::packed::MAX_BYTES;
 use rustler::sys::ErlNifTerm;
 use rustler::{Binary, Env, ListIterator, Term};

@@ -2,6 +2,7 @@
 
 use super::Anchor;
 use super::anchor::Keeper;
+use super::error::PackError;
 use super::external::to_external;
 use super::kind::{Kind, MapEntries, kind, list_cell};
 use super::mark::{Mark, mark};
@@ -22,34 +23,6 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
-
-/// Why a term was not packed.
-pub enum PackError<'a> {
-    /// It is more than a normal scheduler should do.
-    Busy,
-    /// It has more than [`MAX_BYTES`] in the packed form.
-    TooLarge,
-    /// It nests deeper than [`MAX_DEPTH`].
-    TooDeep,
-    /// Funs close over funs deeper than [`MAX_FUNS`].
-    TooManyFuns,
-    /// Maps are keys in keys deeper than [`MAX_KEYS`].
-    TooManyKeys,
-    /// A path is not a list of keys that begins with a field, or is too long.
-    NotAPath,
-    /// These terms in it must be opened first.
-    Closed(Vec<Term<'a>>),
-    /// It holds a term of an unknown kind.
-    Unknown,
-    /// It is many times as large with nothing shared.
-    TooShared,
-}
-
-impl From<Busy> for PackError<'_> {
-    fn from(Busy: Busy) -> Self {
-        PackError::Busy
-    }
-}
 
 /// Why writing ended, in a byte: it is returned for each term.
 #[derive(Debug, Clone, Copy)]

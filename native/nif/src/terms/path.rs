@@ -1,8 +1,9 @@
 //! Fields and paths of keys, as callers pass them.
 
 use super::Anchor;
+use super::error::PackError;
 use super::kind::list_cell;
-use super::pack::{PackError, pack_keys};
+use super::pack::pack_keys;
 use super::words::word;
 use crate::lane::Lane;
 use erlmcp_memory_core::map::MAX_PATH;

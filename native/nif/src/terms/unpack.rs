@@ -314,7 +314,18 @@ impl<'a> Unpacker<'a, '_> {
                 }
             }
             // A value with parts is not a leaf.
-            _ => atom::undefined().as_c_arg(),
+            Item::List(_)
+            | Item::Improper(_)
+            | Item::Tuple(_)
+            | Item::Fun(_)
+            | Item::Export
+            | Item::Record(_)
+            | Item::Blob(_)
+            | Item::Trie(_)
+            | Item::Map(_)
+            | Item::Entries(_)
+            | Item::Part(_)
+            | Item::Run { .. } => atom::undefined().as_c_arg(),
         })
     }
 

@@ -138,7 +138,18 @@ impl<'a> Written<'a> {
                 }
             }
             // A value with parts is not a leaf.
-            _ => self.term(atom::undefined().to_term(self.env)),
+            Item::List(_)
+            | Item::Improper(_)
+            | Item::Tuple(_)
+            | Item::Fun(_)
+            | Item::Export
+            | Item::Record(_)
+            | Item::Blob(_)
+            | Item::Trie(_)
+            | Item::Map(_)
+            | Item::Entries(_)
+            | Item::Part(_)
+            | Item::Run { .. } => self.term(atom::undefined().to_term(self.env)),
         }
     }
 

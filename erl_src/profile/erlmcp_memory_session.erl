@@ -1,0 +1,30 @@
+%% @private
+%% @doc The data of the profiler's session, for all that read them.
+-module(erlmcp_memory_session).
+
+-export([last/0, look/0]).
+
+-include("erlmcp_memory.hrl").
+
+%% @doc The last session, running or not, when it has a snapshot, and how it stands.
+-spec last() -> {ok, reference(), #{atom() => term()}} | none.
+last() ->
+    case erlmcp_memory_nif:profiler_session() of
+        undefined ->
+            none;
+        Session ->
+            case erlmcp_memory_nif:profiler_status(Session) of
+                #{baseline := #memory_snapshot{}} = Status -> {ok, Session, Status};
+                _ -> none
+            end
+    end.
+
+%% @doc Has the sampler check whether the running session still has its trace flags, so that what is
+%% read of it next is true.
+-spec look() -> ok | {error, profiling_not_started}.
+look() ->
+    try
+        gen_server:call(erlmcp_memory_sampler, look, infinity)
+    catch
+        exit:{_, {gen_server, call, _}} -> {error, profiling_not_started}
+    end.
