@@ -245,6 +245,10 @@ fn packed_built(built: Built) -> u64 {
 
 const OFF_HEAP_UNIT: usize = 16;
 
+/// The most packed bytes of a part that is not counted when it is made, but when it is asked for:
+/// some 50 microseconds of work.
+const COUNTED_LATER: usize = 256 << 10;
+
 /// What the term of a part takes when it is built, about. It is counted when it is first asked for,
 /// with a stack of its own: parts may nest.
 pub fn part_built(shared: &Shared) -> Built {
@@ -411,6 +415,10 @@ impl Contents<Anchor> for Parts {
     fn add(&self, hash: u64, flat: usize, packed: Packed<Anchor>) -> (u64, Anchor) {
         let shared = known(STORE.intern_hashed(hash, packed));
         shared.host.part.flat.store(flat, Ordering::Relaxed);
+        // Who asks later may be on a normal scheduler.
+        if flat > COUNTED_LATER {
+            part_built(&shared);
+        }
         let link = ShareLink::new(&shared);
         (link.id(), Anchor::Share(link))
     }

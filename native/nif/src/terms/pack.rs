@@ -300,7 +300,7 @@ struct Packer<'a> {
     root: Option<Place>,
     /// Parts that were guessed.
     guessed: usize,
-    /// What that takes when it is built.
+    /// What was written so far takes this when it is built.
     built: Built,
 }
 
