@@ -11,6 +11,8 @@ RUNS ?= 100
 SOAK_SECONDS ?= 600
 SERIES ?= 500
 WINDOW_MS ?= 2000
+PAUSES ?= 10000
+LOAD_MS ?= 700
 
 # Each check says its name before it runs; the first one that fails ends the run.
 say = @printf '\n== %s\n'
@@ -34,8 +36,9 @@ QUICK := $(subst $(empty) $(empty),$(comma),$(strip \
     erlmcp_pool_take_SUITE erlmcp_server_SUITE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo check test docs bench-day bench-growth bench-memory bench-park bench-pool bench-schedulers \
-    bench-servers bench-take soak stress loom memcheck miri fuzz matrix stranger fmt clean
+.PHONY: help setup build demo check test docs bench-day bench-growth bench-memory bench-park bench-pauses \
+    bench-pool bench-profiling bench-schedulers bench-servers bench-take soak stress loom memcheck miri \
+    fuzz matrix stranger fmt clean
 
 help:
 	@echo 'make demo   run 100,000 connections through their life and print what they take'
@@ -53,6 +56,9 @@ help:
 	@echo 'make bench-growth  how often the verdict on growth is right (SERIES=n of each kind)'
 	@echo "make bench-day     a host's day in minutes, and the alarms that came and went (COUNT=n,"
 	@echo '            WINDOW_MS=n for the ten minutes that alarms look back)'
+	@echo 'make bench-pauses  pauses beside those of erlang:trace/3, rates by windows (PAUSES=n in all)'
+	@echo 'make bench-profiling  what measuring costs at full load and with 100,000 connections'
+	@echo '            (COUNT=n connections, LOAD_MS=n of each measurement)'
 	@echo 'make bench-take    messages appended and taken in one call, beside plain Erlang (MS=n)'
 	@echo 'make bench-park    parking beside the external format and ETS (RUNS=n of each)'
 	@echo 'make soak   a mixed load for ten minutes, and whether memory grows (SOAK_SECONDS=n)'
@@ -135,6 +141,12 @@ bench-growth: setup
 
 bench-day: setup
 	$(call bench,erlmcp_bench_day $(WINDOW_MS) $(COUNT))
+
+bench-pauses: setup
+	$(call bench,erlmcp_bench_pauses $(PAUSES))
+
+bench-profiling: setup
+	$(call bench,erlmcp_bench_profiling $(COUNT) $(LOAD_MS))
 
 bench-take: MS = 20
 bench-take: setup

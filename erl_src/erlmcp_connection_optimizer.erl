@@ -325,7 +325,7 @@ estimate_memory(State) ->
 %% takes), `id', `transport', `capabilities_ref', `metadata', `pending_refs' and `extra' (all other
 %% fields). `shared_bytes' is what the shares take to which the state refers, also through other
 %% values; they are kept once for all, and not part of the total. Nor are the compact states, pooled
-%% states and buffers that it refers to: each is counted where it is. One that is cleaned up is so for
+%% states, parked terms and buffers that it refers to: each is counted where it is. One that is cleaned up is so for
 %% every value that refers to it. A value with references to objects of other libraries takes an
 %% environment of the VM for them, 2.5 KB, and some 150 bytes for each. `metadata_map_size' and
 %% `pending_count' are numbers of entries. What two versions of a state have

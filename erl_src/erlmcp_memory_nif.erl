@@ -530,11 +530,11 @@ profiler_probe(_Consumer) ->
 profiler_charts(_Session) ->
     ?NOT_LOADED.
 
-%% @doc `{Minor, Major, ReclaimedBytes, PauseNanos, Pauses}' of the last session: pauses of up to
-%% each of {@link pause_bounds/0}, and longer ones.
+%% @doc `{Minor, Major, ReclaimedBytes, TimedNanos, PauseNanos, Pauses}' of the last session: for how
+%% long collections were timed; pauses of up to each of {@link pause_bounds/0}, and longer ones.
 -spec profiler_gc_totals() ->
     {non_neg_integer(), non_neg_integer(), non_neg_integer(), non_neg_integer(),
-        [non_neg_integer()]}.
+        non_neg_integer(), [non_neg_integer()]}.
 profiler_gc_totals() ->
     ?NOT_LOADED.
 

@@ -518,10 +518,15 @@ warn(Module, Text) ->
     Due = atomics:get(Counts, 1),
     case Now >= Due andalso atomics:compare_exchange(Counts, 1, Due, Now + ?WARNING_INTERVAL) of
         ok ->
+            States = atomics:exchange(Counts, 2, 0),
             ?LOG_WARNING(
-                "the state of a server of ~tp cannot be parked and stays on its heap: ~ts "
-                "(~b such states since the last warning)",
-                [Module, Text, atomics:exchange(Counts, 2, 0)]
+                #{
+                    label => {erlmcp_memory, not_parked},
+                    module => Module,
+                    reason => Text,
+                    states => States
+                },
+                erlmcp_memory_log:metadata()
             );
         _ ->
             ok

@@ -638,18 +638,15 @@ tick(watch, #server{created = Before, pool_size = Size} = Server) ->
 is_warning_due(_Now, #server{warned = undefined}) -> true;
 is_warning_due(Now, #server{warned = Last}) -> Now - Last >= ?WARNING_INTERVAL.
 
-warn(Created, Enough, #server{max_pool_size = Max}) when Enough =< Max ->
+warn(Created, Enough, #server{max_pool_size = Max}) ->
     ?LOG_WARNING(
-        "pool depleted: ~b connection states had to be created. "
-        "erlmcp_memory_pool:configure(pool_size, ~b) makes enough in advance",
-        [Created, Enough]
-    );
-warn(Created, Enough, _Server) ->
-    ?LOG_WARNING(
-        "pool depleted: ~b connection states had to be created. "
-        "erlmcp_memory_pool:configure(max_pool_size, ~b) and then "
-        "erlmcp_memory_pool:configure(pool_size, ~b) make enough in advance",
-        [Created, Enough, Enough]
+        #{
+            label => {erlmcp_memory, pool_depleted},
+            created => Created,
+            enough => Enough,
+            room => Enough =< Max
+        },
+        erlmcp_memory_log:metadata()
     ).
 
 stats() ->

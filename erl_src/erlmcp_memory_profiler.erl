@@ -426,7 +426,9 @@ generate_report() ->
 
 %% @doc A page for a browser, in one file that refers to nothing outside of it: memory by kind,
 %% connections and what each takes, and garbage collection pauses over the time of the running
-%% session, or the last one; alerts, the largest shares, and the processes that use the most memory.
+%% session, or the last one; alerts and what is not measured, the verdict of {@link memory_growth/0},
+%% the longest pauses of {@link gc_pauses/0}, the largest shares, and the processes that use the most
+%% memory.
 %%
 %% Written to a file, it opens in any browser:
 %%
@@ -576,7 +578,9 @@ gc_pauses() ->
 %% `message_queue_len': at most `Count' (1 to 1000), the greatest first.
 %%
 %% That is a walk over all processes, in a process of its own and for at most five seconds: after
-%% these, `complete' is false, and the greatest of those looked at are returned.
+%% these, `complete' is false, and the greatest of those looked at are returned. Asking these who they
+%% are takes a second at most: one that does not say in time has an empty `name' and `function', and
+%% figures of 0 but for the one asked for.
 -spec top_processes(memory | binary | message_queue_len, Count :: 1..1000) -> top().
 top_processes(By, Count) when
     By =/= memory, By =/= binary, By =/= message_queue_len

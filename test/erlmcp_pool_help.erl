@@ -9,6 +9,8 @@
     acquire/1,
     badarg/3,
     clear/0,
+    gone/1,
+    holding/1,
     idle/0,
     in_parallel/2,
     kill/0,
@@ -115,6 +117,32 @@ in_parallel(Count, Fun) ->
     ],
     ok.
 
+%% A process that holds what `Make' returns, once it has it.
+holding(Make) ->
+    Self = self(),
+    Pid = spawn_link(fun() ->
+        %% Where the compiler does not see that nobody reads it.
+        put(held, Make()),
+        %% What making it left behind is no part of it.
+        true = erlang:garbage_collect(),
+        Self ! {self(), holds},
+        receive
+            {stop, Self} -> ok
+        end
+    end),
+    receive
+        {Pid, holds} -> {Pid, {held, Pid}}
+    after 60000 -> ct:fail(nothing_held)
+    end.
+
+gone(Pid) ->
+    Ref = monitor(process, Pid),
+    Pid ! {stop, self()},
+    receive
+        {'DOWN', Ref, process, Pid, _} -> ok
+    after 60000 -> ct:fail({still_there, Pid})
+    end.
+
 %% Calls Fun() while warnings with these words in them are collected.
 logging(Words, Fun) ->
     ok = logger:add_handler(?MODULE, ?MODULE, #{config => {self(), Words}}),
@@ -124,12 +152,14 @@ logging(Words, Fun) ->
         logger:remove_handler(?MODULE)
     end.
 
-%% A logger handler.
-log(#{level := warning, msg := {Format, Args}}, #{config := {Pid, Words}}) when is_list(Format) ->
-    Text = lists:flatten(io_lib:format(Format, Args)),
-    case string:find(Text, Words) of
+%% A logger handler. What the library logs are reports of its domain.
+log(#{level := warning, msg := {report, #{label := {erlmcp_memory, _}} = Report}} = Event, #{config := {Pid, Words}}) ->
+    #{meta := #{domain := [erlmcp_memory], report_cb := Text}} = Event,
+    {Format, Args} = Text(Report),
+    Logged = lists:flatten(io_lib:format(Format, Args)),
+    case string:find(Logged, Words) of
         nomatch -> ok;
-        _ -> Pid ! {warning, Text}
+        _ -> Pid ! {warning, Logged}
     end;
 log(_Event, _Config) ->
     ok.

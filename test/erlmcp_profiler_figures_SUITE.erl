@@ -1,10 +1,11 @@
-%% What takes the memory, as the profiler tells an operator: figures that add up, the metrics of a
-%% scrape, and the page.
+%% What takes the memory, as the profiler tells an operator: figures that add up, and the metrics of
+%% a scrape.
 -module(erlmcp_profiler_figures_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
 -include("erlmcp_memory.hrl").
 
+-import(erlmcp_pool_help, [holding/1, gone/1]).
 -import(erlmcp_wait_help, [until/1]).
 
 -compile([export_all, nowarn_export_all]).
@@ -23,6 +24,7 @@ all() ->
         each_kind_is_counted_and_comes_back,
         idle_states_and_blocks_are_apart,
         versions_take_what_they_take_together,
+        a_parked_term_counts_once,
         the_largest_shares_are_found_among_many,
         holders_are_values,
         a_summary_shows_keys_and_no_values,
@@ -36,12 +38,7 @@ all() ->
         pauses_are_a_histogram,
         labels_are_escaped,
         promtool_finds_nothing,
-        the_page_is_well_formed_and_refers_to_nothing,
-        the_page_without_a_session,
-        texts_in_the_page_are_escaped,
-        a_week_of_samples_is_a_small_page,
-        a_page_in_no_other_format,
-        the_page_in_a_browser,
+        a_prometheus_scrapes_it,
         top_processes_are_found,
         looking_for_processes_ends_in_time
     ].
@@ -105,6 +102,49 @@ versions_take_what_they_take_together(_Config) ->
     ?assert(States < 3 * One + ?MB),
     ?assertEqual(100, length(Versions)).
 
+%% Whoever holds it: a holder counts its own link to it.
+a_parked_term_counts_once(_Config) ->
+    collect(),
+    {Terms, Size, Link} = {500, 340, 64},
+    #{parked := #{count := Count, bytes := Bytes}} = Before = ?P:inventory(),
+    #{memory := #{live_bytes := Live}} = ?POOL:pool_info(),
+    #{parked := Broken} = ?P:memory_breakdown(),
+    %% Each smaller than what would be a share.
+    Parked = [?O:park({N, binary:copy(<<N:32>>, Size div 4)}) || N <- lists:seq(1, Terms)],
+    Chained = ?O:park({chain, Parked}),
+    #{parked := #{count := After, bytes := Once}} = ?P:inventory(),
+    ?assertEqual(Count + Terms + 1, After),
+    ?assert(Once - Bytes > Terms * Size, Once - Bytes),
+    ?assert(Once - Bytes < 3 * Terms * Size, Once - Bytes),
+    Held = {
+        [element(2, ?POOL:acquire_connection_state(#{held => Parked})) || _ <- lists:seq(1, 20)],
+        [?O:from_map(#{id => <<"a">>, held => [Chained | Parked]}) || _ <- lists:seq(1, 20)],
+        [?O:share({N, Parked}) || N <- lists:seq(1, 20)]
+    },
+    #{parked := #{bytes := Still}} = Inventory = ?P:inventory(),
+    ?assertEqual(Once, Still),
+    [
+        begin
+            #{Kind := #{bytes := Had}} = Before,
+            #{Kind := #{bytes := Has}} = Inventory,
+            ?assert(Has - Had < 20 * Terms * Link, {Kind, Has - Had})
+        end
+     || Kind <- [pooled_states, compact_states, shares]
+    ],
+    #{memory := #{live_bytes := LiveNow}} = ?POOL:pool_info(),
+    ?assert(LiveNow - Live < 20 * Terms * Link, LiveNow - Live),
+    #{parked := Mended} = ?P:memory_breakdown(),
+    ?assertEqual(Once - Bytes, Mended - Broken),
+    [
+        begin
+            #{total_bytes := Total, extra := Extra} = ?O:state_size_info(State),
+            ?assertEqual(Total, ?O:estimate_memory(State)),
+            ?assert(Extra =< Total andalso Total < Terms * Link, {Extra, Total})
+        end
+     || State <- element(2, Held)
+    ],
+    ?assertEqual(3, tuple_size(Held)).
+
 the_largest_shares_are_found_among_many(_Config) ->
     Text = fun(Length) -> binary:copy(<<"x">>, Length) end,
     Shares = [?O:share({N, Text(10 * N)}) || N <- lists:seq(1, 5000)],
@@ -135,7 +175,7 @@ holders_are_values(_Config) ->
      || _ <- lists:seq(1, 4)
     ]),
     ?assertEqual(200, Holders()),
-    lists:foreach(fun gone/1, Pids),
+    lists:foreach(fun ?HELP:gone/1, Pids),
     until(fun() -> Holders() =:= 1 end),
     ?assert(is_reference(Catalogue)).
 
@@ -232,36 +272,10 @@ each_byte_is_in_its_kind(_Config) ->
 
 %% In a node of its own, so that nothing but connections comes and goes.
 many_connections_rise_and_fall(_Config) ->
-    {ok, Peer, _} = peer:start(#{
-        connection => standard_io, args => ["+P", "1000000", "-pa" | code:get_path()]
-    }),
-    Call = fun(M, F, A) -> peer:call(Peer, M, F, A, 300000) end,
-    try
-        {ok, _} = Call(?HELP, start_alone, []),
-        None = Call(?MODULE, unaccounted, []),
-        Some = Call(?MODULE, with_connections, [10000]),
-        Many = Call(?MODULE, with_connections, [100000]),
-        ct:pal("percent unaccounted: none ~p, 10,000 ~p, 100,000 ~p", [None, Some, Many]),
-        [?assert(abs(Percent) =< 2.0, Percent) || Percent <- [None | Some ++ Many]]
-    after
-        peer:stop(Peer)
-    end.
-
-%% Rising, there, falling, gone.
-with_connections(Count) ->
-    Half = Count div 2,
-    {ok, First} = ?P:create_test_connections(Half, whereis(?POOL)),
-    Rising = unaccounted(),
-    {ok, Second} = ?P:create_test_connections(Count - Half, whereis(?POOL)),
-    There = unaccounted(),
-    ok = ?P:stop_test_connections(First),
-    Falling = unaccounted(),
-    ok = ?P:stop_test_connections(Second),
-    [Rising, There, Falling, unaccounted()].
-
-unaccounted() ->
-    #{unaccounted := Bytes} = Breakdown = ?P:memory_breakdown(),
-    100 * Bytes / lists:sum(maps:values(Breakdown)).
+    Breakdowns = erlmcp_bench_vm:run("breakdown", erlmcp_bench_profiling, breakdowns, [[10000, 100000]]),
+    ct:pal("~p", [Breakdowns]),
+    ?assertEqual(9, length(Breakdowns)),
+    [?assert(abs(Percent) =< 2.0, Breakdown) || #{percent := Percent} = Breakdown <- Breakdowns].
 
 the_report_has_the_figures(_Config) ->
     Share = ?O:share(#{tools => binary:copy(<<"x">>, 5000000)}),
@@ -326,8 +340,8 @@ pauses_are_a_histogram(_Config) ->
     ok = ?P:start_profiling(#{interval_ms => 1000}),
     [erlang:garbage_collect() || _ <- lists:seq(1, 200)],
     #{pause_ms := #{max := LongestBefore}} = erlmcp_memory_nif:profiler_gc(),
-    #{<<"erlmcp_memory_gc_pause_seconds">> := #{type := Type, samples := Samples}} =
-        parsed(?P:metrics()),
+    Families = parsed(?P:metrics()),
+    #{<<"erlmcp_memory_gc_pause_seconds">> := #{type := Type, samples := Samples}} = Families,
     ?assertEqual(<<"histogram">>, Type),
     Name = fun(Suffix) -> <<"erlmcp_memory_gc_pause_seconds", Suffix/binary>> end,
     Bucket = Name(<<"_bucket">>),
@@ -341,6 +355,10 @@ pauses_are_a_histogram(_Config) ->
     ?assertEqual(1.0e-5, hd(Numbers)),
     [Count] = [C || {N, [], C} <- Samples, N =:= Name(<<"_count">>)],
     [Sum] = [S || {N, [], S} <- Samples, N =:= Name(<<"_sum">>)],
+    %% What a rate is taken over, since windows are not all of the time.
+    #{timed_ms := Timed} = erlmcp_memory_pauses:gc(),
+    #{<<"erlmcp_memory_gc_timed_seconds_total">> := #{samples := [{_, [], Seconds}]}} = Families,
+    ?assert(Seconds > 0.0 andalso Seconds =< Timed / 1000),
     ?assertEqual(Count, lists:last(Counts)),
     ?assert(Count >= 200),
     ?assert(Sum > 0),
@@ -367,6 +385,111 @@ promtool_finds_nothing(Config) ->
             File = filename:join(proplists:get_value(priv_dir, Config), "metrics.txt"),
             ok = file:write_file(File, ?P:metrics()),
             ?assertEqual("", os:cmd(Promtool ++ " check metrics < " ++ File))
+    end.
+
+%% Once, as it would be in production, from a port of this node.
+a_prometheus_scrapes_it(Config) ->
+    case os:find_executable("prometheus") of
+        false ->
+            {skip, "no prometheus; Debian's package prometheus is it"};
+        Prometheus ->
+            ok = ?P:start_profiling(#{interval_ms => 100, gc => always}),
+            {ok, Pids} = ?P:create_test_connections(1000, self()),
+            [erlang:garbage_collect() || _ <- lists:seq(1, 50)],
+            {Listen, Target} = listening(),
+            Server = spawn_link(fun() -> serve(Listen) end),
+            ok = gen_tcp:controlling_process(Listen, Server),
+            Dir = filename:join(proplists:get_value(priv_dir, Config), "prometheus"),
+            with_prometheus(Prometheus, Dir, Target, fun(Query) ->
+                until(fun() -> Query("up") =:= 1.0 end),
+                %% Each has a pooled state and a compact one.
+                ?assertEqual(2000.0, Query("erlmcp_memory_connections")),
+                ?assertEqual(1000.0, Query("erlmcp_memory_objects{kind=\"compact_states\"}")),
+                ?assertEqual(
+                    Query("erlmcp_memory_resident_bytes"), Query("sum(erlmcp_memory_kind_bytes)")
+                ),
+                ?assert(Query("erlmcp_memory_gc_pause_seconds_count") >= 50),
+                Median = Query("histogram_quantile(0.5, erlmcp_memory_gc_pause_seconds_bucket)"),
+                ?assert(Median > 0.0 andalso Median < 10.0, Median)
+            end),
+            unlink(Server),
+            exit(Server, kill),
+            ok = ?P:stop_test_connections(Pids)
+    end.
+
+listening() ->
+    {ok, Listen} = gen_tcp:listen(0, [binary, {ip, {127, 0, 0, 1}}, {active, false}, {packet, http_bin}]),
+    {ok, Port} = inet:port(Listen),
+    {Listen, "127.0.0.1:" ++ integer_to_list(Port)}.
+
+%% What a handler of a host's web server does.
+serve(Listen) ->
+    {ok, Socket} = gen_tcp:accept(Listen),
+    {ok, {http_request, 'GET', {abs_path, <<"/metrics">>}, _}} = gen_tcp:recv(Socket, 0),
+    ok = headers(Socket),
+    Body = iolist_to_binary(?P:metrics()),
+    ok = gen_tcp:send(Socket, [
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\n",
+        "Content-Length: ", integer_to_list(byte_size(Body)), "\r\n\r\n", Body
+    ]),
+    ok = gen_tcp:close(Socket),
+    serve(Listen).
+
+headers(Socket) ->
+    case gen_tcp:recv(Socket, 0) of
+        {ok, http_eoh} -> ok;
+        {ok, _} -> headers(Socket)
+    end.
+
+%% Calls the fun with one that returns the value of a query, or `none'.
+with_prometheus(Program, Dir, Target, Fun) ->
+    {Free, Address} = listening(),
+    ok = gen_tcp:close(Free),
+    File = filename:join(Dir, "prometheus.yml"),
+    ok = filelib:ensure_dir(File),
+    ok = file:write_file(File, [
+        "global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: node\n",
+        "    static_configs: [{targets: ['", Target, "']}]\n"
+    ]),
+    Port = open_port({spawn_executable, Program}, [
+        exit_status, stderr_to_stdout, binary,
+        {args, [
+            "--config.file=" ++ File, "--storage.tsdb.path=" ++ filename:join(Dir, "data"),
+            "--web.listen-address=" ++ Address
+        ]}
+    ]),
+    {os_pid, Pid} = erlang:port_info(Port, os_pid),
+    try
+        Fun(fun(Query) -> value(Address, Query) end)
+    after
+        _ = os:cmd("kill " ++ integer_to_list(Pid)),
+        receive
+            {Port, {exit_status, _}} -> ok
+        after 60000 -> ct:fail(prometheus_goes_on)
+        end,
+        _ = file:del_dir_r(Dir)
+    end.
+
+value(Address, Query) ->
+    [Host, Port] = string:split(Address, ":"),
+    Path = ["/api/v1/query?", uri_string:compose_query([{"query", Query}])],
+    case gen_tcp:connect(Host, list_to_integer(Port), [binary, {active, false}]) of
+        {ok, Socket} ->
+            ok = gen_tcp:send(Socket, ["GET ", Path, " HTTP/1.0\r\n\r\n"]),
+            Reply = received(Socket, <<>>),
+            ok = gen_tcp:close(Socket),
+            case re:run(Reply, "\"value\":\\[[0-9.]+,\"([^\"]+)\"\\]", [{capture, [1], list}]) of
+                {match, [Value]} -> element(1, string:to_float(Value ++ ".0"));
+                nomatch -> none
+            end;
+        {error, _} ->
+            none
+    end.
+
+received(Socket, Before) ->
+    case gen_tcp:recv(Socket, 0) of
+        {ok, More} -> received(Socket, <<Before/binary, More/binary>>);
+        {error, closed} -> Before
     end.
 
 %% The text format: a family at a time, HELP and TYPE before its samples, each name once.
@@ -419,186 +542,6 @@ number(Text) ->
         error:badarg -> binary_to_float(Text)
     end.
 
-%%% The page
-
-the_page_is_well_formed_and_refers_to_nothing(_Config) ->
-    Page = page(#{interval_ms => 10}, 30),
-    well_formed(Page),
-    refers_to_nothing(Page),
-    [
-        ?assertMatch({_, _}, binary:match(Page, Part), Part)
-     || Part <- [
-            <<"Memory by kind">>, <<"Connections">>, <<"Memory a connection">>,
-            <<"Garbage collection pauses">>, <<"Alerts">>, <<"Largest shares">>,
-            <<"Processes with most memory">>, <<"allocated_unused">>, <<"pooled_states">>,
-            <<"prefers-color-scheme:dark">>, <<"time (UTC)">>, <<"width=device-width">>
-        ]
-    ],
-    %% Four charts, each for wide and for narrow screens.
-    ?assertEqual(8, length(binary:matches(Page, <<"<svg ">>))).
-
-the_page_without_a_session(_Config) ->
-    {ok, Peer, _} = peer:start(#{connection => standard_io, args => ["-pa" | code:get_path()]}),
-    try
-        {ok, Page} = peer:call(Peer, ?P, generate_report, [html], 60000),
-        Text = iolist_to_binary(Page),
-        well_formed(Text),
-        ?assertMatch({_, _}, binary:match(Text, <<"start_profiling">>)),
-        ?assertEqual([], binary:matches(Text, <<"<svg ">>))
-    after
-        peer:stop(Peer)
-    end.
-
-texts_in_the_page_are_escaped(_Config) ->
-    Nasty = <<"<script>alert('x')</script>&\"">>,
-    Key = <<Nasty/binary, 0, 7, 16#202E/utf8>>,
-    Share = ?O:share(#{Key => binary:copy(<<1>>, 3000000), binary_to_atom(Nasty) => 1}),
-    {Holder, _} = holding(fun() ->
-        true = register(binary_to_atom(<<"\">", Nasty/binary>>), self()),
-        [self() ! {message, N} || N <- lists:seq(1, 1000)],
-        lists:seq(1, 2000000)
-    end),
-    Page = page(#{interval_ms => 10}, 5),
-    ?assertEqual(nomatch, binary:match(Page, <<"<script">>)),
-    ?assertMatch({_, _}, binary:match(Page, <<"&lt;script&gt;">>)),
-    well_formed(Page),
-    gone(Holder),
-    ?assert(is_reference(Share)),
-    Escape = fun erlmcp_memory_page:escape/1,
-    ?assertEqual(<<"&lt;&amp;&quot;&#39;&gt;">>, Escape("<&\"'>")),
-    ?assertEqual(<<"a&#xfffd;b">>, Escape([$a, 0, $b])),
-    ?assertEqual(<<"ok">>, Escape(<<"ok", 255, "<">>)).
-
-a_week_of_samples_is_a_small_page(_Config) ->
-    Session = erlmcp_memory_nif:profiler_start(self(), 20000, true),
-    Now = erlang:system_time(millisecond),
-    Snapshot = ?P:measure_memory_snapshot(),
-    [
-        true = erlmcp_memory_nif:profiler_push(Session, Snapshot#memory_snapshot{
-            timestamp = Now - 60000 * (11000 - N),
-            total_memory = 300 * ?MB + erlang:phash2(N, 50 * ?MB),
-            resident_memory = 400 * ?MB + erlang:phash2(-N, 50 * ?MB),
-            connections = 100000 - erlang:phash2({N}, 5000)
-        })
-     || N <- lists:seq(1, 11000)
-    ],
-    ok = erlmcp_memory_nif:profiler_stop(Session),
-    {ok, Page} = ?P:generate_report(html),
-    Text = iolist_to_binary(Page),
-    ct:pal("~b bytes", [byte_size(Text)]),
-    ?assert(byte_size(Text) < 500000),
-    ?assertEqual(8, length(binary:matches(Text, <<"<svg ">>))),
-    well_formed(Text).
-
-a_page_in_no_other_format(_Config) ->
-    [
-        ?assertError(badarg, ?P:generate_report(Format))
-     || Format <- [text, "html", undefined, 1]
-    ].
-
-%% In a real browser, on a narrow and a wide screen, light and dark: nothing is wider than the
-%% screen, no text is too small, and the console has no error.
-the_page_in_a_browser(Config) ->
-    Found = [os:find_executable(Name) || Name <- ["chromium", "chromium-browser", "google-chrome"]],
-    case [Browser || Browser <- Found, Browser =/= false] of
-        [] ->
-            {skip, "no browser; Debian's package chromium is one"};
-        [Browser | _] ->
-            Page = page(#{interval_ms => 20}, 60),
-            [
-                in_browser(Browser, Page, Width, Theme, Config)
-             || Width <- [390, 1280], Theme <- ["0", "1"]
-            ]
-    end.
-
-in_browser(Browser, Page, Width, Theme, Config) ->
-    %% A frame of that width: windows of browsers have a least width of their own.
-    Dir = proplists:get_value(priv_dir, Config),
-    File = filename:join(Dir, "framed.html"),
-    ok = file:write_file(File, framed(Page, Width)),
-    Profile = filename:join(Dir, "profile"),
-    Output = os:cmd(lists:flatten([
-        "timeout 120 ", Browser, " --headless=new --no-sandbox --disable-gpu",
-        " --disable-dev-shm-usage --user-data-dir=", Profile, " --blink-settings=preferredColorScheme=", Theme,
-        " --enable-logging=stderr --window-size=1400,900 --virtual-time-budget=5000",
-        " --dump-dom file://", File, " 2>&1"
-    ])),
-    _ = file:del_dir_r(Profile),
-    Errors = [Line || Line <- string:split(Output, "\n", all),
-        string:find(Line, "CONSOLE") =/= nomatch],
-    ?assertEqual([], Errors),
-    {match, [Seen]} = re:run(Output, "SEEN\\[([^\\]]*)\\]", [{capture, all_but_first, list}]),
-    ct:pal("~b pixels, scheme ~s: ~s", [Width, Theme, Seen]),
-    [Wide, Smallest, Charts, Dark] = [list_to_integer(N) || N <- string:lexemes(Seen, ",")],
-    ?assert(Wide =< Width, {Wide, Width}),
-    ?assert(Smallest >= 11, Smallest),
-    ?assertEqual(4, Charts),
-    %% 0 is dark, 1 is light.
-    ?assertEqual(list_to_integer(Theme), 1 - Dark).
-
-%% The page in a frame of a width, and a script that says: how wide it is, the smallest text in
-%% pixels of the screen, how many charts show, and whether it is dark.
-framed(Page, Width) ->
-    [
-        "<!DOCTYPE html><meta charset=utf-8><iframe id=f style='border:0' width=",
-        integer_to_list(Width), " height=800 srcdoc=\"",
-        binary:replace(binary:replace(Page, <<"&">>, <<"&amp;">>, [global]), <<"\"">>,
-            <<"&quot;">>, [global]),
-        "\"></iframe><p id=o></p><script>onload=function(){",
-        "var d=document.getElementById('f').contentDocument,s=1e9,c=0;",
-        "d.querySelectorAll('p,td,th,span,b,li,h2').forEach(function(e){",
-        "s=Math.min(s,parseFloat(d.defaultView.getComputedStyle(e).fontSize))});",
-        "d.querySelectorAll('svg').forEach(function(e){var b=e.getBoundingClientRect();",
-        "if(b.width>0){c++;var k=b.width/e.viewBox.baseVal.width;",
-        "e.querySelectorAll('text').forEach(function(t){",
-        "s=Math.min(s,k*parseFloat(d.defaultView.getComputedStyle(t).fontSize))})}});",
-        "var paper=d.defaultView.getComputedStyle(d.body).backgroundColor;",
-        "var dark=paper=='rgb(255, 255, 255)'?0:1;",
-        "document.getElementById('o').textContent='SEEN['+[d.documentElement.scrollWidth,",
-        "Math.floor(s),c,dark]+']'}</script>"
-    ].
-
-page(Options, Collections) ->
-    ok = ?P:start_profiling(Options),
-    {ok, Pids} = ?P:create_test_connections(100, self()),
-    [
-        begin
-            erlang:garbage_collect(),
-            timer:sleep(5)
-        end
-     || _ <- lists:seq(1, Collections)
-    ],
-    {ok, Page} = ?P:generate_report(html),
-    ok = ?P:stop_test_connections(Pids),
-    iolist_to_binary(Page).
-
-%% Each element is closed where it was opened, and nothing but elements begins with `<'.
-well_formed(Page) ->
-    ?assertMatch(<<"<!DOCTYPE html>", _/binary>>, Page),
-    [_, NoStyle] = binary:split(Page, <<"</style>">>),
-    {match, Tags} = re:run(NoStyle, "<(/?)([a-z0-9]+)((?:[^<>\"]|\"[^\"<>]*\")*?)(/?)>", [
-        global, {capture, all_but_first, binary}
-    ]),
-    ?assertEqual(length(binary:matches(NoStyle, <<"<">>)), length(Tags)),
-    Left = lists:foldl(
-        fun
-            ([<<>>, _, _, <<"/">>], Open) -> Open;
-            ([<<>>, Name, _, _], Open) -> [Name | Open];
-            ([<<"/">>, Name, _, _], [Name | Open]) -> Open
-        end,
-        [<<"head">>, <<"html">>],
-        Tags
-    ),
-    ?assertEqual([], Left).
-
-refers_to_nothing(Page) ->
-    [
-        ?assertEqual(nomatch, re:run(Page, Outside, [caseless]), Outside)
-     || Outside <- ["https?:", "src=", "url\\(", "@import", "<script", "<a ", "<iframe", "xlink"]
-    ],
-    {match, Links} = re:run(Page, "href=\"([^\"]*)\"", [global, {capture, [1], list}]),
-    ?assertEqual([["data:,"]], Links).
-
 %%% Processes
 
 top_processes_are_found(_Config) ->
@@ -609,7 +552,7 @@ top_processes_are_found(_Config) ->
     ?assert(length(Memory) =< 5),
     ?assert(lists:member(Big, [Pid || #{pid := Pid} <- Memory])),
     ?assertMatch([#{pid := Busy, messages := 3000} | _], Messages),
-    lists:foreach(fun gone/1, [Big, Busy]).
+    lists:foreach(fun ?HELP:gone/1, [Big, Busy]).
 
 looking_for_processes_ends_in_time(_Config) ->
     Pids = [spawn(fun() -> receive stop -> ok end end) || _ <- lists:seq(1, 20000)],
@@ -618,32 +561,6 @@ looking_for_processes_ends_in_time(_Config) ->
     ?assertNot(Complete).
 
 %%% Help
-
-%% A process that holds what `Make' returns, once it has it.
-holding(Make) ->
-    Self = self(),
-    Pid = spawn_link(fun() ->
-        %% Where the compiler does not see that nobody reads it.
-        put(held, Make()),
-        %% What making it left behind is no part of it.
-        true = erlang:garbage_collect(),
-        Self ! {self(), holds},
-        receive
-            {stop, Self} -> ok
-        end
-    end),
-    receive
-        {Pid, holds} -> {Pid, {held, Pid}}
-    after 60000 -> ct:fail(nothing_held)
-    end.
-
-gone(Pid) ->
-    Ref = monitor(process, Pid),
-    Pid ! {stop, self()},
-    receive
-        {'DOWN', Ref, process, Pid, _} -> ok
-    after 60000 -> ct:fail({still_there, Pid})
-    end.
 
 buffer(Bytes) ->
     {ok, Ref, _} = ?POOL:acquire_message_buffer(100),

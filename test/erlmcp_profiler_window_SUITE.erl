@@ -6,7 +6,6 @@
 
 -import(erlmcp_wait_help, [until/1]).
 
-
 -compile([export_all, nowarn_export_all]).
 
 -define(P, erlmcp_memory_profiler).
@@ -23,6 +22,8 @@ all() ->
         collections_count_in_windows_alone,
         a_window_is_open_at_the_start,
         rates_are_those_of_windows,
+        pauses_are_those_of_trace_messages,
+        nothing_is_asked_of_the_code_server,
         no_window_beside_a_tracer,
         no_window_beside_a_tracer_of_new_processes,
         no_window_beside_a_trace_session,
@@ -31,11 +32,13 @@ all() ->
         clearing_takes_nothing_away,
         another_tracer_works_between_windows,
         dbg_works_between_windows,
+        call_tracing_of_all_works_between_windows,
         flags_cleared_in_a_window_end_the_measurement,
         flags_cleared_between_windows_do_not,
         the_worst_pauses_have_names,
         the_worst_pause_of_one_that_is_gone,
         a_killed_sampler_goes_on,
+        a_sampler_killed_while_it_starts,
         a_sampler_that_dies_again_and_again,
         the_application_stops,
         without_the_application
@@ -108,6 +111,45 @@ rates_are_those_of_windows(_Config) ->
     %% What the machine does beside is not the same all the time.
     ?assert(Rate > Whole / 2 andalso Rate < Whole * 2),
     ?assert(Share > 0.0 andalso Share < 1.0).
+
+%% Heaps that take long enough that a busy machine does not matter most.
+pauses_are_those_of_trace_messages(_Config) ->
+    Rows = erlmcp_bench_pauses:run(#{words => [30000, 300000], rounds => 5, collections => 100}),
+    ct:pal("~p", [Rows]),
+    [
+        begin
+            ?assertEqual(Ours, Traced),
+            ?assert(Ours >= 5 * (100 div erlang:system_info(schedulers_online))),
+            ?assert(Median > 0.5 * Truth andalso Median < 2.0 * Truth)
+        end
+     || #{count := {Ours, Traced}, p50 := {Median, Truth}} <- Rows
+    ],
+    %% Nothing of it is left.
+    ?assertEqual([], flagged()).
+
+%% What a VM does not have would be looked for in all of the code path, with each sample and window.
+nothing_is_asked_of_the_code_server(_Config) ->
+    {ok, Peer, _} = peer:start(#{connection => standard_io, args => ["-pa" | code:get_path()]}),
+    try
+        ?assertMatch(#{gc := #{measured := true}}, peer:call(Peer, ?MODULE, code_server_stands, [], infinity))
+    after
+        peer:stop(Peer)
+    end.
+
+code_server_stands() ->
+    Process = idle(),
+    Session = fun() ->
+        ok = ?P:start_profiling(?WINDOWS),
+        taken(?NIF:profiler_session(), 3),
+        [closed(Process) || _ <- "12"],
+        ?P:stop_profiling()
+    end,
+    %% All modules are loaded then.
+    _ = Session(),
+    true = erlang:suspend_process(whereis(code_server)),
+    Result = Session(),
+    true = erlang:resume_process(whereis(code_server)),
+    Result.
 
 no_window_beside_a_tracer(_Config) ->
     Traced = idle(),
@@ -276,6 +318,45 @@ dbg_works_between_windows(_Config) ->
     ?assertMatch(#{gc := #{measured := true}}, ?P:stop_profiling()),
     stop(Process).
 
+%% As recon_trace does it: a pattern, the flag for all processes, and everything cleared at the end.
+call_tracing_of_all_works_between_windows(_Config) ->
+    {ok, Peer, _} = peer:start(#{connection => standard_io, args => ["-pa" | code:get_path()]}),
+    try
+        ?assertEqual(
+            {#{measured => true}, [{lists, last, [[1, 2, 3]]}]},
+            peer:call(Peer, ?MODULE, calls_traced, [], infinity)
+        )
+    after
+        peer:stop(Peer)
+    end.
+
+calls_traced() ->
+    Caller = spawn_link(fun Call() ->
+        receive
+            {last, List} -> lists:last(List), Call()
+        end
+    end),
+    Tracer = collector(),
+    ok = ?P:start_profiling(?WINDOWS),
+    between_windows(Caller, fun() ->
+        _ = erlang:trace_pattern({lists, last, 1}, true, [local]),
+        try erlang:trace(all, true, [call, {tracer, Tracer}]) of
+            _ -> {tracer, Tracer} =:= erlang:trace_info(Caller, tracer)
+        catch
+            error:badarg -> false
+        end
+    end),
+    stays_closed(Caller),
+    Caller ! {last, [1, 2, 3]},
+    until(fun() -> [C || {trace, Pid, call, C} <- collected(Tracer), Pid =:= Caller] =/= [] end),
+    Calls = [Call || {trace, Pid, call, Call} <- collected(Tracer), Pid =:= Caller],
+    %% What clearing takes away is all theirs: no window is open.
+    _ = erlang:trace(all, false, [all]),
+    _ = erlang:trace_pattern({'_', '_', '_'}, false, [local, meta, call_time, call_count]),
+    until(fun() -> has_flags(Caller) end),
+    #{gc := Gc} = ?P:stop_profiling(),
+    {maps:with([measured], Gc), Calls}.
+
 flags_cleared_in_a_window_end_the_measurement(_Config) ->
     Process = idle(),
     ok = ?P:start_profiling(#{interval_ms => 20, gc_window_ms => 100000, gc_every_ms => 100000}),
@@ -327,7 +408,12 @@ the_worst_pauses_have_names(_Config) ->
     ?assertEqual(lists:reverse(lists:sort(Times)), Times),
     ?assert(Share > 0.0 andalso Share < 1.0),
     {ok, Report} = ?P:generate_report(),
-    ?assertNotEqual(nomatch, string:find(Report, "a_large_process")),
+    ?assertMatch(
+        {match, _},
+        re:run(
+            Report, "^ +[0-9.]+ ms  [0-9-]{10} [0-9:]{8}  <[0-9.]+> a_large_process \\S+$", [multiline]
+        )
+    ),
     %% The pause counts for the health of the node.
     [#{value := Value}] = [H || #{metric := gc_pause} = H <- ?P:health()],
     ?assert(Value >= Ms),
@@ -412,6 +498,35 @@ a_killed_sampler_goes_on(_Config) ->
     ?assertMatch([_], supervisor:which_children(erlmcp_memory_sampler_sup)),
     ?assertNotEqual(Session, ?NIF:profiler_session()),
     stop(Process).
+
+%% Its start goes on with another one, supervised or not.
+a_sampler_killed_while_it_starts(_Config) ->
+    [
+        begin
+            _ = Supervised andalso application:start(erlmcp_memory),
+            [
+                begin
+                    {Killer, Monitor} = spawn_monitor(fun() -> kill_samplers(3) end),
+                    ?assertEqual(ok, ?P:start_profiling(?WINDOWS)),
+                    exit(Killer, kill),
+                    receive {'DOWN', Monitor, process, Killer, _} -> ok end
+                end
+             || _ <- lists:seq(1, 20)
+            ],
+            ok = ?P:start_profiling(#{interval_ms => 60000}),
+            ?assertMatch(#{snapshots := N} when N >= 2, ?P:stop_profiling()),
+            ?assertEqual([], flagged())
+        end
+     || Supervised <- [false, true]
+    ].
+
+kill_samplers(0) ->
+    ok;
+kill_samplers(Left) ->
+    case whereis(erlmcp_memory_sampler) of
+        undefined -> erlang:yield(), kill_samplers(Left);
+        Sampler -> exit(Sampler, kill), kill_samplers(Left - 1)
+    end.
 
 %% Measuring that cannot go on ends no node and no application.
 a_sampler_that_dies_again_and_again(_Config) ->

@@ -744,18 +744,13 @@ state_that_cannot_be_parked_tried_again(_Config) ->
 
 refusals_flood_the_log(_Config) ->
     _ = persistent_term:erase(erlmcp_memory_parking),
-    Self = self(),
-    ok = logger:add_handler(?MODULE, ?MODULE, #{config => Self}),
-    [hibernates(start(engine(0), ?HELP:unparkable())) || _ <- lists:seq(1, 5)],
-    ok = logger:remove_handler(?MODULE),
-    Warnings = [Text || {logged, Text} <- ?HELP:messages()],
-    ?assertMatch([_], Warnings),
-    ?assertMatch({match, _}, re:run(Warnings, "erlmcp_server_script cannot be parked")).
-
-log(#{level := warning, msg := {Format, Args}}, #{config := Suite}) when is_list(Args) ->
-    Suite ! {logged, io_lib:format(Format, Args)};
-log(_Event, _Config) ->
-    ok.
+    erlmcp_pool_help:logging("cannot be parked", fun() ->
+        [hibernates(start(engine(0), ?HELP:unparkable())) || _ <- lists:seq(1, 5)]
+    end),
+    ?assertMatch(
+        ["the state of a server of erlmcp_server_script cannot be parked" ++ _],
+        erlmcp_pool_help:warnings()
+    ).
 
 %%% As gen_server does
 

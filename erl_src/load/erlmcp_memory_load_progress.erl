@@ -101,7 +101,10 @@ interval(log) -> ?LOG_INTERVAL.
 print({terminal, Columns}, Line) ->
     io:put_chars(["\r\e[K", string:slice(Line, 0, Columns - 1)]);
 print(log, Line) ->
-    ?LOG_NOTICE("load simulation: ~ts", [Line]).
+    ?LOG_NOTICE(
+        #{label => {erlmcp_memory, load_simulation}, progress => Line},
+        erlmcp_memory_log:metadata()
+    ).
 
 clear({terminal, _}) -> io:put_chars("\r\e[K");
 clear(log) -> ok.

@@ -2,7 +2,7 @@
 %% @doc The verdict on the growth of memory, kind by kind.
 -module(erlmcp_memory_growth).
 
--export([session/0, snapshots/1, asked/2, back/1]).
+-export([session/0, snapshots/1, kinds/0, asked/2, back/1]).
 
 -define(MB, 1048576).
 %% The windows of the settings in which growth is looked for, and the fewest that give a verdict.
@@ -29,10 +29,10 @@ session() ->
     {Window, Asked} = settings(),
     case erlmcp_memory_session:last() of
         {ok, Session, _} ->
-            Said = erlmcp_memory_nif:profiler_growth(Session, back(Window), Asked, length(kinds())),
+            Said = erlmcp_memory_nif:profiler_growth(Session, back(Window), Asked, length(fields())),
             maps:from_list([
                 {Kind, verdict(proplists:get_value(atom_to_binary(Kind), Said))}
-             || {Kind, _} <- kinds()
+             || Kind <- kinds()
             ]);
         none ->
             {error, no_profiling_data}
@@ -54,7 +54,7 @@ snapshots(Snapshots) ->
             try
                 maps:from_list([
                     {Kind, verdict(erlmcp_memory_nif:memory_growth(Of, Asked))}
-                 || {Kind, Field} <- kinds(),
+                 || {Kind, Field} <- fields(),
                     Of <- of_kind(Times, [maps:get(Field, Map, none) || Map <- Maps])
                 ])
             catch
@@ -77,8 +77,13 @@ of_kind(Times, Values) ->
         false -> []
     end.
 
-%% In the order of the library.
+%% @doc The kinds of memory of a verdict, in the order in which they are shown.
+-spec kinds() -> [atom()].
 kinds() ->
+    [Kind || {Kind, _} <- fields()].
+
+%% In the order of the library.
+fields() ->
     [
         {total, total_memory}, {resident, resident_memory}, {processes, process_memory},
         {binaries, binary_memory}, {ets, ets_memory}, {atoms, atom_memory}, {native, native_memory}

@@ -5,7 +5,7 @@
 %% whichever process lives, and no process has to check all the time.
 -module(erlmcp_memory_health).
 
--export([health/0, levels/0, alerts/1, evaluate/2]).
+-export([health/0, levels/0, alerts/1, evaluate/2, connections/0]).
 
 -export_type([figures/0]).
 
@@ -60,6 +60,12 @@ alerts({error, notsup}) ->
     {error, notsup};
 alerts(Levels) ->
     [Item || #{level := Level} = Item <- Levels, Level =:= warning orelse Level =:= critical].
+
+%% @doc How many connections there are, as the host says, or else the library; 0 where the host fails.
+-spec connections() -> non_neg_integer().
+connections() ->
+    Over = erlmcp_memory_nif:health_window(erlmcp_memory_settings:alert_window()),
+    connections(erlmcp_memory_settings:connection_count(), Over).
 
 %%% Figures: one that cannot be said is missing
 

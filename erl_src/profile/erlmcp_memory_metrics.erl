@@ -94,7 +94,7 @@ pool() ->
 %% Of the running session, or of the last one. A new session begins at zero, as a restarted node
 %% does.
 collections() ->
-    {Minor, Major, Reclaimed, Nanos, Counts} = erlmcp_memory_nif:profiler_gc_totals(),
+    {Minor, Major, Reclaimed, Timed, Nanos, Counts} = erlmcp_memory_nif:profiler_gc_totals(),
     {All, _, _} = erlang:statistics(garbage_collection),
     [
         {erlmcp_memory_vm_gc_total, counter, "Garbage collections since the node started.", [
@@ -103,6 +103,10 @@ collections() ->
         {erlmcp_memory_gc_timed_total, counter,
             "Garbage collections that the profiling session timed, by kind.", [
                 {"", [{kind, minor}], Minor}, {"", [{kind, major}], Major}
+            ]},
+        {erlmcp_memory_gc_timed_seconds_total, counter,
+            "For how long the profiling session timed collections, in windows.", [
+                {"", [], Timed / 1.0e9}
             ]},
         {erlmcp_memory_gc_reclaimed_bytes_total, counter,
             "Memory that the timed collections reclaimed.", [{"", [], Reclaimed}]},

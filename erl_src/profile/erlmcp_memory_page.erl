@@ -19,6 +19,8 @@ html() ->
             {ok, Reference, Status} -> {Status, erlmcp_memory_nif:profiler_charts(Reference)};
             none -> none
         end,
+    %% First these, so that all of them are among the collections that are counted.
+    Pauses = erlmcp_memory_pauses:pauses(),
     Inventory = erlmcp_memory_figures:inventory(),
     Breakdown = erlmcp_memory_figures:breakdown(),
     [
@@ -29,9 +31,11 @@ html() ->
         "<title>Memory of ", escape(node()), "</title><style>", style(), "</style></head>\n<body>",
         "<header><h1>Memory of ", escape(node()), "</h1><p>", escape(now_text()),
         " &middot; OTP ", escape(erlang:system_info(otp_release)), "</p></header>\n<main>",
-        tiles(Breakdown, Inventory),
-        alerts(erlmcp_memory_health:alerts(erlmcp_memory_health:health())),
+        tiles(Breakdown),
+        alerts(erlmcp_memory_health:health()),
+        growth(erlmcp_memory_growth:session()),
         charts(Session),
+        worst(Pauses),
         breakdown(Breakdown),
         inventory(Inventory),
         shares(Inventory),
@@ -41,9 +45,8 @@ html() ->
 
 %%% Parts
 
-tiles(Breakdown, Inventory) ->
-    Count = fun(Kind) -> maps:get(count, maps:get(Kind, Inventory)) end,
-    Connections = Count(pooled_states) + Count(compact_states) + Count(parked),
+tiles(Breakdown) ->
+    Connections = erlmcp_memory_health:connections(),
     Resident = resident(Breakdown),
     Each =
         case Connections > 0 andalso is_integer(Resident) of
@@ -67,22 +70,68 @@ tile(Name, Value) ->
 
 alerts({error, notsup}) ->
     section("Alerts", note("The node's allocators are switched off: nothing is measured."));
-alerts([]) ->
-    section("Alerts", note("None."));
-alerts(Alerts) ->
-    section(
-        "Alerts",
-        table(
-            [{text, "Level"}, {text, "Metric"}, {number, "Value"}, {number, "Threshold"},
-                {long, "Advice"}],
-            [
-                [["<span class=\"", escape(Level), "\">", escape(Level), "</span>"],
-                    escape(Metric), decimal(Value), decimal(Threshold), escape(Advice)]
-             || #{metric := Metric, level := Level, value := Value, threshold := Threshold,
-                    advice := Advice} <- Alerts
-            ]
-        )
+alerts(Levels) ->
+    Unknown = [atom_to_list(Metric) || #{metric := Metric, level := not_measured} <- Levels],
+    section("Alerts", [
+        alert_table(erlmcp_memory_health:alerts(Levels)),
+        [note(["Not measured: ", lists:join(", ", Unknown), "."]) || Unknown =/= []]
+    ]).
+
+alert_table([]) ->
+    note("None.");
+alert_table(Alerts) ->
+    table(
+        [{text, "Level"}, {text, "Metric"}, {number, "Value"}, {number, "Threshold"},
+            {long, "Advice"}],
+        [
+            [["<span class=\"", escape(Level), "\">", escape(Level), "</span>"],
+                escape(Metric), decimal(Value), decimal(Threshold), escape(Advice)]
+         || #{metric := Metric, level := Level, value := Value, threshold := Threshold,
+                advice := Advice} <- Alerts
+        ]
     ).
+
+growth({error, no_profiling_data}) ->
+    [];
+growth(Growth) ->
+    section("Growth in the last hours", [
+        table(
+            [{text, "Kind"}, {text, "Verdict"}, {number, "MB an hour"}, {number, "Confidence"}],
+            [
+                [escape(Kind) | growth_row(maps:get(Kind, Growth))]
+             || Kind <- erlmcp_memory_growth:kinds()
+            ]
+        ),
+        note("Confidence is from 0 to 1. Native memory lies among binaries and others.")
+    ]).
+
+growth_row(#{verdict := too_short}) ->
+    ["too short to say", "", ""];
+growth_row(#{verdict := Verdict, mb_per_hour := Rate, confidence := Confidence}) ->
+    [
+        ["<span class=\"", escape(Verdict), "\">", escape(Verdict), "</span>"], decimal(Rate),
+        io_lib:format("~.3f", [Confidence])
+    ].
+
+worst(#{worst := []}) ->
+    section("Longest pauses", note("None was measured."));
+worst(#{worst := Worst, window_ms := Window, time_share := Share}) ->
+    section("Longest pauses", [
+        table(
+            [{text, "Ended (UTC)"}, {number, "Pause"}, {text, "Process"}, {text, "Name or label"},
+                {text, "Began in, or was in"}, {text, "Kind"}],
+            [
+                [erlmcp_memory_report:time_text(At), io_lib:format("~.3f ms", [Pause]), escape(pid_to_list(Pid)),
+                    escape(Name), escape(Function), escape(Kind)]
+             || #{timestamp := At, pause_ms := Pause, pid := Pid, name := Name,
+                    function := Function, kind := Kind} <- Worst
+            ]
+        ),
+        note(io_lib:format(
+            "Of the last ~ts, in which all pauses together took ~.3f % of the time of schedulers.",
+            [span(Window), 100 * Share]
+        ))
+    ]).
 
 charts(none) ->
     section("Over time", note("No profiling session ran: start one with "
@@ -108,7 +157,11 @@ charts({Status, Charts}) ->
             ]),
             note(pauses(Status, erlmcp_memory_nif:profiler_gc()))
         ]),
-        note(io_lib:format("~b samples of ~b taken in ~ts.", [Held, Taken, span(Ms)]))
+        [
+            "<section>",
+            note(io_lib:format("~b samples of ~b taken in ~ts.", [Held, Taken, span(Ms)])),
+            "</section>\n"
+        ]
     ].
 
 span(Ms) when Ms < 7200000 -> io_lib:format("~.1f minutes", [Ms / 60000]);
@@ -278,10 +331,8 @@ bytes(Bytes) -> io_lib:format("~b bytes", [Bytes]).
 decimal(Value) -> io_lib:format("~.2f", [float(Value)]).
 
 now_text() ->
-    {{Year, Month, Day}, {Hour, Minute, Second}} = calendar:universal_time(),
-    io_lib:format("~4..0b-~2..0b-~2..0b ~2..0b:~2..0b:~2..0b UTC", [
-        Year, Month, Day, Hour, Minute, Second
-    ]).
+    [erlmcp_memory_report:time_text(erlang:system_time(millisecond)), " UTC"].
+
 
 %% Narrow charts up to 720 pixels, wide ones above: the text of both is readable there.
 style() ->
@@ -306,7 +357,7 @@ style() ->
         "th,td{text-align:left;padding:6px 12px 6px 0;border-bottom:1px solid var(--grid);",
         "vertical-align:top;min-width:64px}td.w{min-width:240px}th{color:var(--dim);",
         "font-weight:600}.n{text-align:right;white-space:nowrap}",
-        ".warning{color:var(--warn);font-weight:600}.critical{color:var(--crit);font-weight:600}",
+        ".warning,.growing{color:var(--warn);font-weight:600}.critical{color:var(--crit);font-weight:600}",
         "figure{margin:0}svg{display:block;width:100%;height:auto}.narrow{display:none}",
         "@media(max-width:720px){.wide{display:none}.narrow{display:block}}",
         ".legend{list-style:none;display:flex;flex-wrap:wrap;gap:4px 16px;margin:4px 0;padding:0;",

@@ -2,7 +2,7 @@
 %% @doc What the profiler's data mean: the report for an operator.
 -module(erlmcp_memory_report).
 
--export([generate/0]).
+-export([generate/0, time_text/1]).
 
 -include("erlmcp_memory.hrl").
 
@@ -18,6 +18,8 @@ generate() ->
     end.
 
 text(Session, #{baseline := First, last := Last} = Status) ->
+    %% First these, so that all of them are among the collections that are counted.
+    Pauses = erlmcp_memory_pauses:pauses(),
     [
         "Memory profile of ", atom_to_list(node()), "\n\n",
         duration(Status), "\n\n",
@@ -34,7 +36,7 @@ text(Session, #{baseline := First, last := Last} = Status) ->
         growth_text(erlmcp_memory_growth:session()),
         "\n",
         gc_text(Status, erlmcp_memory_pauses:gc()),
-        worst_text(erlmcp_memory_pauses:pauses()),
+        worst_text(Pauses),
         "\n",
         alerts_text(erlmcp_memory_health:alerts(erlmcp_memory_health:levels())),
         "\n",
@@ -66,7 +68,8 @@ duration(#{running := Running, duration_ms := Ms, held := Held, taken := Taken})
     ]).
 
 row(Columns) ->
-    io_lib:format("~-10s ~15s ~15s ~15s~n", Columns).
+    Row = io_lib:format("~-10s ~15s ~15s ~15s", Columns),
+    [string:trim(Row, trailing), "\n"].
 
 bytes_row(Name, From, To) ->
     row([Name, mb(From), mb(To), mb(To - From)]).
@@ -91,18 +94,23 @@ trend_text(#{
 trend_text(undefined) ->
     "Trend: needs at least two snapshots\n".
 
-growth_text(#{total := Total, resident := Resident}) ->
+growth_text({error, no_profiling_data}) ->
+    [];
+growth_text(Growth) ->
     [
-        io_lib:format("Growth of ~s: ~s~s~n", [Name, Verdict, sure(Growth)])
-     || {Name, #{verdict := Verdict} = Growth} <- [{"total", Total}, {"resident", Resident}]
-    ];
-growth_text(_) ->
-    [].
+        "\n",
+        row(["Growth", "verdict", "MB/hour", "confidence"]),
+        [
+            row([atom_to_list(Kind), atom_to_list(Verdict) | sure(Of)])
+         || Kind <- erlmcp_memory_growth:kinds(),
+            #{verdict := Verdict} = Of <- [maps:get(Kind, Growth)]
+        ]
+    ].
 
 sure(#{verdict := too_short}) ->
-    [];
+    ["", ""];
 sure(#{mb_per_hour := Rate, confidence := Confidence}) ->
-    io_lib:format(" (~.2f MB/hour, confidence ~.3f)", [Rate, Confidence]).
+    [io_lib:format("~.2f", [Rate]), io_lib:format("~.3f", [Confidence])].
 
 gc_text(#{gc_measured := false, gc_lost_ms := nil}, _) ->
     "Garbage collections: not measured in this session\n";
@@ -125,11 +133,33 @@ gc_text(_, #{minor := Minor, major := Major, reclaimed_bytes := Reclaimed, pause
             [maps:get(Key, Pause) || Key <- [mean, p50, p90, p99, p999, max]]
     ).
 
-worst_text(#{worst := Worst}) ->
+worst_text(#{worst := []}) ->
+    [];
+worst_text(#{worst := Worst, window_ms := Window}) ->
     [
-        io_lib:format("  ~.3f ms: ~p ~ts ~ts~n", [Pause, Pid, Name, Function])
-     || #{pause_ms := Pause, pid := Pid, name := Name, function := Function} <- Worst
+        io_lib:format("Longest pauses of the last ~.1f minutes, and when they ended (UTC):~n", [
+            Window / 60000
+        ]),
+        [
+            io_lib:format("  ~9.3f ms  ~s  ~p ~ts ~ts~n", [
+                Pause, time_text(At), Pid, Name, Function
+            ])
+         || #{pause_ms := Pause, timestamp := At, pid := Pid, name := Name, function := Function} <-
+                Worst
+        ]
     ].
+
+%% @doc A time in milliseconds since the epoch, in UTC.
+-spec time_text(integer()) -> string().
+time_text(Ms) ->
+    {{Year, Month, Day}, {Hour, Minute, Second}} = calendar:system_time_to_universal_time(
+        Ms, millisecond
+    ),
+    lists:flatten(
+        io_lib:format("~4..0b-~2..0b-~2..0b ~2..0b:~2..0b:~2..0b", [
+            Year, Month, Day, Hour, Minute, Second
+        ])
+    ).
 
 alerts_text({error, notsup}) ->
     [];

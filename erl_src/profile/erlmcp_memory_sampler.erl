@@ -44,6 +44,8 @@
 
 %% Processes whose flags are looked at with each snapshot, at most. Each is asked by a signal.
 -define(AT_ONCE, 32).
+%% How often a start is tried.
+-define(TRIES, 10).
 %% How often levels are checked when no monitor does.
 -define(WATCH_MS, 5000).
 
@@ -69,13 +71,19 @@ start(#{gc := Gc} = Options) ->
     end.
 
 replace(Options) ->
+    replace(Options, ?TRIES).
+
+replace(Options, Tries) ->
     _ = stop(),
     case start_one(Options, erlang:unique_integer([positive])) of
         {ok, _} ->
             ok;
         {error, {already_started, _}} ->
             %% Another caller was faster; the last one to start wins.
-            replace(Options)
+            replace(Options, Tries);
+        {error, _} when Tries > 1 ->
+            %% It was killed, or its supervisor ended, while it started.
+            replace(Options, Tries - 1)
     end.
 
 start_one(Options, Tag) ->

@@ -30,8 +30,9 @@
 %% Binaries are counted if a process has no more messages than this: the VM scans its messages as
 %% well.
 -define(MESSAGES, 10000).
-%% How long one process may take to say who it is.
+%% How long one process may take to say who it is, and all of them together.
 -define(DESCRIBE_MS, 100).
+-define(DESCRIBE_ALL_MS, 1000).
 
 %% @doc The processes with most memory and those with most messages, at most `Limit' of each, and
 %% whether all processes were looked at before `Ms' milliseconds had passed.
@@ -124,11 +125,13 @@ among(Value, Pid, Greatest, Limit) ->
     end.
 
 described(Greatest, Kind) ->
-    lists:append([described(Pid, Value, Kind) || {Value, Pid} <- Greatest]).
+    Until = erlang:monotonic_time(millisecond) + ?DESCRIBE_ALL_MS,
+    lists:append([described(Pid, Value, Kind, Until) || {Value, Pid} <- Greatest]).
 
 %% One that is too busy to tell its name is described by what it holds.
-described(Pid, Value, Kind) ->
-    case erlmcp_memory_bounded:run(fun() -> described(Pid) end, ?DESCRIBE_MS) of
+described(Pid, Value, Kind, Until) ->
+    Left = max(0, Until - erlang:monotonic_time(millisecond)),
+    case erlmcp_memory_bounded:run(fun() -> described(Pid) end, min(?DESCRIBE_MS, Left)) of
         {ok, Described} ->
             Described;
         {error, _} ->

@@ -96,7 +96,7 @@ wrong(Known, Key, Value) ->
             atomics:put(Known, ?WRONG, Now),
             ?LOG_ERROR(
                 #{label => {erlmcp_memory, invalid_config}, key => Key, value => Value},
-                #{domain => [erlmcp_memory]}
+                erlmcp_memory_log:metadata()
             );
         false ->
             ok
@@ -154,6 +154,6 @@ bounded(Fun, About) ->
         {error, Reason} ->
             ?LOG_WARNING(
                 About#{label => {erlmcp_memory, handler_failed}, reason => Reason},
-                #{domain => [erlmcp_memory]}
+                erlmcp_memory_log:metadata()
             )
     end.

@@ -30,7 +30,7 @@ struct Parked {
     packed: Packed<Anchor>,
     /// What the term takes when it is built.
     built: Built,
-    /// Bytes of memory, including parked terms inside. Stored, because these may be a chain.
+    /// Bytes of memory, with the block that it lies in.
     heap: usize,
 }
 
@@ -57,6 +57,13 @@ impl Parked {
             built,
             heap,
         }
+    }
+
+    /// The same, to be moved into a block of this size.
+    fn in_block(mut self, bytes: usize) -> Self {
+        PARKED.add(0, bytes as isize);
+        self.heap += bytes;
+        self
     }
 }
 
@@ -159,11 +166,6 @@ impl ParkedLink {
     pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
         let new = || Handle(self.0.clone());
         self.0.known.find_or(env, new).to_term(env)
-    }
-
-    /// What it takes, in bytes, without shared content.
-    pub fn heap_bytes(&self) -> usize {
-        heap::arc::<Kept>() + self.0.parked.heap
     }
 }
 
@@ -347,7 +349,7 @@ fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resul
             pay(env, parked.built, lane);
             let kept = Kept {
                 cyclic: cycles::lead_to_pooled(parked.packed.links()),
-                parked,
+                parked: parked.in_block(heap::arc::<Kept>()),
                 known: Known::default(),
             };
             let handle = Handle(ManuallyDrop::new(Arc::new(kept)));
@@ -389,7 +391,7 @@ fn slot_park<'a>(
     match parked(term, opened, lane) {
         Ok(parked) => {
             let built = parked.built;
-            let held = Held::Whole(Box::new(parked));
+            let held = Held::Whole(Box::new(parked.in_block(heap::block(size_of::<Parked>()))));
             let before = std::mem::replace(&mut *lane.lock(&slot.held)?, held);
             pay(env, built, lane);
             // After the lock.

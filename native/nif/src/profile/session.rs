@@ -521,16 +521,17 @@ fn chart_kinds() -> Vec<&'static str> {
     charts::KINDS.into()
 }
 
-/// `{Minor, Major, ReclaimedBytes, PauseNanos, Pauses}`: of the last session; pauses by the bounds
-/// of `pause_bounds`, and longer ones.
+/// `{Minor, Major, ReclaimedBytes, TimedNanos, PauseNanos, Pauses}`: of the last session; for how
+/// long collections were timed; pauses by the bounds of `pause_bounds`, and longer ones.
 #[rustler::nif]
-fn profiler_gc_totals() -> (u64, u64, u64, u64, Vec<u64>) {
+fn profiler_gc_totals() -> (u64, u64, u64, u64, u64, Vec<u64>) {
     let totals = GC.totals();
     let pauses = totals.pauses;
     (
         totals.minor,
         totals.major,
         totals.reclaimed_bytes,
+        GC.timed(tracer::now()),
         pauses.sum,
         pauses.counts.into(),
     )

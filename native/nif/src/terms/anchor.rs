@@ -49,8 +49,11 @@ impl erlmcp_memory_core::packed::Anchor for Anchor {
     fn kept_bytes(&self) -> usize {
         match self {
             // Kept once for all owners, and counted there.
-            Anchor::Share(_) | Anchor::State(_) | Anchor::Pooled(_) | Anchor::Buffer(_) => 0,
-            Anchor::Parked(parked) => parked.heap_bytes(),
+            Anchor::Share(_)
+            | Anchor::State(_)
+            | Anchor::Pooled(_)
+            | Anchor::Parked(_)
+            | Anchor::Buffer(_) => 0,
             Anchor::Foreign(foreign) => foreign.heap_bytes(),
         }
     }

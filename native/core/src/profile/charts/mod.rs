@@ -101,6 +101,9 @@ struct Axes<'a> {
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Time, RangedF64>>;
 type RangedF64 = plotters::coord::types::RangedCoordf64;
 
+/// About the pixels that a digit takes at most in a label.
+const CHARACTER: u32 = 9;
+
 fn framed<'a, 'b>(
     area: &'a DrawingArea<SVGBackend<'b>, Shift>,
     size: Size,
@@ -108,14 +111,17 @@ fn framed<'a, 'b>(
 ) -> Result<Chart<'a, 'b>, Refused> {
     let (from, to) = axes.times;
     let times = Time::new(from, to);
+    let span = to - from;
+    // The last label may stand at the end of the axis: half of it is beside.
+    let label_width = label(to, span).len() as u32 * CHARACTER;
     let mut chart = ChartBuilder::on(area)
         .margin(6)
-        .margin_right(24)
+        .margin_top(12)
+        .margin_right(label_width / 2 + 4)
         .x_label_area_size(44)
         .y_label_area_size(axes.left)
         .build_cartesian_2d(times, 0.0..axes.top)?;
     let style = ("sans-serif", 15).into_font().color(&TEXT);
-    let span = to - from;
     chart
         .configure_mesh()
         .disable_x_mesh()

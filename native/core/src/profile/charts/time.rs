@@ -9,7 +9,7 @@ const HOUR: f64 = 60.0 * MINUTE;
 const DAY: f64 = 24.0 * HOUR;
 
 /// Steps between labels.
-const STEPS: [f64; 20] = [
+const STEPS: [f64; 22] = [
     SECOND,
     2.0 * SECOND,
     5.0 * SECOND,
@@ -27,7 +27,9 @@ const STEPS: [f64; 20] = [
     12.0 * HOUR,
     DAY,
     2.0 * DAY,
+    3.0 * DAY,
     7.0 * DAY,
+    14.0 * DAY,
     28.0 * DAY,
     364.0 * DAY,
 ];
@@ -131,5 +133,8 @@ mod tests {
         }
         let hours = Time::new(0.5 * HOUR, 5.5 * HOUR).key_points(BoldPoints(6));
         assert_eq!(hours, [1.0, 2.0, 3.0, 4.0, 5.0].map(|hour| hour * HOUR));
+        // A week on a narrow screen has more than one.
+        let days = Time::new(0.5 * DAY, 7.5 * DAY).key_points(BoldPoints(3));
+        assert_eq!(days, [3.0 * DAY, 6.0 * DAY]);
     }
 }
