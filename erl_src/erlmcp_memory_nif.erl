@@ -36,9 +36,9 @@
     roster_tell/2,
     is_peak_over/0,
     next_peak/0,
+    slot_words/1,
     slot_wake/1,
     slot_peek/1,
-    slot_built/1,
     slot_start/2,
     started/1,
     slot_awake/2,
@@ -275,6 +275,10 @@ is_peak_over() -> ?NOT_LOADED.
 -spec next_peak() -> ok.
 next_peak() -> ?NOT_LOADED.
 
+%% @doc Words that the state takes on a heap when it is built, about; 0 without a state.
+-spec slot_words(Slot :: reference()) -> non_neg_integer().
+slot_words(_Slot) -> ?NOT_LOADED.
+
 %% @doc Builds the state, which stays in the slot; as many bytes are awake as it takes, about.
 -spec slot_wake(Slot :: reference()) -> State :: term().
 slot_wake(_Slot) -> ?NOT_LOADED.
@@ -293,10 +297,6 @@ slot_start(_Slot, _Limit) -> ?NOT_LOADED.
 %% the next.
 -spec started(Bytes :: non_neg_integer()) -> ok.
 started(_Bytes) -> ?NOT_LOADED.
-
-%% @doc About how many bytes of the heap the state takes when it is built.
--spec slot_built(Slot :: reference()) -> non_neg_integer().
-slot_built(_Slot) -> ?NOT_LOADED.
 
 %% @doc Sets how many bytes the server has awake; returns the total of the node.
 -spec slot_awake(Slot :: reference(), Bytes :: non_neg_integer()) -> non_neg_integer().

@@ -102,8 +102,8 @@
 %% 128 Ki words on a dirty scheduler, and may then miss the message that should end the hibernation
 %% (erlang/otp#10651).
 -define(LARGE_HEAP, 65536).
-%% Bytes of a state for which no room is made.
--define(SMALL, 4096).
+%% Words of a state for which no room is made.
+-define(SMALL, 512).
 %% Words of room for what the callback makes.
 -define(MORE_WORDS, 1000).
 %% Milliseconds between two warnings on the node that a state cannot be parked.
@@ -481,16 +481,16 @@ wait_for(other) -> ?WAIT_FOR_OTHER.
 -spec wake(parking()) -> {State :: term(), parking()}.
 wake(#parking_1{state = parked, slot = Slot} = Parking) ->
     ok = forget(Parking),
-    State = with_room(erlmcp_memory_nif:slot_built(Slot), fun() -> erlmcp_memory_nif:slot_wake(Slot) end),
+    Build = fun() -> erlmcp_memory_nif:slot_wake(Slot) end,
+    State = with_room(erlmcp_memory_nif:slot_words(Slot), Build),
     {State, Parking#parking_1{state = clean, bytes = 0, due = now}}.
 
 %% A heap that has room for it is not collected when it is there. That would take as long as to
 %% build it, and end the time slice with the state awake.
-with_room(Bytes, Build) when Bytes < ?SMALL ->
+with_room(Words, Build) when Words < ?SMALL ->
     Build();
-with_room(Bytes, Build) ->
-    Words = Bytes div erlang:system_info(wordsize) + ?MORE_WORDS,
-    try erlang:process_flag(min_heap_size, Words) of
+with_room(Words, Build) ->
+    try erlang:process_flag(min_heap_size, Words + ?MORE_WORDS) of
         Least ->
             true = erlang:garbage_collect(),
             State = Build(),

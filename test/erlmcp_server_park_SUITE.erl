@@ -37,6 +37,8 @@
     a_refused_state_leaves_the_slot_as_it_was/1,
     awake_bytes_are_those_of_all_slots/1,
     reserved_before_it_is_built/1,
+    words_on_the_heap_are_told/1,
+    keys_of_maps_in_any_order/1,
     places_are_limited/1,
     a_slot_gives_all_back_when_its_owner_is_killed/1,
     killed_at_any_instant/1
@@ -75,6 +77,8 @@ all() ->
         a_refused_state_leaves_the_slot_as_it_was,
         awake_bytes_are_those_of_all_slots,
         reserved_before_it_is_built,
+        words_on_the_heap_are_told,
+        keys_of_maps_in_any_order,
         places_are_limited,
         a_slot_gives_all_back_when_its_owner_is_killed,
         killed_at_any_instant
@@ -528,10 +532,11 @@ wrong_arguments(_Config) ->
     [refused(1, unpark, [Wrong]) || Wrong <- [x, make_ref(), ?O:share(x), <<>>, self()]],
     [
         ?assertError(badarg, ?N:Function(Wrong))
-     || Function <- [slot_rest, slot_wake, slot_peek, slot_leave, slot_enter],
+     || Function <- [slot_rest, slot_words, slot_wake, slot_peek, slot_leave, slot_enter],
         Wrong <- [x, make_ref(), Parked]
     ],
     Empty = ?N:slot_new(),
+    ?assertEqual(0, ?N:slot_words(Empty)),
     ?assertError(badarg, ?N:slot_wake(Empty)),
     ?assertError(badarg, ?N:slot_peek(Empty)),
     ?assertError(badarg, ?N:slot_awake(Empty, -1)),
@@ -691,6 +696,51 @@ reserved_before_it_is_built(_Config) ->
     ?assertEqual(2 * One, ?N:awake_bytes()),
     ok = ?N:slot_rest(B),
     ok = ?N:slot_rest(A).
+
+%% Words are those on the heap: of large binaries, which are off it, only what refers to them.
+%% Folded or not, and whether its parts were known or not.
+words_on_the_heap_are_told(_Config) ->
+    Binaries = [binary:copy(<<N>>, 20_000) || N <- lists:seq(1, 50)],
+    [
+        begin
+            Slot = ?N:slot_new(),
+            Words = erts_debug:flat_size(State),
+            Close = fun(Told) -> ?assert(abs(Told - Words) =< Words div 5 + 1000, {Told, Words}) end,
+            [
+                begin
+                    ok = slot_park(Slot, State),
+                    Close(?N:slot_words(Slot)),
+                    Folded = ?N:slot_fold(Slot),
+                    Close(?N:slot_words(Folded)),
+                    Moved = ?N:slot_fold(Folded),
+                    Close(?N:slot_words(Moved)),
+                    ?assert(?N:slot_wake(Moved) =:= State)
+                end
+             || _ <- lists:seq(1, 8)
+            ]
+        end
+     || State <- [state(id(1), tools(86)), {state, Binaries}, lists:seq(1, 1 bsl 14), {big, 1 bsl 80}]
+    ].
+
+%% Keys that begin alike, that are shorter than what is compared at first, and of many kinds.
+keys_of_maps_in_any_order(_Config) ->
+    Keys = [<<"a">>, <<"ab">>, <<"abc">>, <<>>, a, ab, 1, -1, 1.0, 1 bsl 70, {a}, [1], []] ++
+        [#{}, #{a => 1}] ++
+        [<<"a key of the same beginning ", N>> || N <- lists:seq(1, 40)] ++
+        [<<"same", N>> || N <- lists:seq(1, 40)] ++ [{same, [N]} || N <- lists:seq(1, 40)],
+    [
+        begin
+            {_, Mixed} = lists:unzip(lists:sort([{erlang:phash2({N, K}), K} || K <- Keys])),
+            Some = lists:sublist(Mixed, N),
+            Map = maps:from_list([{K, tools(1)} || K <- Some]),
+            Other = maps:from_list([{K, tools(1)} || K <- lists:reverse(Some)]),
+            Parked = ?O:park({state, Map}),
+            ?assert(?O:unpark(Parked) =:= {state, Map}),
+            %% Equal content is one, in whatever order it was made.
+            ?assertEqual(?O:share(Map), ?O:share(Other))
+        end
+     || N <- lists:seq(1, length(Keys))
+    ].
 
 places_are_limited(_Config) ->
     Places = max(1, erlang:system_info(dirty_cpu_schedulers_online) div 2),

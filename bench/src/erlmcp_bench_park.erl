@@ -6,7 +6,7 @@
 
 -export([main/1]).
 
--import(erlmcp_bench_measure, [in_own_process/2, nanoseconds/1, repeat/2]).
+-import(erlmcp_bench_measure, [in_own_process/2, median/1, nanoseconds/1, repeat/2]).
 -import(erlmcp_bench_table, [
     row/1, mark/5, bytes/1, micros/1, ratio/2, print/2, print_machine/0
 ]).
@@ -22,6 +22,12 @@ main([RoundsText]) ->
     print_machine(),
     row(["", "to_binary", "park", "to_term", "unpark", "ets insert", "ets lookup", "rest"]),
     [Tools, Small | _] = [times(Name, State, Rounds) || {Name, State} <- states()],
+    First = first_times(Rounds),
+    #{to_binary := FirstToBinary, park := FirstPark, again := FirstAgain} = First,
+    print("~nContent that the node does not have yet, 45 tools, medians~n", []),
+    row(["", "to_binary", "park", "once more"]),
+    row(["", micros(FirstToBinary), micros(FirstPark), micros(FirstAgain)]),
+    row(["", "1", ratio(FirstPark, FirstToBinary), ratio(FirstAgain, FirstToBinary)]),
     Own = native(),
     print("~nBytes for a parked state of 86 tools with closures, that differs~n", []),
     row(["in its id", bytes(maps:get(id, Own))]),
@@ -30,6 +36,7 @@ main([RoundsText]) ->
     print("~nMarks~n", []),
     mark(1, "unpark 45 tools / binary_to_term", at_most, quotient(unpark, to_term, Tools), 0.8),
     mark(2, "park 45 tools / term_to_binary", at_most, quotient(park, to_binary, Tools), 2.5),
+    mark(2, "the same, content that is new", at_most, quotient(park, to_binary, First), 2.5),
     mark(3, "unchanged state, us", at_most, maps:get(rest, Tools) / 1000, 5.0),
     SmallBoth = (maps:get(park, Small) + maps:get(unpark, Small)) / 1000,
     mark(4, "park and unpark 1 KB, us", at_most, SmallBoth, 10.0),
@@ -95,6 +102,33 @@ times(Name, State, Rounds) ->
         ratio(Insert, ToBinary), ratio(Lookup, ToTerm)]),
     true = ets:delete(Table),
     Times.
+
+%% Each state is parked while no other one has its tools, and all stay parked until the end. `again'
+%% is the same state once more: its parts are known then, and are not kept as terms yet.
+first_times(Rounds) ->
+    Tools = erlmcp_bench_tools:generate(45),
+    States = [state([renamed(Round, Tool) || Tool <- Tools]) || Round <- lists:seq(1, Rounds)],
+    Measure = fun() ->
+        [
+            begin
+                Slot = ?N:slot_new(),
+                Park = fun() -> ok = park(Slot, State) end,
+                {Slot, [
+                    {to_binary, nanoseconds(fun() -> term_to_binary(State) end)},
+                    {park, nanoseconds(Park)},
+                    {again, nanoseconds(Park)}
+                ]}
+            end
+         || State <- States
+        ]
+    end,
+    {_Slots, Times} = lists:unzip(in_own_process(Measure, [{min_heap_size, 20_000_000}])),
+    maps:map(
+        fun(What, _) -> median([proplists:get_value(What, T) || T <- Times]) end, maps:from_list(hd(Times))
+    ).
+
+renamed(Round, #{<<"description">> := Description} = Tool) ->
+    Tool#{<<"description">> := <<(integer_to_binary(Round))/binary, " ", Description/binary>>}.
 
 park(Slot, State) ->
     case ?N:slot_park(Slot, State, []) of

@@ -8,6 +8,7 @@
 use crate::share::ShareLink;
 use crate::terms::Anchor;
 use erlmcp_memory_core::packed::{Links, Packed, Target, View, numbered};
+use erlmcp_memory_core::parts::Built;
 use erlmcp_memory_core::threads::{Tally, Usage};
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -32,12 +33,16 @@ pub fn folded() -> Usage {
 /// A packed value behind its owner, in the same object. Its links are to shared contents alone.
 pub struct Folded {
     start: NonNull<ShareLink>,
+    /// What it takes when it is built, in bytes, and how many 255ths of these are on a heap.
     built: u32,
+    on_heap: u8,
+    /// How many links, and [`NUMBERED`].
     links: u8,
-    /// Whether the bytes tell links by their places.
-    is_numbered: bool,
     bytes: u16,
 }
+
+/// The bit that says that the bytes tell links by their places.
+const NUMBERED: u8 = 0x80;
 
 // SAFETY: it owns what lies there, links and bytes, which are `Send` and `Sync`.
 unsafe impl Send for Folded {}
@@ -50,11 +55,12 @@ pub struct Unfolded<'v> {
     links: SmallVec<[ShareLink; 8]>,
     is_numbered: bool,
     built: u32,
+    on_heap: u8,
 }
 
 impl<'v> Unfolded<'v> {
-    /// A value that takes `built` bytes as a term; `None` if it cannot be folded.
-    pub fn of(value: &'v Packed<Anchor>, built: usize) -> Option<Self> {
+    /// A value that takes this as a term; `None` if it cannot be folded.
+    pub fn of(value: &'v Packed<Anchor>, built: Built) -> Option<Self> {
         let links = value.links().as_slice();
         if value.bytes().len() > MOST_BYTES || links.len() > MOST_LINKS {
             return None;
@@ -71,7 +77,8 @@ impl<'v> Unfolded<'v> {
                 .iter()
                 .map(|(_, target)| share(target))
                 .collect::<Option<_>>()?,
-            built: u32::try_from(built).ok()?,
+            built: u32::try_from(built.bytes()).ok()?,
+            on_heap: (255 * built.words * size_of::<usize>()).div_ceil(built.bytes().max(1)) as u8,
         })
     }
 
@@ -80,8 +87,9 @@ impl<'v> Unfolded<'v> {
         Unfolded {
             bytes: folded.bytes().into(),
             links: folded.links().iter().cloned().collect(),
-            is_numbered: folded.is_numbered,
+            is_numbered: folded.is_numbered(),
             built: folded.built,
+            on_heap: folded.on_heap,
         }
     }
 
@@ -103,12 +111,13 @@ impl<'v> Unfolded<'v> {
             links,
             is_numbered,
             built,
+            on_heap,
         } = self;
         let folded = Folded {
             start: to.cast(),
             built,
-            links: links.len() as u8,
-            is_numbered,
+            on_heap,
+            links: links.len() as u8 | if is_numbered { NUMBERED } else { 0 },
             bytes: bytes.len() as u16,
         };
         // SAFETY: the caller promises the room.
@@ -124,15 +133,28 @@ impl<'v> Unfolded<'v> {
 }
 
 impl Folded {
-    /// Bytes that it takes when it is built, about.
-    pub fn built(&self) -> usize {
-        self.built as usize
+    /// What it takes when it is built, about.
+    pub fn built(&self) -> Built {
+        let bytes = self.built as usize;
+        let on_heap = bytes * usize::from(self.on_heap) / 255;
+        Built {
+            words: on_heap / size_of::<usize>(),
+            off_heap: bytes - on_heap,
+        }
+    }
+
+    fn is_numbered(&self) -> bool {
+        self.links & NUMBERED != 0
+    }
+
+    fn links_len(&self) -> usize {
+        usize::from(self.links & !NUMBERED)
     }
 
     /// Calls `with` with the packed value.
     pub fn with<R>(&self, with: impl FnOnce(View<'_, Anchor>) -> R) -> R {
         let links = Links::to_anchors(self.links().iter().zip(0..).map(|(link, place)| {
-            let id = if self.is_numbered { place } else { link.id() };
+            let id = if self.is_numbered() { place } else { link.id() };
             (id, Anchor::Share(link.clone()))
         }));
         with(View::new(self.bytes(), &links))
@@ -140,12 +162,12 @@ impl Folded {
 
     fn links(&self) -> &[ShareLink] {
         // SAFETY: `fold` wrote this many, and they live as long as `self`.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.links.into()) }
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.links_len()) }
     }
 
     fn bytes_start(&self) -> NonNull<u8> {
         // SAFETY: the bytes begin where the links end.
-        unsafe { self.start.add(self.links.into()).cast() }
+        unsafe { self.start.add(self.links_len()).cast() }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -156,8 +178,8 @@ impl Folded {
 
 impl Drop for Folded {
     fn drop(&mut self) {
-        FOLDED.went(usize::from(self.links) * size_of::<ShareLink>() + usize::from(self.bytes));
-        let links = ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.links.into());
+        FOLDED.went(self.links_len() * size_of::<ShareLink>() + usize::from(self.bytes));
+        let links = ptr::slice_from_raw_parts_mut(self.start.as_ptr(), self.links_len());
         // SAFETY: `fold` wrote this many, and nothing uses them afterwards.
         unsafe { links.drop_in_place() };
     }

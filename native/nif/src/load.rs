@@ -89,6 +89,7 @@ fn is_loaded(env: Env<'_>, known: Term<'_>) -> bool {
             resource::learn_overhead(state::Handle::example);
             state::load_names(env);
             terms::learn_magic_bit(env, share::Share::example);
+            terms::learn_marks(env);
         });
     }
     registered

@@ -13,7 +13,7 @@ use crate::{garbage, nif, reaper, reply, resource, share};
 use erlmcp_memory_core::awake::{Entry, Ledger};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::packed::{Packed, Target, View};
-use erlmcp_memory_core::parts::{self, Parts, Unfit};
+use erlmcp_memory_core::parts::{Built, Parts, Unfit};
 use erlmcp_memory_core::roster::Roster;
 use erlmcp_memory_core::starts::Starts;
 use erlmcp_memory_core::threads::Tally;
@@ -28,8 +28,8 @@ use std::time::Instant;
 /// A term off the heap.
 struct Parked {
     packed: Packed<Anchor>,
-    /// About the bytes that the term takes on a heap.
-    built: usize,
+    /// What the term takes when it is built.
+    built: Built,
     /// Bytes of memory, with the block that it lies in.
     heap: usize,
 }
@@ -49,7 +49,7 @@ pub fn stock() -> Stock {
 }
 
 impl Parked {
-    fn new(packed: Packed<Anchor>, built: usize) -> Self {
+    fn new(packed: Packed<Anchor>, built: Built) -> Self {
         let heap = packed.heap_bytes();
         PARKED.came(heap);
         Parked {
@@ -219,8 +219,8 @@ impl Slot {
 }
 
 impl Held {
-    /// Bytes of the state when it is built; `None` without one.
-    fn built(&self) -> Option<usize> {
+    /// What the state takes when it is built; `None` without one.
+    fn built(&self) -> Option<Built> {
         match self {
             Held::Nothing => None,
             Held::Whole(parked) => Some(parked.built),
@@ -286,16 +286,12 @@ fn parked_as<'a>(
     guess: bool,
 ) -> Result<Result<Parked, Unfit>, PackError<'a>> {
     let env = term.get_env();
-    with_content(term, opened, lane, guess, |value, links| {
+    with_content(term, opened, lane, guess, |value, counted| {
         let contents = share::Parts::of(env);
-        let parts = Parts::of(value, links, &contents, share::Parts::hasher())?;
+        let parts = Parts::of(value, counted.links, &contents, share::Parts::hasher())?;
         let packed = parts.take(value, &contents);
         share::note_parts(&packed, &contents);
-        let built = parts::built_bytes(&packed, |anchor| match anchor {
-            Anchor::Share(share) => share::part_bytes(share.shared()),
-            _ => 0,
-        });
-        Ok(Parked::new(packed, built))
+        Ok(Parked::new(packed, counted.built))
     })
 }
 
@@ -305,21 +301,21 @@ const PERCENT: usize = 16 << 10;
 
 /// Charges the caller for building and packing a term on a normal scheduler. Only after it is
 /// parked, so that the caller is not suspended with its state on the heap.
-fn pay(env: Env<'_>, built: usize, lane: Lane) {
-    let percent = (built / PERCENT).min(100);
+fn pay(env: Env<'_>, built: Built, lane: Lane) {
+    let percent = (built.bytes() / PERCENT).min(100);
     if lane == Lane::Fast && percent > 0 {
         consume_timeslice(env, percent as i32);
     }
 }
 
-/// Builds a parked term, which takes `built` bytes on the heap.
+/// Builds a parked term, which takes `built`.
 fn build<'a>(
     env: Env<'a>,
-    built: usize,
+    built: Built,
     value: View<'_, Anchor>,
     lane: Lane,
 ) -> Result<Term<'a>, Busy> {
-    if lane == Lane::Fast && built > BUILT_AT_ONCE {
+    if lane == Lane::Fast && built.bytes() > BUILT_AT_ONCE {
         return Err(Busy);
     }
     let source = Source::Parked(lane);
@@ -334,9 +330,9 @@ nif!(slot_fold => slot_fold(slot));
 nif!(slot_list => slot_list(slot));
 nif!(slot_unlist => slot_unlist(slot));
 nif!(roster_tell => roster_tell(most, message));
+nif!(slot_words => slot_words(slot));
 nif!(slot_wake => slot_wake(slot));
 nif!(slot_peek => slot_peek(slot));
-nif!(slot_built => slot_built(slot));
 nif!(slot_awake => slot_awake(slot, bytes));
 nif!(slot_start => slot_start(slot, limit));
 nif!(slot_reserve => slot_reserve(slot, limit));
@@ -412,22 +408,23 @@ fn slot_rest<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'
     slot.entry.set_awake(&LEDGER, 0);
     // It was built since, as a rule.
     let held = lane.lock(&slot.held)?;
-    pay(env, held.built().unwrap_or(0), lane);
+    pay(env, held.built().unwrap_or_default(), lane);
     Ok(reply::ok(env))
+}
+
+/// Words that the state takes on a heap when it is built, about.
+fn slot_words<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
+    let held = lane.lock(&slot(reference)?.held)?;
+    Ok(held.built().unwrap_or_default().words.encode(env))
 }
 
 fn slot_wake<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
     let held = lane.lock(&slot.held)?;
     let term = held.build(env, lane)?;
-    slot.entry
-        .set_awake(&LEDGER, held.built().unwrap_or_default());
+    let built = held.built().unwrap_or_default();
+    slot.entry.set_awake(&LEDGER, built.bytes());
     Ok(term)
-}
-
-fn slot_built<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
-    let built = lane.lock(&slot(reference)?.held)?.built();
-    Ok(built.ok_or(NoResult::BadArg)?.encode(env))
 }
 
 fn slot_peek<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
@@ -555,9 +552,10 @@ fn slot_reserve<'a>(
     lane: Lane,
 ) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
-    let estimate = lane.lock(&slot.held)?.built().unwrap_or(0);
+    let built = lane.lock(&slot.held)?.built().unwrap_or_default();
     let limit = bytes_or_none(limit);
-    Ok(slot.entry.reserve(&LEDGER, estimate, limit).encode(env))
+    let is_reserved = slot.entry.reserve(&LEDGER, built.bytes(), limit);
+    Ok(is_reserved.encode(env))
 }
 
 fn slot_enter<'a>(

@@ -19,7 +19,7 @@ use crate::{garbage, nif, reaper, reply, resource};
 use erlmcp_memory_core::heap;
 use erlmcp_memory_core::map;
 use erlmcp_memory_core::packed::{Links, Packed, Target, View};
-use erlmcp_memory_core::parts::{self, Contents, Path as Place};
+use erlmcp_memory_core::parts::{self, Built, Contents, Path as Place};
 use erlmcp_memory_core::shared::{self, Content, Host, Store};
 use erlmcp_memory_core::threads::{SHARDS, Tally, thread_shard};
 use parking_lot::Mutex;
@@ -121,8 +121,8 @@ impl Slot {
 /// What is kept of a content that is part of parked terms.
 #[derive(Default)]
 struct Part {
-    /// About the bytes that the term takes on a heap; 0 before they were counted.
-    built: AtomicUsize,
+    /// What the term takes when it is built, as [`packed_built`] writes it; 0 before it was counted.
+    built: AtomicU64,
     /// Packed bytes that it has with all its parts in place.
     flat: AtomicUsize,
     /// How often it was read in the packed form.
@@ -207,7 +207,7 @@ impl Slot {
             part.reads.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
         }
-        let bytes = part_bytes(shared);
+        let bytes = part_built(shared).bytes();
         if !KEPT_AS_TERM.contains(&shared.packed().bytes().len())
             || bytes > MOST_KEPT
             || self.is_cyclic()
@@ -236,19 +236,57 @@ impl Slot {
 /// The most bytes of a term that is kept.
 const MOST_KEPT: usize = 16 << 20;
 
-/// About the bytes that the term of a part takes on a heap.
-pub fn part_bytes(shared: &Shared) -> usize {
-    match shared.host.part.built.load(Ordering::Relaxed) {
-        0 => {
-            let bytes = parts::built_bytes(shared.packed(), |anchor| match anchor {
-                Anchor::Share(share) => part_bytes(share.shared()),
-                _ => 0,
-            });
-            shared.host.part.built.store(bytes, Ordering::Relaxed);
-            bytes
-        }
-        bytes => bytes,
+/// What the term of a part takes, in one word that is not 0: words on a heap, and bytes off it in
+/// units of 16, as many as there are numbers for.
+fn packed_built(built: Built) -> u64 {
+    let number = |count: usize| u64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    number(built.words.max(1)) << 32 | number(built.off_heap.div_ceil(OFF_HEAP_UNIT))
+}
+
+const OFF_HEAP_UNIT: usize = 16;
+
+/// The most packed bytes of a part that is not counted when it is made, but when it is asked for:
+/// some 50 microseconds of work.
+const COUNTED_LATER: usize = 256 << 10;
+
+/// What the term of a part takes when it is built, about. It is counted when it is first asked for,
+/// with a stack of its own: parts may nest.
+pub fn part_built(shared: &Shared) -> Built {
+    let counted = |shared: &Shared| match shared.host.part.built.load(Ordering::Relaxed) {
+        0 => None,
+        built => Some(Built {
+            words: (built >> 32) as usize,
+            off_heap: built as u32 as usize * OFF_HEAP_UNIT,
+        }),
+    };
+    if let Some(built) = counted(shared) {
+        return built;
     }
+    let mut rest = vec![shared];
+    while let Some(next) = rest.last().copied() {
+        if counted(next).is_some() {
+            rest.pop();
+            continue;
+        }
+        let before = rest.len();
+        let links = next.packed().links().iter();
+        rest.extend(links.filter_map(|(_, target)| match target {
+            Target::Anchor(Anchor::Share(share)) => {
+                let inner: &Shared = share.shared();
+                counted(inner).is_none().then_some(inner)
+            }
+            _ => None,
+        }));
+        if rest.len() == before {
+            let built = parts::built(next.packed(), |anchor| match anchor {
+                Anchor::Share(share) => counted(share.shared()).unwrap_or_default(),
+                _ => Built::default(),
+            });
+            let built = packed_built(built);
+            next.host.part.built.store(built, Ordering::Relaxed);
+        }
+    }
+    counted(shared).unwrap_or_default()
 }
 
 /// The store, for values that are taken apart.
@@ -349,7 +387,8 @@ pub fn part_at(
             return false;
         }
         let part = &shared.host;
-        let kept = admit(part_bytes(shared)).and_then(|()| part.part_term(shared, Some(lane)));
+        let kept =
+            admit(part_built(shared).bytes()).and_then(|()| part.part_term(shared, Some(lane)));
         match kept {
             Ok(Some(kept)) => kept.is_identical(term),
             Ok(None) => false,
@@ -376,8 +415,10 @@ impl Contents<Anchor> for Parts {
     fn add(&self, hash: u64, flat: usize, packed: Packed<Anchor>) -> (u64, Anchor) {
         let shared = known(STORE.intern_hashed(hash, packed));
         shared.host.part.flat.store(flat, Ordering::Relaxed);
-        // Bottom up, so that the parts inside have been counted.
-        part_bytes(&shared);
+        // Who asks later may be on a normal scheduler.
+        if flat > COUNTED_LATER {
+            part_built(&shared);
+        }
         let link = ShareLink::new(&shared);
         (link.id(), Anchor::Share(link))
     }

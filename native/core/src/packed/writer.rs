@@ -42,6 +42,47 @@ struct Entry {
     from: u32,
     to: u32,
     index: u32,
+    /// Its first bytes, which tell most keys apart. They are set once all keys are there: bytes that
+    /// were just written one by one take long to be read as a word.
+    begin: u64,
+}
+
+/// The first eight bytes, in the order of which the bytes are; zeros follow fewer.
+#[inline]
+fn beginning(bytes: &[u8]) -> u64 {
+    match bytes.first_chunk() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => {
+            let bits = bytes
+                .iter()
+                .fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+            bits.wrapping_shl(8 * (8 - bytes.len() as u32))
+        }
+    }
+}
+
+/// Appends bytes that are mostly few: a call of the C library takes as long as copying two words.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+fn append(to: &mut Vec<u8>, bytes: &[u8]) {
+    match bytes.len() {
+        0..4 => bytes.iter().for_each(|byte| to.push(*byte)),
+        4..8 => append_ends::<4>(to, bytes),
+        8..16 => append_ends::<8>(to, bytes),
+        16..=32 => append_ends::<16>(to, bytes),
+        _ => to.extend_from_slice(bytes),
+    }
+}
+
+/// Appends at least `N` and at most twice as many bytes: the first and the last of them.
+#[inline]
+fn append_ends<const N: usize>(to: &mut Vec<u8>, bytes: &[u8]) {
+    let at = to.len();
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<N>(), bytes.last_chunk::<N>()) {
+        to.extend_from_slice(first);
+        to.truncate(at + bytes.len() - N);
+        to.extend_from_slice(last);
+    }
 }
 
 /// A map that is being written: first all of its keys, in any order, then the values in the order
@@ -156,6 +197,10 @@ impl<A: Anchor> Writer<A> {
     }
 
     fn tagged(&mut self, tag: u8, value: u64) {
+        if value < 0x80 {
+            self.scratch.bytes.extend_from_slice(&[tag, value as u8]);
+            return;
+        }
         let mut scalar = Scalar::default();
         let len = tagged_varint(tag, value, &mut scalar);
         self.scratch.bytes.extend_from_slice(&scalar[..len]);
@@ -230,7 +275,7 @@ impl<A: Anchor> Writer<A> {
         match u8::try_from(bytes.len()) {
             Ok(small) if bytes.len() <= tag::SHORT_BINARY_MAX => {
                 self.scratch.bytes.push(tag::SHORT_BINARY + small);
-                self.scratch.bytes.extend_from_slice(bytes);
+                append(&mut self.scratch.bytes, bytes);
             }
             _ => self.sized(tag::BINARY, bytes),
         }
@@ -387,6 +432,7 @@ impl<A: Anchor> Writer<A> {
             from,
             to: (bytes.len() - map.start) as u32,
             index: index as u32,
+            begin: 0,
         });
     }
 
@@ -398,12 +444,18 @@ impl<A: Anchor> Writer<A> {
             keys,
             entries,
         } = &mut self.scratch;
-        keys.extend_from_slice(&bytes[map.start..]);
+        append(keys, &bytes[map.start..]);
         bytes.truncate(map.start);
         let keys = &keys[map.keys..];
         let entries = &mut entries[map.first..];
         let key = |entry: &Entry| &keys[entry.from as usize..entry.to as usize];
-        entries.sort_unstable_by(|a, b| key(a).cmp(key(b)));
+        for entry in &mut *entries {
+            entry.begin = beginning(&keys[entry.from as usize..]);
+        }
+        entries.sort_unstable_by(|a, b| {
+            let begin = a.begin.cmp(&b.begin);
+            begin.then_with(|| key(a).cmp(key(b)))
+        });
         // Room for the head, which is written when the body is there.
         bytes.resize(map.start + 1 + (2 + entries.len()) * WIDE, 0);
         !entries
@@ -430,7 +482,7 @@ impl<A: Anchor> Writer<A> {
         let slot = map.start + 1 + (2 + map.next) * WIDE;
         bytes[slot..slot + WIDE].copy_from_slice(&offset.to_le_bytes());
         let key = map.keys + entry.from as usize..map.keys + entry.to as usize;
-        bytes.extend_from_slice(&keys[key]);
+        append(bytes, &keys[key]);
         map.next += 1;
         Some(entry.index as usize)
     }
@@ -455,11 +507,13 @@ impl<A: Anchor> Writer<A> {
         if width == WIDE {
             return;
         }
-        let mut to = map.start + 1 + 2 * width;
-        let mut from = map.start + 1 + 2 * WIDE;
-        for _ in 0..count {
-            bytes.copy_within(from..from + width, to);
-            from += WIDE;
+        let (mut to, from) = (map.start + 1 + 2 * width, map.start + 1 + 2 * WIDE);
+        for from in (from..).step_by(WIDE).take(count) {
+            let low = [bytes[from], bytes[from + 1]];
+            bytes[to] = low[0];
+            if width == 2 {
+                bytes[to + 1] = low[1];
+            }
             to += width;
         }
         bytes.copy_within(body.., to);

@@ -2,7 +2,7 @@
 
 use super::Anchor;
 use super::anchor::ENVIRONMENT;
-use super::kind::{Kind, kind, list_cell};
+use super::kind::{Kind, MapEntries, kind, list_cell};
 use super::opened::{HEAP_BINARY, is_small};
 use super::unpack::{Source, unpack};
 use crate::lane::Lane;
@@ -13,7 +13,7 @@ use rustler::sys::{
     ErlNifEnv, ErlNifTerm, enif_alloc_env, enif_free_env, enif_get_map_value, enif_is_identical,
     enif_make_copy,
 };
-use rustler::{Binary, Env, MapIterator, OwnedEnv, Term};
+use rustler::{Binary, Env, OwnedEnv, Term};
 use smallvec::SmallVec;
 
 /// Words that are copied on a normal scheduler: some 50 microseconds of work.
@@ -264,7 +264,7 @@ fn heap_words(term: Term<'_>, depth: usize, large: &mut impl FnMut(ErlNifTerm)) 
             words += 1;
         }
         Kind::Map => {
-            for (key, value) in MapIterator::new(term).into_iter().flatten() {
+            for (key, value) in MapEntries::of(term) {
                 words += 2 + heap_words(key, depth + 1, large);
                 words += heap_words(value, depth + 1, large);
             }

@@ -5,12 +5,12 @@
 //! that meets such terms returns them, and is repeated with the contents of each.
 
 use super::error::PackError;
-use super::kind::{Kind, kind, list_cell, tuple_elements};
+use super::kind::{Kind, MapEntries, kind, list_cell, tuple_elements};
 use super::words::word;
 use crate::lane::{Budget, Busy, Lane};
 use erlmcp_memory_core::packed::MAX_BYTES;
 use rustler::sys::ErlNifTerm;
-use rustler::{Binary, Env, ListIterator, MapIterator, Term};
+use rustler::{Binary, Env, ListIterator, Term};
 use std::collections::{HashMap, HashSet};
 
 mod atoms {
@@ -268,7 +268,7 @@ pub fn walk<'a>(
                             }
                             Kind::Map => {
                                 let before = steps.len();
-                                for (key, value) in MapIterator::new(term).into_iter().flatten() {
+                                for (key, value) in MapEntries::of(term) {
                                     steps.extend([Step::Visit(key), Step::Visit(value)]);
                                 }
                                 Size::heap(5 + steps.len() - before)

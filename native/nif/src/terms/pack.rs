@@ -4,24 +4,53 @@ use super::Anchor;
 use super::anchor::Keeper;
 use super::error::PackError;
 use super::external::to_external;
-use super::kind::{Kind, kind, list_cell};
-use super::opened::{Inside, Opened, list_elements, walk};
+use super::kind::{Kind, MapEntries, kind, list_cell};
+use super::mark::{Mark, mark};
+use super::opened::{HEAP_BINARY, Inside, Opened, is_small, list_elements, walk};
 use super::references::{LocalReferences, may_be_magic};
 use super::scratch::{give_scratch, take_scratch};
 use super::words::word;
-use crate::lane::{Budget, Lane};
+use crate::lane::{Budget, Busy, Lane};
 use crate::{buffer, park, pool, share, state};
 use erlmcp_memory_core::packed::{
     Links, MAX_BYTES, MAX_DEPTH, MAX_FUNS, MAX_KEYS, MapBuilder, Packed, Scalar, View, Writer,
     pack_atom, pack_int,
 };
-use erlmcp_memory_core::parts::{self, Path as Place};
+use erlmcp_memory_core::parts::{self, Built, Path as Place};
 use rustler::sys::ErlNifTerm;
-use rustler::{Binary, Encoder, Env, MapIterator, OwnedEnv, Term};
+use rustler::{Binary, Encoder, Env, OwnedEnv, Term};
 use smallvec::SmallVec;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
+
+/// Why writing ended, in a byte: it is returned for each term.
+#[derive(Debug, Clone, Copy)]
+enum Refused {
+    Busy,
+    TooLarge,
+    TooManyFuns,
+    TooManyKeys,
+    Unknown,
+}
+
+impl From<Busy> for Refused {
+    fn from(Busy: Busy) -> Self {
+        Refused::Busy
+    }
+}
+
+impl From<Refused> for PackError<'_> {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Busy => PackError::Busy,
+            Refused::TooLarge => PackError::TooLarge,
+            Refused::TooManyFuns => PackError::TooManyFuns,
+            Refused::TooManyKeys => PackError::TooManyKeys,
+            Refused::Unknown => PackError::Unknown,
+        }
+    }
+}
 
 /// Ids of foreign terms: equal ones get equal ids, and no input can be chosen to collide with
 /// another.
@@ -99,15 +128,23 @@ pub fn pack_keys<'a>(
     }
 }
 
-/// Calls `with` with the packed form of a term as [`pack_content`] writes it, and with how many of
-/// its parts are links: with `guess`, a part that is the same as in the term parked before is one.
+/// What is known of a term that was packed to be parked.
+pub struct Counted {
+    /// How many of its parts are links.
+    pub links: usize,
+    /// What it takes when it is built.
+    pub built: Built,
+}
+
+/// Calls `with` with the packed form of a term as [`pack_content`] writes it, and with what is known
+/// of it: with `guess`, a part that is the same as in the term parked before is a link.
 /// A normal scheduler does [`PARKED_AT_ONCE`] times as much here as in other calls.
 pub fn with_content<'a, R>(
     term: Term<'a>,
     opened: Term<'a>,
     lane: Lane,
     guess: bool,
-    with: impl FnOnce(View<'_, Anchor>, usize) -> R,
+    with: impl FnOnce(View<'_, Anchor>, Counted) -> R,
 ) -> Result<R, PackError<'a>> {
     let mut packer = Packer::new(opened, lane, Writer::reusing(take_scratch()));
     packer.budget = Budget::times(lane, PARKED_AT_ONCE);
@@ -118,9 +155,12 @@ pub fn with_content<'a, R>(
         packer.root = root_of(term);
     }
     packer.whole(term)?;
-    let links = packer.guessed;
+    let counted = Counted {
+        links: packer.guessed,
+        built: packer.built,
+    };
     let (scratch, kept) = packer.finish()?.into_parts();
-    let result = with(View::new(scratch.bytes(), &kept), links);
+    let result = with(View::new(scratch.bytes(), &kept), counted);
     give_scratch(scratch);
     Ok(result)
 }
@@ -221,13 +261,16 @@ const UNSHARED: usize = 1 << 20;
 /// built more than once.
 const GROWTH: usize = 8;
 
+/// Words that a binary off the heap takes there, and about those of a term without parts that is
+/// not stored in a word.
+const OFF_HEAP: usize = 8;
+const SMALL_TERM: usize = 4;
+
 /// The least bytes of a binary in a parked term that is held instead of copied.
 const HELD: usize = 64 << 10;
 
 /// Where the packer continues. Nesting uses no stack of the thread.
 enum Frame<'a> {
-    /// A term that has parts.
-    Compound(Term<'a>),
     /// The rest of a list.
     Rest(Term<'a>),
     /// The rest of a tuple.
@@ -242,7 +285,7 @@ enum Frame<'a> {
 
 struct Keys<'a> {
     map: MapBuilder,
-    entries: MapIterator<'a>,
+    entries: MapEntries<'a>,
     first: usize,
 }
 
@@ -271,6 +314,8 @@ struct Packer<'a> {
     root: Option<Place>,
     /// Parts that were guessed.
     guessed: usize,
+    /// What was written so far takes this when it is built.
+    built: Built,
 }
 
 impl<'a> Packer<'a> {
@@ -292,6 +337,7 @@ impl<'a> Packer<'a> {
             unmeasured: UNMEASURED,
             root: None,
             guessed: 0,
+            built: Built::default(),
         }
     }
 
@@ -310,17 +356,18 @@ impl<'a> Packer<'a> {
     }
 
     /// Writes the link to the content that equals a term, if that can be guessed.
-    fn guess(&mut self, term: Term<'a>) -> Result<bool, PackError<'a>> {
+    fn guess(&mut self, term: Term<'a>) -> Result<bool, Refused> {
         match self.place() {
             Some(place) => self.guess_at(place, term),
             None => Ok(false),
         }
     }
 
-    fn guess_at(&mut self, place: Place, term: Term<'a>) -> Result<bool, PackError<'a>> {
+    fn guess_at(&mut self, place: Place, term: Term<'a>) -> Result<bool, Refused> {
         let admit = |bytes| self.budget.spend(bytes / size_of::<ErlNifTerm>());
         match share::part_at(place, term, self.lane, admit)? {
             Some(link) => {
+                self.built += share::part_built(link.shared());
                 self.writer.part(link.id(), Anchor::Share(link));
                 self.guessed += 1;
                 Ok(true)
@@ -342,21 +389,20 @@ impl<'a> Packer<'a> {
         if self.leaf(term)? {
             return Ok(());
         }
-        if let Some(root) = self.root.take() {
-            if self.guess_at(root.whole(), term)? {
-                return Ok(());
-            }
-            self.compound(term)?;
-            self.root = Some(root);
-        } else {
-            self.compound(term)?;
+        let root = self.root.take();
+        if let Some(root) = root
+            && self.guess_at(root.whole(), term)?
+        {
+            return Ok(());
         }
+        let mut next = self.compound(term)?;
+        self.root = root;
         let mut is_measured = false;
-        while let Some(frame) = self.frames.pop() {
-            self.resume(frame)?;
+        loop {
             if self.frames.len() > MAX_DEPTH {
                 return Err(PackError::TooDeep);
             }
+            // Also of a term that was written in one step.
             if self.writer.len() > self.unmeasured && !is_measured {
                 is_measured = true;
                 let seen = walk([term], self.lane, &mut self.opened)?;
@@ -364,68 +410,111 @@ impl<'a> Packer<'a> {
                     return Err(PackError::TooShared);
                 }
             }
+            next = match next {
+                Some(term) => self.compound(term)?,
+                None => match self.frames.pop() {
+                    Some(frame) => self.resume(frame)?,
+                    None => return Ok(()),
+                },
+            };
         }
-        Ok(())
     }
 
-    /// Continues until a term with parts was begun, or this one is done.
-    fn resume(&mut self, frame: Frame<'a>) -> Result<(), PackError<'a>> {
+    /// Continues with what was left; see [`compound`](Self::compound).
+    fn resume(&mut self, frame: Frame<'a>) -> Result<Option<Term<'a>>, Refused> {
         match frame {
-            Frame::Compound(term) => return self.compound(term),
-            Frame::Rest(mut rest) => {
-                while let Some((head, tail)) = list_cell(rest) {
-                    rest = tail;
-                    if !self.leaf(head)? {
-                        // The end of a proper list needs no visit.
-                        if !rest.is_empty_list() {
-                            self.frames.push(Frame::Rest(rest));
-                        }
-                        return self.compound(head);
-                    }
-                }
-                if !rest.is_empty_list() && !self.leaf(rest)? {
-                    return self.compound(rest);
-                }
-            }
-            Frame::Elements(env, mut elements) => {
-                while let Some((element, rest)) = elements.split_first() {
-                    elements = rest;
-                    // SAFETY: an element of a tuple belongs to the environment of the tuple.
-                    let element = unsafe { Term::new(env, *element) };
-                    if !self.leaf(element)? {
-                        if !elements.is_empty() {
-                            self.frames.push(Frame::Elements(env, elements));
-                        }
-                        return self.compound(element);
-                    }
-                }
-            }
+            Frame::Rest(rest) => self.rest(rest),
+            Frame::Elements(env, elements) => self.elements(env, elements),
             Frame::Keys(keys) => {
                 self.writer.end_key(&keys.map);
-                return self.keys(*keys);
+                self.keys(*keys)
             }
-            Frame::Values(mut map, first) => {
-                while let Some(index) = self.writer.next_value(&mut map) {
-                    let value = self.values[first + index];
-                    if !self.leaf(value)? {
-                        self.frames.push(Frame::Values(map, first));
-                        return self.compound(value);
-                    }
-                }
-                self.values.truncate(first);
+            Frame::Values(map, first) => self.values(map, first),
+            Frame::EndFun => {
+                self.open_funs -= 1;
+                Ok(None)
             }
-            Frame::EndFun => self.open_funs -= 1,
         }
-        Ok(())
+    }
+
+    fn rest(&mut self, mut rest: Term<'a>) -> Result<Option<Term<'a>>, Refused> {
+        while let Some((head, tail)) = list_cell(rest) {
+            rest = tail;
+            if !self.leaf(head)? {
+                // The end of a proper list needs no visit.
+                if !rest.is_empty_list() {
+                    self.frames.push(Frame::Rest(rest));
+                }
+                return Ok(Some(head));
+            }
+        }
+        let is_done = rest.is_empty_list() || self.leaf(rest)?;
+        Ok((!is_done).then_some(rest))
+    }
+
+    fn elements(
+        &mut self,
+        env: Env<'a>,
+        mut elements: &'a [ErlNifTerm],
+    ) -> Result<Option<Term<'a>>, Refused> {
+        while let Some((element, rest)) = elements.split_first() {
+            elements = rest;
+            // SAFETY: an element of a tuple belongs to the environment of the tuple.
+            let element = unsafe { Term::new(env, *element) };
+            if !self.leaf(element)? {
+                if !elements.is_empty() {
+                    self.frames.push(Frame::Elements(env, elements));
+                }
+                return Ok(Some(element));
+            }
+        }
+        Ok(None)
+    }
+
+    fn values(&mut self, mut map: MapBuilder, first: usize) -> Result<Option<Term<'a>>, Refused> {
+        while let Some(index) = self.writer.next_value(&mut map) {
+            let value = self.values[first + index];
+            if !self.leaf(value)? {
+                self.frames.push(Frame::Values(map, first));
+                return Ok(Some(value));
+            }
+        }
+        self.values.truncate(first);
+        Ok(None)
     }
 
     /// Writes a term without parts; `false` if it has parts.
-    fn leaf(&mut self, term: Term<'a>) -> Result<bool, PackError<'a>> {
+    #[inline(always)]
+    #[allow(clippy::inline_always)]
+    fn leaf(&mut self, term: Term<'a>) -> Result<bool, Refused> {
         self.budget.spend(0)?;
         if self.writer.len() > MAX_BYTES {
-            return Err(PackError::TooLarge);
+            return Err(Refused::TooLarge);
         }
-        match kind(term) {
+        match mark(term) {
+            Mark::Cell => return Ok(false),
+            Mark::Boxed => {
+                // One call tells whether it is a binary, and where its bytes are.
+                if let Ok(binary) = term.decode::<Binary>() {
+                    self.binary(term, &binary)?;
+                    return Ok(true);
+                }
+            }
+            _ => {}
+        }
+        self.other_leaf(term)
+    }
+
+    fn other_leaf(&mut self, term: Term<'a>) -> Result<bool, Refused> {
+        let kind = kind(term);
+        self.built.words += match kind {
+            Kind::Atom | Kind::Nil | Kind::Pid | Kind::Port => 0,
+            Kind::Int(value) if is_small(value) => 0,
+            // Counted where they are begun.
+            Kind::Cell(..) | Kind::Tuple(_) | Kind::Map | Kind::Fun | Kind::Other => 0,
+            _ => SMALL_TERM,
+        };
+        match kind {
             Kind::Atom => self.writer.atom(word(term)),
             Kind::Int(value) => self.writer.int(value),
             Kind::Float(value) if self.open_keys > 0 => self.writer.float(float_key(value)),
@@ -433,12 +522,8 @@ impl<'a> Packer<'a> {
             Kind::Nil => self.writer.nil(),
             // Not `decode_as_binary`, which takes an iolist, too.
             Kind::Binary => match term.decode::<Binary>() {
-                Ok(binary) if self.holds && binary.len() >= HELD => self.held(term, &binary)?,
-                Ok(binary) => {
-                    self.copy(binary.len())?;
-                    self.writer.binary(&binary);
-                }
-                Err(_) => return Err(PackError::Unknown),
+                Ok(binary) => self.binary(term, &binary)?,
+                Err(_) => return Err(Refused::Unknown),
             },
             Kind::Pid => self.writer.pid(word(term)),
             Kind::Port => self.writer.port(word(term)),
@@ -454,27 +539,44 @@ impl<'a> Packer<'a> {
         Ok(true)
     }
 
-    /// Begins a term that has parts.
-    fn compound(&mut self, term: Term<'a>) -> Result<(), PackError<'a>> {
+    /// Writes a binary.
+    #[inline]
+    fn binary(&mut self, term: Term<'a>, binary: &[u8]) -> Result<(), Refused> {
+        if self.holds && binary.len() >= HELD {
+            return self.held(term, binary);
+        }
+        self.copy(binary.len())?;
+        self.writer.binary(binary);
+        if binary.len() > HEAP_BINARY {
+            self.built.words += OFF_HEAP;
+            self.built.off_heap += binary.len();
+        } else {
+            self.built.words += 2 + binary.len().div_ceil(size_of::<ErlNifTerm>());
+        }
+        Ok(())
+    }
+
+    /// Begins a term that has parts. Returns the part that is to begin next; `None` where what was
+    /// left last, if anything, is to be continued.
+    fn compound(&mut self, term: Term<'a>) -> Result<Option<Term<'a>>, Refused> {
         if self.root.is_some() && self.guess(term)? {
-            return Ok(());
+            return Ok(None);
         }
         match kind(term) {
             Kind::Cell(..) => self.list(term),
             Kind::Tuple(elements) => {
                 self.writer.tuple(elements.len());
-                self.frames.push(Frame::Elements(term.get_env(), elements));
-                Ok(())
+                self.built.words += 1 + elements.len();
+                self.elements(term.get_env(), elements)
             }
             Kind::Map => {
-                let entries = MapIterator::new(term).ok_or(PackError::Unknown)?;
                 self.open_keys += 1;
                 if self.open_keys > MAX_KEYS {
-                    return Err(PackError::TooManyKeys);
+                    return Err(Refused::TooManyKeys);
                 }
                 self.keys(Keys {
                     map: self.writer.begin_map(),
-                    entries,
+                    entries: MapEntries::of(term),
                     first: self.values.len(),
                 })
             }
@@ -483,35 +585,34 @@ impl<'a> Packer<'a> {
     }
 
     /// Continues with the keys of a map, which nearly always have no parts.
-    fn keys(&mut self, mut keys: Keys<'a>) -> Result<(), PackError<'a>> {
+    fn keys(&mut self, mut keys: Keys<'a>) -> Result<Option<Term<'a>>, Refused> {
         while let Some((key, value)) = keys.entries.next() {
             self.values.push(value);
             if !self.leaf(key)? {
                 self.frames.push(Frame::Keys(Box::new(keys)));
-                self.frames.push(Frame::Compound(key));
-                return Ok(());
+                return Ok(Some(key));
             }
             self.writer.end_key(&keys.map);
         }
         self.open_keys -= 1;
+        self.built.words += parts::map_words(self.values.len() - keys.first);
         // The keys of a map differ, and so do their packed forms, unless one of them is still
         // closed.
         let distinct = self.writer.end_keys(&keys.map);
         debug_assert!(distinct || !self.closed.is_empty());
-        self.frames.push(Frame::Values(keys.map, keys.first));
-        Ok(())
+        self.values(keys.map, keys.first)
     }
 
     /// Checks that this many bytes may be copied.
-    fn copy(&mut self, bytes: usize) -> Result<(), PackError<'a>> {
+    fn copy(&mut self, bytes: usize) -> Result<(), Refused> {
         self.budget.spend(bytes)?;
         if self.writer.len().saturating_add(bytes) > MAX_BYTES {
-            return Err(PackError::TooLarge);
+            return Err(Refused::TooLarge);
         }
         Ok(())
     }
 
-    fn list(&mut self, list: Term<'a>) -> Result<(), PackError<'a>> {
+    fn list(&mut self, list: Term<'a>) -> Result<Option<Term<'a>>, Refused> {
         let (mut len, mut bytes, mut rest) = (0, true, list);
         while let Some((head, tail)) = list_cell(rest) {
             self.budget.spend(0)?;
@@ -519,6 +620,7 @@ impl<'a> Packer<'a> {
             len += 1;
             rest = tail;
         }
+        self.built.words += 2 * len;
         let proper = rest.is_empty_list();
         if proper && bytes {
             self.copy(len)?;
@@ -529,22 +631,21 @@ impl<'a> Packer<'a> {
                 byte(head).unwrap_or(0)
             });
             self.writer.byte_list(elements);
-            return Ok(());
+            return Ok(None);
         }
         if proper {
             self.writer.list(len);
         } else {
             self.writer.improper(len);
         }
-        self.frames.push(Frame::Rest(list));
-        Ok(())
+        self.rest(list)
     }
 
     /// A term without parts that only the VM understands and that nothing needs to keep alive.
-    fn opaque(&mut self, term: Term<'_>) -> Result<(), PackError<'a>> {
+    fn opaque(&mut self, term: Term<'_>) -> Result<(), Refused> {
         // Its size cannot be found out first.
         if self.lane == Lane::Fast {
-            return Err(PackError::Busy);
+            return Err(Refused::Busy);
         }
         let external = to_external(term);
         self.copy(external.len())?;
@@ -554,7 +655,7 @@ impl<'a> Packer<'a> {
 
     /// A binary that the VM keeps; equal only to the very same one. A part of a much larger one is
     /// copied: it would keep all of that alive.
-    fn held(&mut self, term: Term<'a>, binary: &[u8]) -> Result<(), PackError<'a>> {
+    fn held(&mut self, term: Term<'a>, binary: &[u8]) -> Result<(), Refused> {
         match self.opened.get(term)? {
             Some(Inside::Held) => {
                 let mut numbers = [0; 16];
@@ -578,7 +679,7 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
-    fn reference(&mut self, term: Term<'a>) -> Result<(), PackError<'a>> {
+    fn reference(&mut self, term: Term<'a>) -> Result<(), Refused> {
         let env = term.get_env();
         if let Some(share) = share::link(term) {
             self.writer.share(share.id(), Anchor::Share(share));
@@ -617,51 +718,52 @@ impl<'a> Packer<'a> {
     }
 
     /// A fun or a native record.
-    fn opened(&mut self, term: Term<'a>) -> Result<(), PackError<'a>> {
+    fn opened(&mut self, term: Term<'a>) -> Result<Option<Term<'a>>, Refused> {
         match self.opened.get(term)? {
             Some(Inside::Export(parts)) => {
                 self.writer.export();
-                self.head(&parts)
+                self.head(&parts)?;
+                Ok(None)
             }
             Some(Inside::Fun(head, free)) => {
-                let len = free.list_length().map_err(|_| PackError::Unknown)?;
+                let len = free.list_length().map_err(|_| Refused::Unknown)?;
                 self.writer.fun(len);
+                self.built.words += 7 + len;
                 self.head(&head)?;
                 self.open_funs += 1;
                 if self.open_funs > MAX_FUNS {
-                    return Err(PackError::TooManyFuns);
+                    return Err(Refused::TooManyFuns);
                 }
                 self.frames.push(Frame::EndFun);
-                self.frames.push(Frame::Rest(free));
-                Ok(())
+                self.rest(free)
             }
             Some(Inside::Record(head, names, values)) => {
-                let names = list_elements(names).ok_or(PackError::Unknown)?;
-                let len = values.list_length().map_err(|_| PackError::Unknown)?;
+                let names = list_elements(names).ok_or(Refused::Unknown)?;
+                let len = values.list_length().map_err(|_| Refused::Unknown)?;
                 self.writer.record(len);
+                self.built.words += 2 + 2 * len;
                 self.head(&head)?;
                 for name in names {
                     self.head(&[name])?;
                 }
-                self.frames.push(Frame::Rest(values));
-                Ok(())
+                self.rest(values)
             }
-            Some(Inside::Bits | Inside::Held | Inside::Unknown) => Err(PackError::Unknown),
+            Some(Inside::Bits | Inside::Held | Inside::Unknown) => Err(Refused::Unknown),
             None => {
                 if self.met.insert(word(term)) {
                     self.closed.push(term);
                 }
                 self.writer.nil();
-                Ok(())
+                Ok(None)
             }
         }
     }
 
     /// What comes before the parts of a fun or a record: terms without parts.
-    fn head(&mut self, terms: &[Term<'a>]) -> Result<(), PackError<'a>> {
+    fn head(&mut self, terms: &[Term<'a>]) -> Result<(), Refused> {
         for term in terms {
             if !self.leaf(*term)? {
-                return Err(PackError::Unknown);
+                return Err(Refused::Unknown);
             }
         }
         Ok(())
@@ -670,5 +772,10 @@ impl<'a> Packer<'a> {
 
 /// An integer from 0 to 255. (rustler's decoder of `u8` takes any integer, modulo 256.)
 fn byte(term: Term<'_>) -> Option<u8> {
-    u8::try_from(term.decode::<i64>().ok()?).ok()
+    let int = match mark(term) {
+        Mark::Int(int) => int,
+        Mark::Unknown => term.decode().ok()?,
+        _ => return None,
+    };
+    u8::try_from(int).ok()
 }
