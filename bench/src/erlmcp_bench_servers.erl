@@ -8,6 +8,7 @@
 
 -export([main/1]).
 -export([waking/2, idling/1, broadcast/2, starting/2]).
+-export([copied/3]).
 
 -import(erlmcp_bench_measure, [
     in_own_process/1, median/1, nanoseconds/1, percentile/2, settled_total/0
@@ -20,6 +21,8 @@
 -define(STARTING, 1000).
 %% Servers that handle calls all the time.
 -define(AWAKE, 20).
+%% Processes that hibernate and have their state in ETS.
+-define(COPIERS, 500).
 -define(LIMIT, 536870912).
 
 %% @doc `Count' servers; one per cent of them wake each second for this many `Seconds'; random work
@@ -42,7 +45,7 @@ main([CountText, SecondsText, SoakText]) ->
     print("~nMarks~n", []),
     [
         mark(3, io_lib:format("from idle, ~b tools, against the VM's copy of the state", [Tools]), at_most,
-            (maps:get(idle, Times) - maps:get(awake, Times)) / maps:get(copy, Times), 1.4)
+            later(idle, awake, Times) / later(copy, at_hand, Times), 1.4)
      || {Tools, Times} <- Waking
     ],
     mark(6, "bytes in the second half, per cent", at_most, maps:get(growth, Random), 2.0),
@@ -62,44 +65,59 @@ main([CountText, SecondsText, SoakText]) ->
     ],
     ok.
 
+later(Idle, Awake, Times) ->
+    maps:get(Idle, Times) - maps:get(Awake, Times).
+
 run(What, Function, Arguments) ->
     erlmcp_bench_vm:run(What, ?MODULE, Function, Arguments).
 
 %% --- one per cent wakes each second ---
 
-%% @doc Medians in nanoseconds of a `tools/call': `awake' and from `idle', with the latter's `p99',
-%% and of a `copy' of the state by the VM.
+%% @doc Medians in nanoseconds of a `tools/call': `awake' and from `idle', with the latter's `p99';
+%% of a call to a process that hibernates with its state in ETS, and copies it when it wakes
+%% (`copy', and `at_hand' without the copy); and of copies of the state one after the other (`hot').
 -spec waking(pos_integer(), {pos_integer(), pos_integer()}) -> #{atom() => number()}.
 waking(Count, {Number, Seconds}) ->
     Tools = erlmcp_bench_tools:generate(Number),
     Pids = list_to_tuple(start(Count, Tools)),
     lists:foreach(fun erlmcp_bench_form:asleep/1, tuple_to_list(Pids)),
-    Copy = copy_time(sys:get_state(element(1, Pids))),
+    State = sys:get_state(element(1, Pids)),
+    Hot = copy_time(State),
+    Table = ets:new(states, [public, {read_concurrency, true}]),
+    %% Each copies one of its own.
+    Copiers = list_to_tuple([copier(Table, N, State) || N <- lists:seq(1, ?COPIERS)]),
     Call = erlmcp_bench_messages:call(1, lists:nth(Number div 2, Tools)),
     Every = max(1, 100_000 div Count),
     %% Awake ones beside: the same call, again and again.
     Awake = spawn_link(fun() -> ask_awake(element(Count, Pids), Call, []) end),
-    Idle = ask_idle(Pids, Call, Every, erlang:monotonic_time(millisecond) + Seconds * 1000, []),
+    End = erlang:monotonic_time(millisecond) + Seconds * 1000,
+    Idle = ask_idle({Pids, Copiers}, Call, Every, End, []),
     Awake ! {times, self()},
     Times = receive {times, T} -> T end,
+    {Ours, Copies, AtHand} = lists:unzip3(Idle),
     #{
-        copy => Copy,
+        hot => Hot,
+        copy => median(Copies),
+        at_hand => median(AtHand),
         awake => median(Times),
-        idle => median(Idle),
-        p99 => percentile(99, Idle),
+        idle => median(Ours),
+        p99 => percentile(99, Ours),
         calls => length(Idle)
     }.
 
-ask_idle(Pids, Call, Every, End, Times) ->
+ask_idle({Pids, Copiers} = Who, Call, Every, End, Times) ->
     case erlang:monotonic_time(millisecond) of
         Now when Now >= End ->
             Times;
         Now ->
             Pid = element(rand:uniform(tuple_size(Pids) - 1), Pids),
             Time = call_time(Pid, Call),
+            Copier = element(rand:uniform(tuple_size(Copiers)), Copiers),
+            Copied = nanoseconds(fun() -> ok = gen_server:call(Copier, copy) end),
+            AtHand = nanoseconds(fun() -> ok = gen_server:call(Copier, copy) end),
             Left = Now + Every - erlang:monotonic_time(millisecond),
             Left > 0 andalso timer:sleep(Left),
-            ask_idle(Pids, Call, Every, End, [Time | Times])
+            ask_idle(Who, Call, Every, End, [{Time, Copied, AtHand} | Times])
     end.
 
 ask_awake(Pid, Call, Times) ->
@@ -111,6 +129,27 @@ ask_awake(Pid, Call, Times) ->
 
 call_time(Pid, Call) ->
     nanoseconds(fun() -> erlmcp_host:request(Pid, Call) end).
+
+copier(Table, N, State) ->
+    true = ets:insert(Table, {N, State}),
+    spawn_link(fun() -> asleep(Table, N) end).
+
+%% As long awake as a parked server with default settings.
+asleep(Table, N) ->
+    proc_lib:hibernate(?MODULE, copied, [Table, N, none]).
+
+%% @private
+copied(Table, N, State) ->
+    receive
+        {'$gen_call', From, copy} when State =:= none ->
+            [{N, Copy}] = ets:lookup(Table, N),
+            gen_server:reply(From, ok),
+            copied(Table, N, Copy);
+        {'$gen_call', From, copy} ->
+            gen_server:reply(From, ok),
+            copied(Table, N, State)
+    after 1000 -> asleep(Table, N)
+    end.
 
 %% `ets:lookup' copies a term as fast as the VM can. In a process of its own each time, as one that
 %% wakes with an empty heap.
@@ -272,15 +311,21 @@ opened(Pid, N) ->
 
 print_waking(Waking) ->
     print("~nA tools/call while one per cent of the servers wake each second~n", []),
-    row(["", "awake", "from idle", "p99", "VM's copy", "calls"]),
+    row(["", "awake", "from idle", "p99", "with ETS", "ets:lookup", "calls"]),
     [
         row([
             io_lib:format("~b tools", [Tools]),
-            micros(Awake), micros(Idle), micros(P99), micros(Copy), integer_to_list(Calls)
+            micros(maps:get(awake, Times)),
+            micros(maps:get(idle, Times)),
+            micros(maps:get(p99, Times)),
+            micros(later(copy, at_hand, Times)),
+            micros(maps:get(hot, Times)),
+            integer_to_list(maps:get(calls, Times))
         ])
-     || {Tools, #{awake := Awake, idle := Idle, p99 := P99, copy := Copy, calls := Calls}} <- Waking
+     || {Tools, Times} <- Waking
     ],
-    print("  VM's copy: ets:lookup/2 of the state.~n", []).
+    print("  with ETS: what a process takes longer that hibernates with its state in ETS, and copies~n"
+          "  it when it wakes, at the same pace. ets:lookup: copies of one state in a row.~n", []).
 
 print_idling(#{gap := Gap, took := Took, calm := Calm, p99 := P99, calls := Calls}) ->
     print("~nAll go idle at once, with ~b tools each~n", [?SMALL]),
