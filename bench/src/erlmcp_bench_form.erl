@@ -6,6 +6,7 @@
 
 -include("erlmcp_memory.hrl").
 
+-define(SEGMENTS_MS, 15_000).
 -define(BATCH, 2000).
 -define(WATCH_MS, 3000).
 
@@ -54,6 +55,8 @@ connections(#{running := Running} = Options, Base, Tools, Catalogue, Calls) ->
             All = fill(Options, Catalogue, Calls, Running, Count, Awake),
             true = erlang:garbage_collect(),
             ok = moved(120),
+            %% The VM gives segments that it has freed back one a second.
+            timer:sleep(?SEGMENTS_MS),
             Phases2 = Phases1#{
                 hibernated => each(Base, settled(), Count),
                 process => average(All)
