@@ -201,7 +201,9 @@ start_wait(Options) ->
 %% and call this again. `Left' is how long it may still wait.
 -spec start(Left :: timeout(), parking()) ->
     {started, parking()} | {sleep, Ms :: pos_integer(), Left :: timeout()}.
-start(Left, #parking_1{slot = Slot, limit = Limit, idle_after = IdleAfter} = Parking) ->
+start(Left, #parking_1{slot = Slot, limit = Last, idle_after = IdleAfter} = Parking) ->
+    %% It may have been raised because so many wait.
+    Limit = limit(Last),
     case erlmcp_memory_nif:slot_start(Slot, part(Limit, ?LEFT_BY_STARTS)) of
         {false, Ms} when Left > 0 ->
             %% Not all at once.

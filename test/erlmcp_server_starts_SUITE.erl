@@ -23,6 +23,7 @@ all() ->
         a_start_that_waits_ends_with_its_parent,
         a_start_that_waits_is_traced_and_named,
         a_starter_that_waits_for_a_time_gets_its_server,
+        a_limit_that_is_raised_lets_all_start,
         what_is_expected_of_a_server_is_learned,
         a_server_counts_as_expected_until_it_is_idle,
         a_server_that_never_parks_counts_as_it_is,
@@ -170,6 +171,21 @@ a_starter_that_waits_for_a_time_gets_its_server(_Config) ->
         [?assert(Ms > 0 andalso Ms + Left =:= 7) || {Ms, Left} <- Sleeps],
         {ok, Server} = ?S:start_link(?SCRIPT, s, [{timeout, 20000}]),
         s = gen_server:call(Server, get)
+    end).
+
+%% Those that wait see the new limit. At the pace of one in 20 ms,
+%% a thousand would take 20 seconds.
+a_limit_that_is_raised_lets_all_start(_Config) ->
+    with_nothing_left(fun(_Slot) ->
+        {Starters, Waits} = waiting(true),
+        Left = length(Waits()),
+        Raised = erlang:monotonic_time(millisecond),
+        limit(1 bsl 40),
+        erlmcp_wait_help:until(fun() -> Waits() =:= [] end),
+        Took = erlang:monotonic_time(millisecond) - Raised,
+        ct:pal("~b started in ~b ms", [Left, Took]),
+        ?assert(Left < 100 orelse Took < Left * 20, {Left, Took}),
+        [exit(Starter, kill) || Starter <- Starters]
     end).
 
 what_is_expected_of_a_server_is_learned(_Config) ->
