@@ -4,6 +4,7 @@
 //! form of the server's state and counts what the server has unparked.
 
 use crate::cycles::{self, Node};
+use crate::enif::owner::{Owner, Release};
 use crate::fold::{Folded, Unfolded, folded};
 use crate::lane::{Busy, Lane, NoResult};
 use crate::resource::ResourceRef;
@@ -19,7 +20,6 @@ use erlmcp_memory_core::starts::Starts;
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::Mutex;
 use rustler::{Encoder, Env, LocalPid, Term, schedule::consume_timeslice};
-use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -90,16 +90,9 @@ const FREED_AT_ONCE: usize = 64 << 10;
 const LINKS_AT_ONCE: usize = 32;
 
 /// The resource behind a parked term.
-pub struct Handle(ManuallyDrop<Arc<Kept>>);
+pub struct Handle(Owner<Arc<Kept>>);
 
 resource!(Handle, c"erlmcp_memory_parked");
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // SAFETY: this is the end of the handle, so nothing takes its content a second time.
-        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
-    }
-}
 
 /// A parked term that values may refer to.
 pub struct Kept {
@@ -122,32 +115,21 @@ impl Kept {
     }
 }
 
-/// Drops an owner.
-fn unlink(kept: Arc<Kept>) {
-    if kept.cyclic {
-        cycles::suspect(Node::Parked(kept));
+impl Release for Arc<Kept> {
+    fn release(self) {
+        if self.cyclic {
+            cycles::suspect(Node::Parked(self));
+        }
     }
 }
 
 /// A parked term in a value of this library.
-pub struct ParkedLink(ManuallyDrop<Arc<Kept>>);
+#[derive(Clone)]
+pub struct ParkedLink(Owner<Arc<Kept>>);
 
 impl std::fmt::Debug for ParkedLink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ParkedLink")
-    }
-}
-
-impl Clone for ParkedLink {
-    fn clone(&self) -> Self {
-        ParkedLink(self.0.clone())
-    }
-}
-
-impl Drop for ParkedLink {
-    fn drop(&mut self) {
-        // SAFETY: this is the end of the link, so nothing takes its content a second time.
-        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
     }
 }
 
@@ -352,7 +334,7 @@ fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resul
                 parked: parked.in_block(heap::arc::<Kept>()),
                 known: Known::default(),
             };
-            let handle = Handle(ManuallyDrop::new(Arc::new(kept)));
+            let handle = Handle(Owner::new(Arc::new(kept)));
             Ok(garbage::made(env, resource::make(env, handle), bytes))
         }
         Err(error) => reply::not_packed(env, 1, error),

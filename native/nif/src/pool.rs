@@ -3,6 +3,7 @@
 use crate::buffer::BLOCKS;
 use crate::connection::ConnectionState;
 use crate::cycles::{self, Node};
+use crate::enif::owner::{Owner, Release};
 use crate::lane::{Busy, FAST_BYTES, FAST_ENTRIES, Lane};
 use crate::stock::Stock;
 use crate::terms::{Anchor, Known, with_flat, with_packed};
@@ -14,7 +15,6 @@ use erlmcp_memory_core::threads::Usage;
 use parking_lot::{Mutex, MutexGuard};
 use rustler::types::atom::ok;
 use rustler::{Encoder, Env, Term};
-use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
@@ -151,26 +151,15 @@ impl Held {
 }
 
 /// A pooled state in a value of this library.
-#[derive(Debug)]
-pub struct PooledLink(ManuallyDrop<Arc<Cell>>);
+#[derive(Debug, Clone)]
+pub struct PooledLink(Owner<Arc<Cell>>);
 
-impl Clone for PooledLink {
-    fn clone(&self) -> Self {
-        PooledLink(self.0.clone())
-    }
-}
-
-impl Drop for PooledLink {
-    fn drop(&mut self) {
-        // SAFETY: this is the end of the link, so nothing takes its state a second time.
-        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
-    }
-}
-
-/// Drops an owner. If others remain, they may be a cycle.
-fn unlink(cell: Arc<Cell>) {
-    if Arc::strong_count(&cell) > 1 && !cell.is_left() && cell.may_have_links() {
-        cycles::suspect(Node::Cell(cell));
+impl Release for Arc<Cell> {
+    /// If other owners remain, they may be a cycle.
+    fn release(self) {
+        if Arc::strong_count(&self) > 1 && !self.is_left() && self.may_have_links() {
+            cycles::suspect(Node::Cell(self));
+        }
     }
 }
 
@@ -178,7 +167,7 @@ impl Drop for StateHandle {
     fn drop(&mut self) {
         let released = Holding::Own(None);
         if let Holding::Linked(cell) = std::mem::replace(self.0.get_mut(), released) {
-            unlink(cell);
+            cell.release();
         }
     }
 }
@@ -228,7 +217,7 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<PooledLin
             cell
         }
     };
-    Ok(Some(PooledLink(ManuallyDrop::new(cell))))
+    Ok(Some(PooledLink(Owner::new(cell))))
 }
 
 /// Tells the VM of the type; called once, when the library is loaded.

@@ -3,13 +3,13 @@
 use super::reader::reader;
 use super::slot::{Holder, Shared};
 use crate::cycles::{self, Node};
+use crate::enif::owner::{Owner, Release};
 use crate::resource;
 use crate::resource::ResourceRef;
 use crate::terms::{Anchor, Source};
 use erlmcp_memory_core::packed::View;
 use erlmcp_memory_core::shared::Content;
 use rustler::{Env, Term};
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -47,23 +47,15 @@ impl Share {
 }
 
 /// A content in a value of this library.
-#[derive(Debug)]
-pub struct ShareLink(ManuallyDrop<Holder>);
+#[derive(Debug, Clone)]
+pub struct ShareLink(Owner<Holder>);
 
-impl Clone for ShareLink {
-    fn clone(&self) -> Self {
-        ShareLink(self.0.clone())
-    }
-}
-
-impl Drop for ShareLink {
-    fn drop(&mut self) {
-        // SAFETY: this is the end of the link, so nothing takes its content a second time.
-        let holder = unsafe { ManuallyDrop::take(&mut self.0) };
-        if holder.shared().host.is_cyclic() {
+impl Release for Holder {
+    fn release(self) {
+        if self.shared().host.is_cyclic() {
             // Dropped before what it leaves is looked at.
-            let shared = Arc::clone(holder.shared());
-            drop(holder);
+            let shared = Arc::clone(self.shared());
+            drop(self);
             cycles::suspect(Node::Shared(shared));
         }
     }
@@ -72,7 +64,7 @@ impl Drop for ShareLink {
 impl ShareLink {
     /// A further link to a content.
     pub fn new(shared: &Arc<Shared>) -> Self {
-        ShareLink(ManuallyDrop::new(shared.holder()))
+        ShareLink(Owner::new(shared.holder()))
     }
 
     /// What distinguishes this content from all others while it lives.

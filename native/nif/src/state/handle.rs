@@ -1,6 +1,7 @@
 //! The object behind a reference to a state, and where the state lies.
 
-use super::link::{Linked, unlink};
+use super::link::Linked;
+use crate::enif::owner::Release;
 use crate::resource::ResourceRef;
 use crate::stock::Stock;
 use crate::terms::{Anchor, with_room};
@@ -178,7 +179,7 @@ pub(super) fn free(held: Holding) {
         }
         // What its links lead to is freed elsewhere.
         Holding::Inside(_) | Holding::State(_) | Holding::Nothing => {}
-        Holding::Linked(linked) => unlink(linked),
+        Holding::Linked(linked) => linked.release(),
     }
 }
 

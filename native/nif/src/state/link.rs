@@ -2,6 +2,7 @@
 
 use super::handle::{Counted, Handle, Holding};
 use crate::cycles::{self, Node};
+use crate::enif::owner::{Owner, Release};
 use crate::lane::{Busy, Lane};
 use crate::reaper;
 use crate::resource::ResourceRef;
@@ -10,7 +11,6 @@ use erlmcp_memory_core::packed::{Links, Packed};
 use erlmcp_memory_core::state::State;
 use parking_lot::RwLock;
 use rustler::{Env, Term};
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 /// A state that has states in it, and that values refer to. Its owners can be counted, which those
@@ -42,45 +42,30 @@ pub enum StateLink {
     /// One that has no state in it. It stays in its handle, so that a link takes nothing.
     Handle(ResourceRef<Handle>),
     /// One that has.
-    Linked(LinkedOwner),
+    Linked(Owner<Arc<Linked>>),
 }
 
-/// An owner of a linked state.
-#[derive(Debug)]
-pub struct LinkedOwner(ManuallyDrop<Arc<Linked>>);
-
-impl Clone for LinkedOwner {
-    fn clone(&self) -> Self {
-        LinkedOwner(self.0.clone())
-    }
-}
-
-impl Drop for LinkedOwner {
-    fn drop(&mut self) {
-        // SAFETY: this is the end of the owner, so nothing takes its state a second time.
-        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
-    }
-}
-
-/// Drops an owner. If it was the last one, what it owned may be the head of a long chain.
-pub(super) fn unlink(linked: Arc<Linked>) {
-    if linked.cyclic {
-        cycles::suspect(Node::State(linked));
-    } else if let Some(linked) = Arc::into_inner(linked) {
-        reaper::free_value(linked.state.into_packed());
+impl Release for Arc<Linked> {
+    /// What the last owner had may be the head of a long chain.
+    fn release(self) {
+        if self.cyclic {
+            cycles::suspect(Node::State(self));
+        } else if let Some(linked) = Arc::into_inner(self) {
+            reaper::free_value(linked.state.into_packed());
+        }
     }
 }
 
 impl StateLink {
     fn linked_to(linked: &Arc<Linked>) -> Self {
-        StateLink::Linked(LinkedOwner(ManuallyDrop::new(Arc::clone(linked))))
+        StateLink::Linked(Owner::new(Arc::clone(linked)))
     }
 
     /// What distinguishes this state from all others while it lives.
     pub fn id(&self) -> u64 {
         match self {
             StateLink::Handle(handle) => handle.address().addr() as u64,
-            StateLink::Linked(owner) => Arc::as_ptr(&owner.0).addr() as u64,
+            StateLink::Linked(owner) => Arc::as_ptr(owner).addr() as u64,
         }
     }
 
@@ -88,7 +73,7 @@ impl StateLink {
     pub fn linked(&self) -> Option<&Arc<Linked>> {
         match self {
             StateLink::Handle(_) => None,
-            StateLink::Linked(owner) => Some(&owner.0),
+            StateLink::Linked(owner) => Some(owner),
         }
     }
 
@@ -101,7 +86,7 @@ impl StateLink {
                 let state = held.as_ref().and_then(|held| held.state());
                 state.map_or(Links::None, |state| state.fields.view().links.clone())
             }
-            StateLink::Linked(owner) => owner.0.state.fields().view().links.clone(),
+            StateLink::Linked(owner) => owner.state.fields().view().links.clone(),
         }
     }
 
@@ -109,7 +94,7 @@ impl StateLink {
     pub fn to_term<'a>(&self, env: Env<'a>) -> Term<'a> {
         match self {
             StateLink::Handle(handle) => handle.to_term(env),
-            StateLink::Linked(LinkedOwner(linked)) => {
+            StateLink::Linked(linked) => {
                 let new = || Handle {
                     state: RwLock::new(Holding::Linked(Arc::clone(linked))),
                 };
