@@ -197,8 +197,8 @@ start_wait(Options) ->
         _ -> infinity
     end.
 
-%% @doc To be called before `init': the server may go on, or is to sleep for so many milliseconds
-%% and call this again. `Left' is how long it may still wait.
+%% @doc Call this before `init'. `started': the server may continue. `sleep': it must wait `Ms'
+%% milliseconds and call this again. `Left' is how long it may still wait.
 -spec start(Left :: timeout(), parking()) ->
     {started, parking()} | {sleep, Ms :: pos_integer(), Left :: timeout()}.
 start(Left, #parking_1{slot = Slot, limit = Limit, idle_after = IdleAfter} = Parking) ->
@@ -226,7 +226,7 @@ part(Limit, Left) -> Limit - Limit div Left.
 spread(infinity) -> infinity;
 spread(IdleAfter) -> min(16#ffffffff, IdleAfter + erlang:phash2(self(), IdleAfter div ?SPREAD + 1)).
 
-%% @doc What timers of the engines carry that stand for something of the module's.
+%% @doc The tag of the engines' timers that were started for the callback module.
 -spec tag() -> atom().
 tag() -> ?MODULE.
 
@@ -241,7 +241,7 @@ idle_after(calm, #parking_1{idle_after = IdleAfter, due = {young, _, _}}) -> min
 idle_after(pressed, #parking_1{idle_after = IdleAfter}) -> min(?SHORT_IDLE, IdleAfter);
 idle_after(_Crowd, #parking_1{idle_after = IdleAfter}) -> IdleAfter.
 
-%% @doc Whether the state is in the slot alone.
+%% @doc Whether the state is only in the slot.
 -spec is_parked(parking()) -> boolean().
 is_parked(#parking_1{state = State}) -> State =:= parked.
 
@@ -249,8 +249,8 @@ is_parked(#parking_1{state = State}) -> State =:= parked.
 -spec is_refused(parking()) -> boolean().
 is_refused(#parking_1{state = State}) -> State =:= refused.
 
-%% @doc To be called after each callback, with the state before and after it. It compares identity,
-%% not equality: that takes no time, and a state that was not touched is identical.
+%% @doc Call this after each callback, with the state before and after it. It compares identity, not
+%% equality: that takes constant time, and an untouched state is identical.
 -spec changed(Old :: term(), New :: term(), parking()) -> parking().
 changed(_Old, _New, #parking_1{state = awake} = Parking) ->
     Parking;
@@ -260,9 +260,9 @@ changed(Old, New, Parking) ->
         false -> Parking#parking_1{state = awake}
     end.
 
-%% @doc To be called before a server waits with its state awake: `crowded' if it is to park unless
-%% there is a message now; else it may wait for {@link idle_after/2}. Reports the size of its heap to
-%% the node, at most once a millisecond.
+%% @doc Call this before a server waits with its state awake. `crowded': it must park unless a
+%% message is waiting; otherwise it may wait for {@link idle_after/2}. Reports the size of its heap
+%% to the node, at most once a millisecond.
 -spec settle(parking()) -> {crowd(), parking()}.
 settle(#parking_1{due = Due, limit = Limit, state = State} = Parking) ->
     Now = erlang:monotonic_time(),
@@ -384,7 +384,7 @@ parked(Slot, Parking) ->
     ok = listed(Slot),
     Parking#parking_1{slot = Slot, state = parked, bytes = 0}.
 
-%% After a peak of awake bytes, so that it is told when the peak is over.
+%% Lists the server if awake bytes are at a peak, so that it is notified when the peak is over.
 listed(Slot) ->
     case erlmcp_memory_nif:slot_list(Slot) of
         true -> erlmcp_memory_tidier:start();
@@ -395,8 +395,8 @@ listed(Slot) ->
 retry() ->
     ?LEAST_RETRY + erlang:phash2(erlang:monotonic_time(), ?MOST_RETRY - ?LEAST_RETRY + 1).
 
-%% @doc To be called before a server hibernates with its state on the heap: if that cannot be
-%% parked, the bytes that it then takes are counted.
+%% @doc Call this before a server hibernates with its state on the heap. Counts the bytes of a state
+%% that cannot be parked.
 -spec hold(parking()) -> parking().
 hold(#parking_1{due = {young, _, _}} = Parking) ->
     hold(grown(Parking));
@@ -407,12 +407,11 @@ hold(#parking_1{state = refused} = Parking) ->
 hold(Parking) ->
     Parking.
 
-%% @doc To be called by a server that is parked when it gets `{?TIDY, Times}', before it hibernates
-%% again.
+%% @doc A parked server calls this when it receives `{?TIDY, Times}', before it hibernates again.
 -spec tidy(Times :: non_neg_integer(), parking()) -> parking().
 tidy(Times, #parking_1{state = parked, slot = Slot} = Parking) ->
     Moved = erlmcp_memory_nif:slot_fold(Slot),
-    %% It has found no better place if it is no longer quiet.
+    %% If the node is busy again, the new place is no better.
     ok =
         case Times =:= 0 andalso erlmcp_memory_nif:is_peak_over() of
             true -> ok;

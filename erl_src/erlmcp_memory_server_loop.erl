@@ -32,7 +32,7 @@
     parking :: erlmcp_memory_parking:compact()
 }).
 
-%% Why a server ends, and what is to be said of it.
+%% Why a server ends, and what to report about it.
 -record(ending_1, {
     class = exit :: exit | error,
     reason :: term(),
@@ -46,7 +46,7 @@
 
 %%% Starting
 
-%% @doc Calls `init', once there is room for one server more.
+%% @doc Calls `init' as soon as there is room for another server.
 -spec start(Args :: term(), Starter :: pid(), Options :: [term()], server()) -> no_return().
 start(Args, Starter, Options, Loop) ->
     start(Args, Starter, Options, erlmcp_memory_parking:start_wait(Options), Loop).

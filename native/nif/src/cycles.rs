@@ -167,8 +167,8 @@ impl Trials {
         }
     }
 
-    /// A trial of all that the bound left open. Its pooled states are locked for long, and the
-    /// thread works without a rest, so if it takes long it is done seldom.
+    /// A trial of everything that the bound left undecided. It locks its pooled states for its
+    /// whole duration and does not yield, so a long one is run rarely.
     fn large_trial(&mut self) {
         let began = Instant::now();
         let cells = std::mem::take(&mut self.large);

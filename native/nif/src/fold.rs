@@ -19,7 +19,7 @@ use std::slice;
 /// the VM looks for room for it less well than Rust's allocator.
 const MOST_BYTES: usize = 2 << 10;
 
-/// The most links that are folded: they are dropped where the object is.
+/// The most links that are folded: the thread that destroys the object drops them.
 const MOST_LINKS: usize = 32;
 
 /// All that is folded, and its bytes.
@@ -49,7 +49,7 @@ unsafe impl Send for Folded {}
 // SAFETY: as above.
 unsafe impl Sync for Folded {}
 
-/// What is to be folded.
+/// A value before it is folded.
 pub struct Unfolded<'v> {
     bytes: Cow<'v, [u8]>,
     links: SmallVec<[ShareLink; 8]>,
@@ -102,8 +102,8 @@ impl<'v> Unfolded<'v> {
     ///
     /// # Safety
     ///
-    /// [`size`](Self::size) bytes lie there, aligned for a word, for as long as what is returned lives, and
-    /// nobody else uses them.
+    /// There are [`size`](Self::size) bytes at `to`, aligned for a word, which are valid for as
+    /// long as the returned value lives, and which nothing else uses.
     pub unsafe fn fold(self, to: NonNull<u8>) -> Folded {
         FOLDED.came(self.size());
         let Unfolded {

@@ -11,7 +11,7 @@ pub const FAST_BYTES: usize = 256 * 1024;
 pub const FAST_COPY: usize = 256 * 1024;
 
 /// The most terms that a call on a normal scheduler visits: some 200 microseconds of work.
-/// Waking a dirty scheduler takes 10 to 30, and the work is done anew there.
+/// Waking a dirty scheduler takes 10 to 30, and the work starts over there.
 pub const FAST_TERMS: usize = 8_000;
 
 /// The most entries that a call on a normal scheduler adds to a map with other entries: each may

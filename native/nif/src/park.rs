@@ -394,7 +394,7 @@ fn slot_rest<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'
     Ok(reply::ok(env))
 }
 
-/// Words that the state takes on a heap when it is built, about.
+/// About how many words the state takes on a heap when it is built.
 fn slot_words<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
     let held = lane.lock(&slot(reference)?.held)?;
     Ok(held.built().unwrap_or_default().words.encode(env))
@@ -452,13 +452,13 @@ fn slot_unlist<'a>(env: Env<'a>, reference: Term<'a>, _lane: Lane) -> Result<Ter
     Ok(slot(reference)?.unlist().encode(env))
 }
 
-/// How many servers are to be told.
+/// The number of servers that wait to be notified.
 #[rustler::nif]
 fn roster() -> usize {
     ROSTER.len()
 }
 
-/// Whether little of what was awake at the peak is awake.
+/// Whether awake bytes have fallen to a small part of their peak.
 #[rustler::nif]
 fn is_peak_over() -> bool {
     LEDGER.is_over()
@@ -515,14 +515,14 @@ fn slot_start<'a>(
     )
 }
 
-/// Takes into account that a server has started, and has so many bytes awake.
+/// Records that a server has started, and how many bytes it has awake.
 #[rustler::nif]
 fn started(env: Env<'_>, bytes: usize) -> Term<'_> {
     STARTS.grew_to(bytes);
     reply::ok(env)
 }
 
-/// A limit that is not an integer of 64 bits is no limit.
+/// A limit that is not a 64-bit integer means no limit.
 fn bytes_or_none(limit: Term<'_>) -> usize {
     limit.decode().unwrap_or(usize::MAX)
 }

@@ -57,7 +57,7 @@ pub fn acquisitions() -> (u64, u64, u64) {
     (stats.reused, created, stats.dropped)
 }
 
-/// A state on lease; nothing once it was released.
+/// A leased state; `None` after its release.
 type Leased = Option<Lease<'static, ConnectionState>>;
 
 /// A state's owner: released explicitly, or when the last reference is collected. Either way the
@@ -412,7 +412,7 @@ fn pool_stop() -> rustler::Atom {
     ok()
 }
 
-/// Makes up to `limit` of the idle states that are missing; how many were made.
+/// Makes up to `limit` of the idle states that are missing. Returns how many it made.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn pool_prepare(limit: usize) -> usize {
     STATES.prepare_step(limit)

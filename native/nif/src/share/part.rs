@@ -139,12 +139,12 @@ fn packed_built(built: Built) -> u64 {
 
 const OFF_HEAP_UNIT: usize = 16;
 
-/// The most packed bytes of a part that is not counted when it is made, but when it is asked for:
-/// some 50 microseconds of work.
+/// The most packed bytes of a part that is measured when its size is first asked for, not when it
+/// is made: about 50 microseconds of work.
 pub(super) const COUNTED_LATER: usize = 256 << 10;
 
-/// What the term of a part takes when it is built, about. It is counted when it is first asked for,
-/// with a stack of its own: parts may nest.
+/// About what the term of a part takes when it is built. This is measured on the first call, with
+/// an explicit stack, because parts may nest.
 pub fn part_built(shared: &Shared) -> Built {
     let counted = |shared: &Shared| match shared.host.part.built.load(Ordering::Relaxed) {
         0 => None,

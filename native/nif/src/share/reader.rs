@@ -41,8 +41,9 @@ pub(super) struct Reader {
     pub(super) term: OnceLock<Copied>,
 }
 
-/// The packed bytes of a content that may be kept as a term. A smaller one is built in no time; for
-/// a larger one, which is seldom read as a whole, the second form would take too much memory.
+/// The packed bytes of a content that may be kept as a term. Building a smaller one is
+/// cheap anyway; for a larger one, which is rarely read as a whole, the second form would take too
+/// much memory.
 pub(super) const KEPT_AS_TERM: RangeInclusive<usize> = 97..=4 << 20;
 
 /// Building the term pays after this many bytes were read, and this many times the content's bytes.
@@ -70,7 +71,7 @@ impl Reader {
     }
 
     pub(super) fn make_term(&self, packed: &Packed<Anchor>) {
-        // If it is not made after all, it is not tried again for as long.
+        // Reset first, so that a failure is not retried before as many bytes were read again.
         self.read.store(0, Ordering::Relaxed);
         if let Some(term) = Copied::of(packed.view(), Source::Shared(&self.content)) {
             // Another thread may have been faster.

@@ -31,12 +31,11 @@ impl Parts {
     }
 }
 
-/// Hashes of terms that were parked lately: one that comes a second time is worth storing as a
-/// content.
+/// Hashes of recently parked terms: one that is parked a second time is worth storing as a content.
 static WHOLES: [AtomicU64; 4096] = [const { AtomicU64::new(0) }; 4096];
 
-/// The hashes of small values that were parked lately, each with the first process that had it, or
-/// 0 if another one had it too.
+/// The hashes of recently parked small values, each with the first process that parked it, or 0 if
+/// another process did too.
 static COMMON: [Seen; 4096] = [const {
     Seen {
         hash: AtomicU64::new(0),
@@ -137,7 +136,7 @@ impl Contents<Anchor> for Parts {
     fn add(&self, hash: u64, flat: usize, packed: Packed<Anchor>) -> (u64, Anchor) {
         let shared = known(STORE.intern_hashed(hash, packed));
         shared.host.part.flat.store(flat, Ordering::Relaxed);
-        // Who asks later may be on a normal scheduler.
+        // A later caller may be on a normal scheduler.
         if flat > COUNTED_LATER {
             part_built(&shared);
         }

@@ -32,8 +32,8 @@ pub struct Handle {
 
 resource!(Handle, c"erlmcp_memory_state");
 
-/// The most packed bytes of a state in the object of its handle. What is there goes with the last
-/// reference; `cleanup_state` gives the rest back.
+/// The most packed bytes of a state in the object of its handle. These are freed with the last
+/// reference; `cleanup_state` frees everything else.
 const INSIDE: usize = 512;
 
 pub(super) enum Holding {
@@ -96,7 +96,7 @@ impl<'a> Held<'a> {
     }
 }
 
-/// Bytes that so many packed bytes add to an object.
+/// The bytes that a number of packed bytes adds to an object.
 fn room_for(bytes: usize) -> usize {
     bytes.next_multiple_of(size_of::<usize>())
 }
@@ -120,7 +120,7 @@ impl Inside {
     /// # Safety
     ///
     /// There is room for the bytes, which are at most [`INSIDE`], at `start`, for as long as what is
-    /// returned lives, and nobody else uses it.
+    /// returned lives, and nothing else uses it.
     unsafe fn new(bytes: &[u8], links: Links<Anchor>, start: NonNull<u8>) -> Self {
         // SAFETY: the caller promises the room, so it is not part of `bytes`.
         unsafe { start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
@@ -134,7 +134,7 @@ impl Inside {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: `new` wrote so many, and they stay as long as `self`.
+        // SAFETY: `new` wrote `len` bytes, which stay as long as `self`.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len.into()) }
     }
 
@@ -259,7 +259,7 @@ pub fn to_term(env: Env<'_>, state: State<Anchor>) -> Term<'_> {
 fn small<'a>(env: Env<'a>, bytes: &[u8], links: Links<Anchor>) -> Term<'a> {
     debug_assert!(bytes.len() <= INSIDE);
     let handle = |behind| {
-        // SAFETY: so many bytes lie behind the handle, which owns what is made here.
+        // SAFETY: there is room for the bytes behind the handle, which owns what is made here.
         let inside = unsafe { Inside::new(bytes, links, behind) };
         Handle {
             state: RwLock::new(Holding::Inside(inside)),

@@ -175,7 +175,7 @@ fn update_all<'a>(
             let build = |room: &mut Room| state.fields.update_all_in(names(), entries, room);
             match built(env, build) {
                 Ok(Some(term)) => Ok(term),
-                // To be found again, in the way that is right for all.
+                // The general way below repeats it and reports the error.
                 Ok(None) | Err(_) => Err(Busy),
             }
         });
@@ -188,7 +188,7 @@ fn update_all<'a>(
         with_state(env, state, lane, |state| {
             Ok(match state.fields.update_all(names(), fields) {
                 Ok(state) => garbage::made(env, to_term(env, state), fields.bytes.len()),
-                // Perhaps a path through shared content: set them one by one.
+                // The path may lead through shared content: the caller sets the fields one by one.
                 Err(FieldError::Path(EditError::NotAMap(_))) => reply::none(env),
                 Err(error) => refused(env, error, 2, 2),
             })
@@ -228,7 +228,7 @@ fn remove<'a>(
         with_state(env, handle, lane, |state| {
             Ok(match state.fields.remove(names(), path) {
                 Ok(Some(state)) => to_term(env, state),
-                // The state did not have it.
+                // There was nothing to remove.
                 Ok(None) => share::into_share(env, state.fields.view(), path).unwrap_or(handle),
                 Err(error) => refused(env, error, 2, 2),
             })
@@ -252,7 +252,7 @@ fn from_fields<'a>(
     made.or_else(|error| reply::not_packed(env, 1, error))
 }
 
-/// As `from_fields`, with what a new state has where the map has nothing.
+/// Like `from_fields`, with the defaults of a new state for missing fields.
 fn from_map<'a>(
     env: Env<'a>,
     map: Term<'a>,
