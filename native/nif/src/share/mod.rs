@@ -5,7 +5,7 @@
 //! built through the NIF interface; its large binaries are those of the packed form.
 //!
 //! Every read changes the reference count of what large binaries refer to. Each scheduler has its
-//! own [`Reader`] of a content, so that readers on different schedulers share nothing.
+//! own [`Reader`](reader::Reader) of a content, so that readers on different schedulers share nothing.
 
 mod link;
 mod part;
