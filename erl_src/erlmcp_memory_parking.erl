@@ -51,7 +51,7 @@
     %% The size of the heap last reported to the library, and when to report it again (native units
     %% of monotonic time).
     bytes = 0 :: non_neg_integer(),
-    %% young: it has started, and is not idle yet; until when at the latest, and when to report.
+    %% young: started and not idle yet; until when at the latest, and when to report.
     due = now :: due() | {young, Until :: integer(), due()},
     limit :: non_neg_integer() | infinity
 }).
@@ -64,7 +64,7 @@
 -type compact() ::
     nonempty_improper_list(Slot :: reference(), IdleAfter :: timeout())
     | {Slot :: reference(), IdleAfter :: timeout()}.
-%% All that is needed of it while the state is parked, in two words. Earlier versions kept the tuple.
+%% What a server needs while its state is parked, in two words. Earlier versions kept the tuple.
 
 -type crowd() :: calm | pressed | crowded.
 %% How much of the limit is awake: less than half, half, or nearly all.
@@ -87,7 +87,7 @@
 -define(LONGEST_SLEEP, 20).
 %% The part of the limit that is reserved for states that are woken.
 -define(LEFT_FREE, 8).
-%% The part of the limit that is left free by servers that start.
+%% The part of the limit that starting servers leave free.
 -define(LEFT_BY_STARTS, 4).
 %% Milliseconds without a message that are enough where half of the limit is awake, and after which
 %% a server that has started will not grow much more.
@@ -125,7 +125,7 @@ start(Engine, Otp, Function, Args) ->
             erlang:raise(error, badarg, [{Engine, Function, Args, Info}]);
         {error, _} = Invalid ->
             Invalid;
-        %% It raises what this release raises.
+        %% Raises the error of the running release.
         false ->
             apply(Otp, Function, Args)
     end.
@@ -204,7 +204,7 @@ start_wait(Options) ->
 start(Left, #parking_1{slot = Slot, limit = Limit, idle_after = IdleAfter} = Parking) ->
     case erlmcp_memory_nif:slot_start(Slot, part(Limit, ?LEFT_BY_STARTS)) of
         {false, Ms} when Left > 0 ->
-            %% Not all at once.
+            %% Spread, so that they do not all ask at once.
             Spread = min(Left, Ms div 2 + erlang:phash2(erlang:monotonic_time(), Ms)),
             {sleep, Spread, less(Left, Spread)};
         {false, _} ->
@@ -285,7 +285,7 @@ measured(Now, #parking_1{bytes = Published} = Parking) ->
     Bytes = heap_bytes(),
     case Parking#parking_1.due of
         {young, Until, _} when Bytes =< Published ->
-            %% More is expected of it.
+            %% It is still expected to grow.
             unchanged(Parking#parking_1{due = {young, Until, Next}});
         {young, Until, _} ->
             changed_to(Bytes, Parking#parking_1{due = {young, Until, Next}});
@@ -419,8 +419,8 @@ tidy(Times, #parking_1{state = parked, slot = Slot} = Parking) ->
         end,
     Parking#parking_1{slot = Moved}.
 
-%% @doc To be called by a server that is parked before it lets others wait for messages: it will
-%% not get that one.
+%% @doc A parked server calls this before code other than its engine waits for messages: the engine
+%% would not receive the notification.
 -spec forget(parking()) -> ok.
 forget(#parking_1{slot = Slot}) ->
     case erlmcp_memory_nif:slot_unlist(Slot) of
@@ -433,8 +433,7 @@ forget(#parking_1{slot = Slot}) ->
             ok
     end.
 
-%% @doc To be called by a server that is still parked when it goes back to sleep after {@link
-%% forget/1}.
+%% @doc A server calls this if it is still parked when it goes back to sleep after {@link forget/1}.
 -spec remember(parking()) -> ok.
 remember(#parking_1{slot = Slot}) ->
     listed(Slot).
@@ -442,7 +441,7 @@ remember(#parking_1{slot = Slot}) ->
 %% Two words for each parked server, where a tuple takes three.
 -dialyzer({no_improper_lists, compact/1}).
 
-%% @doc To be kept by a server that hibernates.
+%% @doc The short form, which a hibernating server keeps.
 -spec compact(parking()) -> compact().
 compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> [Slot | IdleAfter].
 
@@ -469,7 +468,7 @@ admit(Urgency, Slept, #parking_1{slot = Slot, limit = Limit}) ->
         false -> sleep(Slept, wait_for(Urgency) - Slept)
     end.
 
-%% As long as all sleeps before: 1, 1, 2, 4, 8 and so on.
+%% As long as all earlier sleeps together: 1, 1, 2, 4, 8 and so on.
 sleep(_Slept, Left) when Left =< 0 -> admitted;
 sleep(Slept, Left) -> {sleep, min(Left, min(?LONGEST_SLEEP, max(1, Slept)))}.
 
@@ -484,8 +483,8 @@ wake(#parking_1{state = parked, slot = Slot} = Parking) ->
     State = with_room(erlmcp_memory_nif:slot_words(Slot), Build),
     {State, Parking#parking_1{state = clean, bytes = 0, due = now}}.
 
-%% A heap that has room for it is not collected when it is there. That would take as long as to
-%% build it, and end the time slice with the state awake.
+%% The heap is enlarged first, so that it is not collected once the state is built: that would take
+%% as long as building it, and end the time slice with the state awake.
 with_room(Words, Build) when Words < ?SMALL ->
     Build();
 with_room(Words, Build) ->
@@ -496,7 +495,7 @@ with_room(Words, Build) ->
             _ = erlang:process_flag(min_heap_size, Least),
             State
     catch
-        %% More than the largest heap that the process may have, or than there is.
+        %% More than the maximum heap size of the process, or than the memory that is left.
         error:badarg -> Build()
     end.
 

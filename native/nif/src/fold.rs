@@ -15,8 +15,8 @@ use std::borrow::Cow;
 use std::ptr::{self, NonNull};
 use std::slice;
 
-/// Packed bytes of the largest value that is folded. What is larger is most of what it takes, and
-/// the VM looks for room for it less well than Rust's allocator.
+/// Packed bytes of the largest value that is folded. For a larger value the headers matter
+/// little, and the VM finds room for it less well than Rust's allocator.
 const MOST_BYTES: usize = 2 << 10;
 
 /// The most links that are folded: the thread that destroys the object drops them.
@@ -41,7 +41,7 @@ pub struct Folded {
     bytes: u16,
 }
 
-/// The bit that says that the bytes tell links by their places.
+/// The bit for bytes that refer to links by their positions.
 const NUMBERED: u8 = 0x80;
 
 // SAFETY: it owns what lies there, links and bytes, which are `Send` and `Sync`.
@@ -98,7 +98,7 @@ impl<'v> Unfolded<'v> {
         self.links.len() * size_of::<ShareLink>() + self.bytes.len()
     }
 
-    /// Puts it there.
+    /// Writes the value to `to`.
     ///
     /// # Safety
     ///
@@ -133,7 +133,7 @@ impl<'v> Unfolded<'v> {
 }
 
 impl Folded {
-    /// What it takes when it is built, about.
+    /// About what it takes when it is built.
     pub fn built(&self) -> Built {
         let bytes = self.built as usize;
         let on_heap = bytes * usize::from(self.on_heap) / 255;

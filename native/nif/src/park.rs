@@ -163,7 +163,7 @@ pub fn link(env: Env<'_>, term: Term<'_>) -> Option<ParkedLink> {
 pub struct Slot {
     held: Mutex<Held>,
     entry: Entry,
-    /// Whether it was put down in [`ROSTER`].
+    /// Whether it is listed in [`ROSTER`].
     is_listed: AtomicBool,
 }
 
@@ -187,12 +187,12 @@ impl Drop for Slot {
 }
 
 impl Slot {
-    /// What it is known by in [`ROSTER`] while it lives.
+    /// Its entry in [`ROSTER`] while it lives.
     fn number(&self) -> usize {
         ptr::from_ref(self).addr()
     }
 
-    /// Whether its owner was told, or is told at this moment, since it was put down.
+    /// Whether its owner was notified, or is being notified, since it was listed.
     fn unlist(&self) -> bool {
         self.is_listed.load(Ordering::Relaxed)
             && self.is_listed.swap(false, Ordering::Relaxed)
@@ -227,10 +227,10 @@ impl Held {
     }
 }
 
-/// Servers whose small memory lies between what large states left, since many were awake.
+/// Servers that parked while many were awake: their few bytes lie in the gaps between large states.
 static ROSTER: Roster = Roster::new();
 
-/// Bytes that were awake at a peak after which it is worth the while to look for other places.
+/// The fewest awake bytes of a peak after which moving parked servers is worth the work.
 const LARGE_PEAK: usize = 32 << 20;
 
 /// The sums of the node.
@@ -388,7 +388,7 @@ fn slot_park<'a>(
 fn slot_rest<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
     slot.entry.set_awake(&LEDGER, 0);
-    // It was built since, as a rule.
+    // Usually it has been built in the meantime.
     let held = lane.lock(&slot.held)?;
     pay(env, held.built().unwrap_or_default(), lane);
     Ok(reply::ok(env))
@@ -482,7 +482,7 @@ fn roster_tell<'a>(
         // SAFETY: the word is a process's of this node.
         let server = unsafe { from_word(env, who) };
         if let Ok(pid) = server.decode::<LocalPid>() {
-            // One that is gone needs not be told.
+            // A server that has ended need not be notified.
             let _ = env.send(&pid, message);
         }
     });

@@ -47,8 +47,8 @@ pub fn stock() -> (Stock, Usage) {
     (in_use, idle)
 }
 
-/// Acquisitions that were served, those that had to make a state, and states that came back and
-/// were not kept. Those that say nothing of the host's load are left out.
+/// The numbers of acquisitions that reused a state, of those that made one, and of released states
+/// that were not kept. Acquisitions that say nothing about the host's load are left out.
 pub fn acquisitions() -> (u64, u64, u64) {
     let stats = STATES.stats();
     let created = stats
@@ -77,7 +77,7 @@ pub struct Cell {
     leased: Mutex<Leased>,
     /// The one reference that stands for it.
     known: Known,
-    /// It leads to so much that only a sweep can decide whether it is alive.
+    /// Whether it leads to more than a trial looks at, so that only a sweep decides if it is alive.
     left: AtomicBool,
     /// The sweep knows it.
     noted: AtomicBool,
@@ -110,7 +110,7 @@ impl Cell {
         self.left.store(left, Ordering::Relaxed);
     }
 
-    /// Has the sweep know it, if it does not: from now on it may be part of a cycle.
+    /// Registers it with the sweep, unless it is: from now on it may be part of a cycle.
     fn note(self: &Arc<Self>) {
         if !self.noted.swap(true, Ordering::Relaxed) {
             cycles::note(self);
@@ -132,7 +132,7 @@ impl Cell {
 
 /// A state that nothing else can use in the meantime.
 pub struct Held {
-    /// Stands first: released before its cell may be freed.
+    /// The first field, so that it is released before its cell may be freed.
     leased: MutexGuard<'static, Leased>,
     _cell: Arc<Cell>,
 }
@@ -418,13 +418,13 @@ fn pool_prepare(limit: usize) -> usize {
     STATES.prepare_step(limit)
 }
 
-/// Frees up to `limit` of the idle states over the maximum; 0 when there are none.
+/// Frees up to `limit` of the idle states over the maximum. Returns how many it freed.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn pool_shed(limit: usize) -> usize {
     STATES.shed_step(limit)
 }
 
-/// One trimming step over states and blocks; how many were freed.
+/// One trimming step over states and blocks. Returns how many it freed.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn pool_trim() -> usize {
     cycles::sweep();
