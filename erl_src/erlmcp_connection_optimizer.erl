@@ -35,8 +35,8 @@
 %% native form, terms that nest deeper than 1,048,576 levels, and a state after its {@link
 %% cleanup_state/1}. The state passed to the call stays as it was.
 %%
-%% A fun is kept by what it is made of: its module, index and checksum, and what it closes over. It
-%% comes back as the same fun, whichever process made it. Calling it needs the version of the module
+%% A fun is stored as its module, index and checksum, and what it closes over. Reading returns the
+%% same fun, whichever process made it. Calling it needs the version of the module
 %% that made it, as with any other fun: when the module was replaced twice, it raises `badfun'.
 -module(erlmcp_connection_optimizer).
 
@@ -154,8 +154,8 @@ update_state_fields(State, Fields) ->
         NewState -> NewState
     end.
 
-%% @doc The state with an integer added to the one in a field or under a path. Where there is no
-%% value, it counts as 0; where it is not an integer, that is a `badarg'.
+%% @doc The state with an integer added to the one in a field or under a path. A missing
+%% value counts as 0; a value that is not an integer is a `badarg'.
 -spec increment_state_field(state(), field() | path(), By :: integer()) -> state().
 increment_state_field(State, Field, By) ->
     case increment(State, Field, By) of
@@ -173,7 +173,7 @@ get_state_field(State, Field) ->
         {badarg, Position, Text} -> ?BADARG([State, Field], Position, Text)
     end.
 
-%% @doc As {@link get_state_field/2}, with `Default' where that gives `undefined'.
+%% @doc Like {@link get_state_field/2}, but returns `Default' instead of `undefined'.
 -spec get_field_safe(state(), field() | path(), Default) -> term() | Default.
 get_field_safe(State, Field, Default) ->
     case find(State, Field) of
@@ -277,8 +277,8 @@ from_map(Map) ->
 %% one. References to other states, to pooled states and to what other libraries made are written as
 %% plain references, which keep nothing alive.
 %%
-%% A fun is written by its module, index and checksum, and what it closes over; who made it is no
-%% part of it. It is read wherever the atoms in it are known, whether its module is loaded or not.
+%% A fun is written by its module, index and checksum, and what it closes over, without the process
+%% that made it. It is read wherever the atoms in it are known, whether its module is loaded or not.
 -spec compress_state(state()) -> binary().
 compress_state(State) ->
     Compressed =
@@ -296,7 +296,7 @@ compress_state(State) ->
 
 %% @doc The state that a snapshot holds, of this version or of version 1.
 %%
-%% Safe on any bytes: no atom is made, and memory is taken for 64 MiB at most, before compression.
+%% Safe on any bytes: it creates no atom, and takes memory for at most 64 MiB of uncompressed data.
 %%
 %% <ul>
 %% <li>`invalid_format': not a binary, or an empty one;</li>
@@ -329,12 +329,12 @@ estimate_memory(State) ->
 %% `total_bytes' is the sum of `base' (the handle, phase, time of creation, and what no single field
 %% takes), `id', `transport', `capabilities_ref', `metadata', `pending_refs' and `extra' (all other
 %% fields). `shared_bytes' is what the shares take to which the state refers, also through other
-%% values; they are kept once for all, and not part of the total. Nor are the compact states, pooled
-%% states, parked terms and buffers that it refers to: each is counted where it is. One that is cleaned up is so for
-%% every value that refers to it. A value with references to objects of other libraries takes an
-%% environment of the VM for them, 2.5 KB, and some 150 bytes for each. `metadata_map_size' and
-%% `pending_count' are numbers of entries. What two versions of a state have
-%% in common counts in both.
+%% values; they are kept once for all their users, and are not part of the total. Nor are the
+%% compact states, pooled states, parked terms and buffers that it refers to: each is counted by
+%% itself. If one is cleaned up, it is gone for every value that refers to it. A value with
+%% references to objects of other libraries takes an environment of the VM for them, 2.5 KB, and
+%% about 150 bytes for each. `metadata_map_size' and `pending_count' are numbers of entries. What
+%% two versions of a state have in common counts in both.
 %%
 %% A plain record (see above) takes its words on a heap, with nothing shared, and the binaries that
 %% are off the heap.
@@ -346,9 +346,9 @@ state_size_info(State) ->
     end.
 
 %% @doc Gives the memory of a state back at once, without waiting for the garbage collection of
-%% its reference. Up to 512 bytes lie in the object that the reference refers to, and go with it.
-%% Later reads of this handle raise `badarg'; other versions of the state are as they were. May be
-%% called twice.
+%% its reference. Up to 512 bytes lie in the object that the reference refers to, and are freed with
+%% it. Later reads of this handle raise `badarg'; other versions of the state are as they were. May
+%% be called twice.
 -spec cleanup_state(state()) -> ok.
 cleanup_state(State) ->
     Cleaned =
@@ -598,7 +598,7 @@ increment(_State, _Field, _By) ->
 
 by(State, Field, Value) ->
     case update(State, Field, Value) of
-        %% It is the sum that the field cannot have.
+        %% The sum is not a valid value of the field.
         {badarg, _, Text} -> {badarg, 2, Text};
         NewState -> NewState
     end.

@@ -1,5 +1,5 @@
 %% @private
-%% @doc The application: a supervisor for what measures. The pool is its host's.
+%% @doc The application: a supervisor for the processes that measure. The host supervises the pool.
 -module(erlmcp_memory_app).
 -behaviour(application).
 

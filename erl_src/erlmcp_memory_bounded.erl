@@ -5,7 +5,7 @@
 -export([run/2]).
 -export([guard/3, work/1]).
 
-%% Both say what came of it by how they end.
+%% Both report the outcome in their exit reasons.
 -dialyzer({no_return, [guard/3, work/1]}).
 
 -type failure() :: {error, timeout | {Class :: atom(), Reason :: term()}}.

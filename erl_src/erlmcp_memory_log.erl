@@ -4,7 +4,7 @@
 
 -export([metadata/0, format/1]).
 
-%% @doc For all of them.
+%% @doc The metadata of all reports.
 -spec metadata() -> logger:metadata().
 metadata() ->
     #{domain => [erlmcp_memory], report_cb => fun ?MODULE:format/1}.

@@ -78,7 +78,7 @@
 %% After this many keys, the path of a change leads into this shared content.
 
 -type collect(Result) :: {collect, Result}.
-%% The result; the caller's garbage is to be collected first: see `garbage.rs' in the library.
+%% The result; the wrapper must collect the caller's garbage first: see `garbage.rs' in the library.
 
 -type opened() :: [tuple()].
 %% What was opened; `[]' in the first call.
@@ -244,13 +244,13 @@ slot_park(_Slot, _State, _Opened) -> ?NOT_LOADED.
 -spec slot_rest(Slot :: reference()) -> ok.
 slot_rest(_Slot) -> ?NOT_LOADED.
 
-%% @doc The slot to be kept in the place of this one, which is not to be used any more, where that
-%% is another one: it holds the state in less memory, which was asked for at this moment.
+%% @doc Moves the state to newly allocated, smaller memory, and returns the slot that holds it. If
+%% that is another slot, the old one must not be used any more.
 -spec slot_fold(Slot :: reference()) -> reference().
 slot_fold(_Slot) -> ?NOT_LOADED.
 
-%% @doc Puts the calling process down in the roster of servers that are to be told when the peak of
-%% awake bytes is over, unless there was no peak; whether it did.
+%% @doc Adds the calling process to the roster of servers that are notified when the peak of awake
+%% bytes is over. Returns `false', and adds nothing, if there was no peak.
 -spec slot_list(Slot :: reference()) -> boolean().
 slot_list(_Slot) -> ?NOT_LOADED.
 
@@ -267,7 +267,7 @@ roster() -> ?NOT_LOADED.
 -spec roster_tell(Most :: pos_integer(), Message :: tuple()) -> non_neg_integer().
 roster_tell(_Most, _Message) -> ?NOT_LOADED.
 
-%% @doc Whether little of what was awake at the peak is awake.
+%% @doc Whether awake bytes have fallen to a small part of their peak.
 -spec is_peak_over() -> boolean().
 is_peak_over() -> ?NOT_LOADED.
 
@@ -275,20 +275,20 @@ is_peak_over() -> ?NOT_LOADED.
 -spec next_peak() -> ok.
 next_peak() -> ?NOT_LOADED.
 
-%% @doc Words that the state takes on a heap when it is built, about; 0 without a state.
+%% @doc About how many words the state takes on a heap when it is built; 0 without a state.
 -spec slot_words(Slot :: reference()) -> non_neg_integer().
 slot_words(_Slot) -> ?NOT_LOADED.
 
-%% @doc Builds the state, which stays in the slot; as many bytes are awake as it takes, about.
+%% @doc Builds the state, which stays in the slot, and counts about its size as awake bytes.
 -spec slot_wake(Slot :: reference()) -> State :: term().
 slot_wake(_Slot) -> ?NOT_LOADED.
 
-%% @doc Builds the state; nothing is counted.
+%% @doc Builds the state without counting its bytes as awake.
 -spec slot_peek(Slot :: reference()) -> State :: term().
 slot_peek(_Slot) -> ?NOT_LOADED.
 
-%% @doc Counts what is expected of a server that starts, unless the node would then have more than
-%% the limit awake: then it is to ask again after this many milliseconds.
+%% @doc Counts the bytes that a starting server is expected to take. `{false, Ms}': the node would
+%% exceed the limit of awake bytes; the server must ask again after `Ms' milliseconds.
 -spec slot_start(Slot :: reference(), Limit :: non_neg_integer() | infinity) ->
     {true, Bytes :: non_neg_integer()} | {false, Ms :: pos_integer()}.
 slot_start(_Slot, _Limit) -> ?NOT_LOADED.
@@ -336,7 +336,7 @@ share_is(_Term) -> ?NOT_LOADED.
 
 %% --- maps in states and in shared content ---
 
-%% @doc The number of entries; `none' if there is no map.
+%% @doc The number of entries; `none' if the value is not a map.
 -spec inside_len(term(), term(), opened()) ->
     {ok, non_neg_integer()} | none | badarg() | closed().
 inside_len(_StateOrShare, _Path, _Opened) -> ?NOT_LOADED.
@@ -655,7 +655,7 @@ pool_stats() ->
 pool_created_aside() ->
     ?NOT_LOADED.
 
-%% @doc Aside: creating such a state says nothing about the load of the host.
+%% @doc Not counted as an acquisition: creating such a state says nothing about the host's load.
 -spec pool_acquire(term(), opened(), Aside :: boolean()) ->
     {ok, reference()} | collect({ok, reference()}) | {error, not_started} | not_a_map
     | badarg() | closed().

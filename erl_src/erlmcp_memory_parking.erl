@@ -51,7 +51,7 @@
     %% The size of the heap last reported to the library, and when to report it again (native units
     %% of monotonic time).
     bytes = 0 :: non_neg_integer(),
-    %% young: it has started, and is not idle yet; until when at the latest, and when to report.
+    %% young: started and not idle yet; until when at the latest, and when to report.
     due = now :: due() | {young, Until :: integer(), due()},
     limit :: non_neg_integer() | infinity
 }).
@@ -64,7 +64,7 @@
 -type compact() ::
     nonempty_improper_list(Slot :: reference(), IdleAfter :: timeout())
     | {Slot :: reference(), IdleAfter :: timeout()}.
-%% All that is needed of it while the state is parked, in two words. Earlier versions kept the tuple.
+%% What a server needs while its state is parked, in two words. Earlier versions kept the tuple.
 
 -type crowd() :: calm | pressed | crowded.
 %% How much of the limit is awake: less than half, half, or nearly all.
@@ -87,7 +87,7 @@
 -define(LONGEST_SLEEP, 20).
 %% The part of the limit that is reserved for states that are woken.
 -define(LEFT_FREE, 8).
-%% The part of the limit that is left free by servers that start.
+%% The part of the limit that starting servers leave free.
 -define(LEFT_BY_STARTS, 4).
 %% Milliseconds without a message that are enough where half of the limit is awake, and after which
 %% a server that has started will not grow much more.
@@ -125,7 +125,7 @@ start(Engine, Otp, Function, Args) ->
             erlang:raise(error, badarg, [{Engine, Function, Args, Info}]);
         {error, _} = Invalid ->
             Invalid;
-        %% It raises what this release raises.
+        %% Raises the error of the running release.
         false ->
             apply(Otp, Function, Args)
     end.
@@ -197,8 +197,8 @@ start_wait(Options) ->
         _ -> infinity
     end.
 
-%% @doc To be called before `init': the server may go on, or is to sleep for so many milliseconds
-%% and call this again. `Left' is how long it may still wait.
+%% @doc Call this before `init'. `started': the server may continue. `sleep': it must wait `Ms'
+%% milliseconds and call this again. `Left' is how long it may still wait.
 -spec start(Left :: timeout(), parking()) ->
     {started, parking()} | {sleep, Ms :: pos_integer(), Left :: timeout()}.
 start(Left, #parking_1{slot = Slot, limit = Last, idle_after = IdleAfter} = Parking) ->
@@ -206,7 +206,7 @@ start(Left, #parking_1{slot = Slot, limit = Last, idle_after = IdleAfter} = Park
     Limit = limit(Last),
     case erlmcp_memory_nif:slot_start(Slot, part(Limit, ?LEFT_BY_STARTS)) of
         {false, Ms} when Left > 0 ->
-            %% Not all at once.
+            %% Spread, so that they do not all ask at once.
             Spread = min(Left, Ms div 2 + erlang:phash2(erlang:monotonic_time(), Ms)),
             {sleep, Spread, less(Left, Spread)};
         {false, _} ->
@@ -228,7 +228,7 @@ part(Limit, Left) -> Limit - Limit div Left.
 spread(infinity) -> infinity;
 spread(IdleAfter) -> min(16#ffffffff, IdleAfter + erlang:phash2(self(), IdleAfter div ?SPREAD + 1)).
 
-%% @doc What timers of the engines carry that stand for something of the module's.
+%% @doc The tag of the engines' timers that were started for the callback module.
 -spec tag() -> atom().
 tag() -> ?MODULE.
 
@@ -243,7 +243,7 @@ idle_after(calm, #parking_1{idle_after = IdleAfter, due = {young, _, _}}) -> min
 idle_after(pressed, #parking_1{idle_after = IdleAfter}) -> min(?SHORT_IDLE, IdleAfter);
 idle_after(_Crowd, #parking_1{idle_after = IdleAfter}) -> IdleAfter.
 
-%% @doc Whether the state is in the slot alone.
+%% @doc Whether the state is only in the slot.
 -spec is_parked(parking()) -> boolean().
 is_parked(#parking_1{state = State}) -> State =:= parked.
 
@@ -251,8 +251,8 @@ is_parked(#parking_1{state = State}) -> State =:= parked.
 -spec is_refused(parking()) -> boolean().
 is_refused(#parking_1{state = State}) -> State =:= refused.
 
-%% @doc To be called after each callback, with the state before and after it. It compares identity,
-%% not equality: that takes no time, and a state that was not touched is identical.
+%% @doc Call this after each callback, with the state before and after it. It compares identity, not
+%% equality: that takes constant time, and an untouched state is identical.
 -spec changed(Old :: term(), New :: term(), parking()) -> parking().
 changed(_Old, _New, #parking_1{state = awake} = Parking) ->
     Parking;
@@ -262,9 +262,9 @@ changed(Old, New, Parking) ->
         false -> Parking#parking_1{state = awake}
     end.
 
-%% @doc To be called before a server waits with its state awake: `crowded' if it is to park unless
-%% there is a message now; else it may wait for {@link idle_after/2}. Reports the size of its heap to
-%% the node, at most once a millisecond.
+%% @doc Call this before a server waits with its state awake. `crowded': it must park unless a
+%% message is waiting; otherwise it may wait for {@link idle_after/2}. Reports the size of its heap
+%% to the node, at most once a millisecond.
 -spec settle(parking()) -> {crowd(), parking()}.
 settle(#parking_1{due = Due, limit = Limit, state = State} = Parking) ->
     Now = erlang:monotonic_time(),
@@ -287,7 +287,7 @@ measured(Now, #parking_1{bytes = Published} = Parking) ->
     Bytes = heap_bytes(),
     case Parking#parking_1.due of
         {young, Until, _} when Bytes =< Published ->
-            %% More is expected of it.
+            %% It is still expected to grow.
             unchanged(Parking#parking_1{due = {young, Until, Next}});
         {young, Until, _} ->
             changed_to(Bytes, Parking#parking_1{due = {young, Until, Next}});
@@ -386,7 +386,7 @@ parked(Slot, Parking) ->
     ok = listed(Slot),
     Parking#parking_1{slot = Slot, state = parked, bytes = 0}.
 
-%% After a peak of awake bytes, so that it is told when the peak is over.
+%% Lists the server if awake bytes are at a peak, so that it is notified when the peak is over.
 listed(Slot) ->
     case erlmcp_memory_nif:slot_list(Slot) of
         true -> erlmcp_memory_tidier:start();
@@ -397,8 +397,8 @@ listed(Slot) ->
 retry() ->
     ?LEAST_RETRY + erlang:phash2(erlang:monotonic_time(), ?MOST_RETRY - ?LEAST_RETRY + 1).
 
-%% @doc To be called before a server hibernates with its state on the heap: if that cannot be
-%% parked, the bytes that it then takes are counted.
+%% @doc Call this before a server hibernates with its state on the heap. Counts the bytes of a state
+%% that cannot be parked.
 -spec hold(parking()) -> parking().
 hold(#parking_1{due = {young, _, _}} = Parking) ->
     hold(grown(Parking));
@@ -409,12 +409,11 @@ hold(#parking_1{state = refused} = Parking) ->
 hold(Parking) ->
     Parking.
 
-%% @doc To be called by a server that is parked when it gets `{?TIDY, Times}', before it hibernates
-%% again.
+%% @doc A parked server calls this when it receives `{?TIDY, Times}', before it hibernates again.
 -spec tidy(Times :: non_neg_integer(), parking()) -> parking().
 tidy(Times, #parking_1{state = parked, slot = Slot} = Parking) ->
     Moved = erlmcp_memory_nif:slot_fold(Slot),
-    %% It has found no better place if it is no longer quiet.
+    %% If the node is busy again, the new place is no better.
     ok =
         case Times =:= 0 andalso erlmcp_memory_nif:is_peak_over() of
             true -> ok;
@@ -422,8 +421,8 @@ tidy(Times, #parking_1{state = parked, slot = Slot} = Parking) ->
         end,
     Parking#parking_1{slot = Moved}.
 
-%% @doc To be called by a server that is parked before it lets others wait for messages: it will
-%% not get that one.
+%% @doc A parked server calls this before code other than its engine waits for messages: the engine
+%% would not receive the notification.
 -spec forget(parking()) -> ok.
 forget(#parking_1{slot = Slot}) ->
     case erlmcp_memory_nif:slot_unlist(Slot) of
@@ -436,8 +435,7 @@ forget(#parking_1{slot = Slot}) ->
             ok
     end.
 
-%% @doc To be called by a server that is still parked when it goes back to sleep after {@link
-%% forget/1}.
+%% @doc A server calls this if it is still parked when it goes back to sleep after {@link forget/1}.
 -spec remember(parking()) -> ok.
 remember(#parking_1{slot = Slot}) ->
     listed(Slot).
@@ -445,7 +443,7 @@ remember(#parking_1{slot = Slot}) ->
 %% Two words for each parked server, where a tuple takes three.
 -dialyzer({no_improper_lists, compact/1}).
 
-%% @doc To be kept by a server that hibernates.
+%% @doc The short form, which a hibernating server keeps.
 -spec compact(parking()) -> compact().
 compact(#parking_1{state = parked, slot = Slot, idle_after = IdleAfter}) -> [Slot | IdleAfter].
 
@@ -472,7 +470,7 @@ admit(Urgency, Slept, #parking_1{slot = Slot, limit = Limit}) ->
         false -> sleep(Slept, wait_for(Urgency) - Slept)
     end.
 
-%% As long as all sleeps before: 1, 1, 2, 4, 8 and so on.
+%% As long as all earlier sleeps together: 1, 1, 2, 4, 8 and so on.
 sleep(_Slept, Left) when Left =< 0 -> admitted;
 sleep(Slept, Left) -> {sleep, min(Left, min(?LONGEST_SLEEP, max(1, Slept)))}.
 
@@ -487,8 +485,8 @@ wake(#parking_1{state = parked, slot = Slot} = Parking) ->
     State = with_room(erlmcp_memory_nif:slot_words(Slot), Build),
     {State, Parking#parking_1{state = clean, bytes = 0, due = now}}.
 
-%% A heap that has room for it is not collected when it is there. That would take as long as to
-%% build it, and end the time slice with the state awake.
+%% The heap is enlarged first, so that it is not collected once the state is built: that would take
+%% as long as building it, and end the time slice with the state awake.
 with_room(Words, Build) when Words < ?SMALL ->
     Build();
 with_room(Words, Build) ->
@@ -499,7 +497,7 @@ with_room(Words, Build) ->
             _ = erlang:process_flag(min_heap_size, Least),
             State
     catch
-        %% More than the largest heap that the process may have, or than there is.
+        %% More than the maximum heap size of the process, or than the memory that is left.
         error:badarg -> Build()
     end.
 

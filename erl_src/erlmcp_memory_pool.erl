@@ -170,7 +170,7 @@
 -record(server, {
     pool_size :: pos_integer(),
     max_pool_size :: pos_integer(),
-    %% the counter `created' at the last warning, or at the start, without what was aside
+    %% the counter `created' at the last warning or start, without uncounted acquisitions
     created :: non_neg_integer(),
     %% when the last warning was logged, in monotonic milliseconds
     warned :: integer() | undefined
@@ -528,7 +528,7 @@ handle_cast(_Unknown, Server) ->
 handle_info({timeout, _Timer, Tick}, Server) when Tick =:= trim; Tick =:= watch ->
     ok = start_timer(Tick),
     {noreply, tick(Tick, Server)};
-%% Not from a timer: a tick out of turn.
+%% An extra tick, not started by the timer.
 handle_info(Tick, Server) when Tick =:= trim; Tick =:= watch ->
     {noreply, tick(Tick, Server)};
 handle_info({prepare, Left}, Server) when is_integer(Left), Left > 0 ->
@@ -580,7 +580,7 @@ configured() ->
 
 created() ->
     {_, _, _, Created, _, _, _} = erlmcp_memory_nif:pool_stats(),
-    %% Read afterwards, it may be ahead.
+    %% The second number is read later, so it may be ahead.
     max(0, Created - erlmcp_memory_nif:pool_created_aside()).
 
 configured(Key, Value, Server) ->

@@ -4,10 +4,10 @@
 %% otherwise, times the garbage collections of all processes in ten seconds of each minute, with a
 %% native tracer: no message is sent, and a collection costs a few microseconds more, nearly all of
 %% them the VM's own work for a traced one; a measured pause includes about one of these. The session
-%% belongs to the node: it goes on when the process that started it is gone, until {@link
-%% stop_profiling/0}. Where the application is started, its process is supervised, and one that is
-%% killed is started anew and goes on with the session. Where it is not, the session ends with the
-%% process, and trace flags dissolve at each process's next collection.
+%% belongs to the node: it continues when the process that started it is gone, until {@link
+%% stop_profiling/0}. If the application is started, the session's process is supervised, and after
+%% a crash a new one continues the session. If it is not, the session ends with the process, and
+%% each process loses its trace flags at its next collection.
 %%
 %% ```
 %% 1> erlmcp_memory_profiler:start_profiling(#{interval_ms => 1000}).
@@ -73,20 +73,19 @@
 %% See {@link start_profiling/1}.
 
 -type tracer() :: pid() | port() | {module(), term()} | {sessions, [term()]}.
-%% Who else traces: see {@link start_profiling/1}.
+%% Another tracer: see {@link start_profiling/1}.
 
 -type snapshot_map() :: #{atom() => number()}.
 %% The fields of `#memory_snapshot{}' (`include/erlmcp_memory.hrl') as keys, and `total_memory_mb'.
 
 -type gc() :: #{atom() => term()}.
-%% `measured' (whether the collections of the whole session were timed; when somebody else took the
-%% trace flags away, the rest is what was counted until then), `collections', `minor', `major'
-%% (numbers),
-%% `reclaimed_bytes' (what the collected heaps shrank by), and `pause_ms', a map of `min', `mean',
-%% `p50', `p90', `p99', `p999', `max' in milliseconds. `timed_ms' is for how long collections were
-%% timed, in all windows together: counts are those of that time and no others. `per_second' is their
-%% number over it, and so the rate of the node, and `time_share' (0.0 to 1.0) what pauses took of the
-%% time that its schedulers had. All zero when nothing was measured.
+%% `measured' (whether the collections of the whole session were timed; if another program cleared
+%% the trace flags, the other values are those up to then), the numbers `collections', `minor' and
+%% `major', `reclaimed_bytes' (what the collected heaps shrank by), and `pause_ms', a map of `min',
+%% `mean', `p50', `p90', `p99', `p999', `max' in milliseconds. `timed_ms' is for how long
+%% collections were timed, in all windows together: counts are those of that time and no others.
+%% `per_second' is their number over it, and so the rate of the node, and `time_share' (0.0 to 1.0)
+%% what pauses took of the time that its schedulers had. All zero when nothing was measured.
 
 -type trend() :: #{
     min_memory := non_neg_integer(),
@@ -530,8 +529,8 @@ alerts() ->
 %%
 %% While the application is started or a session runs, levels are checked every five seconds. When a
 %% level changes, the setting `{alert_handler, {Module, Function}}' is called with the map and
-%% `previous', the level of before, in a process of its own for at most five seconds. A level that
-%% begins or ceases to be measured is no change, unless an alert ends by it. If the
+%% `previous', the level of before, in a process of its own for at most five seconds. A metric
+%% that starts or stops being measured is not a change, unless that ends an alert. If the
 %% module `telemetry' is loaded, it executes `[erlmcp_memory, alert]' with the `value', and
 %% `[erlmcp_memory, sample]' with each snapshot.
 %%
@@ -567,8 +566,8 @@ memory_growth(Snapshots) ->
 %% health/0}), the longest first, and `time_share', what all pauses took of the time of schedulers.
 %%
 %% Each has `pause_ms', the `timestamp' of its end in milliseconds since the epoch, and the process
-%% with its label or registered `name', and the `function' where it began. These are asked with the
-%% next snapshot, and empty where the process was gone by then. `measured' is false where no session
+%% with its label or registered `name', and the `function' where it began. These are read with the
+%% next snapshot, and empty if the process had ended. `measured' is false where no session
 %% times collections; `timed_ms' is for how long they were timed in the window.
 -spec gc_pauses() -> gc_pauses().
 gc_pauses() ->

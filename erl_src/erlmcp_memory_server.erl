@@ -1,4 +1,4 @@
-%% @doc A `gen_server' whose state takes next to no memory while it is not needed.
+%% @doc A `gen_server' whose state takes very little memory while the server is idle.
 %%
 %% ```
 %% gen_server:start_link(?MODULE, Args, Options)             % before

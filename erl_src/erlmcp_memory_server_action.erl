@@ -27,7 +27,7 @@
 reviewed() ->
     [25, 26, 27, 28, 29].
 
-%% @doc What is to be done. `error': the return is a wrong one. `foreign': this release may know it.
+%% @doc What to do next. `error': the return value is wrong. `foreign': this release may know it.
 %% Starts the timer that is asked for; its message is `{timeout, Timer, Tag}'.
 -spec take(Action :: term(), Tag :: atom()) -> taken() | error | foreign.
 take({continue, _} = Continue, _Tag) ->

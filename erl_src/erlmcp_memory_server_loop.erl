@@ -15,7 +15,7 @@
 %% Called by `erlmcp_memory_wait'.
 -export([received/2, waited/1, slept/1, woken/1, returned/2]).
 
-%% A server that sleeps and waits for nothing in particular, as most do.
+%% A server that sleeps until any message arrives, as most do.
 -record(asleep_1, {
     parent :: pid(),
     name :: gen_server:server_name() | pid(),
@@ -25,19 +25,19 @@
     hibernate_after :: timeout()
 }).
 
-%% The same, of one that has no name and no settings of its own: fewer words.
+%% The same for a server without a name and settings of its own, in fewer words.
 -record(calm_1, {
     parent :: pid(),
     module :: module(),
     parking :: erlmcp_memory_parking:compact()
 }).
 
-%% Why a server ends, and what is to be said of it.
+%% Why a server ends, and what to report about it.
 -record(ending_1, {
     class = exit :: exit | error,
     reason :: term(),
     stacktrace :: erlang:stacktrace(),
-    %% Whether the stack trace is part of the report: if a callback crashed.
+    %% Whether a callback crashed, so that the report has the stack trace.
     is_crash = false :: boolean(),
     from = undefined :: undefined | gen_server:from(),
     message :: term(),
@@ -46,7 +46,7 @@
 
 %%% Starting
 
-%% @doc Calls `init', once there is room for one server more.
+%% @doc Calls `init' as soon as there is room for another server.
 -spec start(Args :: term(), Starter :: pid(), Options :: [term()], server()) -> no_return().
 start(Args, Starter, Options, Loop) ->
     start(Args, Starter, Options, erlmcp_memory_parking:start_wait(Options), Loop).
@@ -75,7 +75,7 @@ next({Action, Timer}, Loop) ->
 %% @doc Waits for a message, from the beginning of the time that was asked for.
 -spec again(server()) -> no_return().
 again(#server_1{action = Time} = Loop) when is_integer(Time) ->
-    %% Never too early by the rest of this millisecond.
+    %% One millisecond more, so that it never fires early.
     wait(Loop#server_1{until = now_ms() + Time + 1});
 again(#server_1{until = none} = Loop) ->
     wait(Loop);
@@ -88,7 +88,7 @@ wait(#server_1{action = Action, parking = Parking} = Loop) ->
             ok = erlmcp_memory_parking:remember(Parking),
             sleep(Loop);
         false when is_integer(Action), Action > 16#ffffffff ->
-            %% Longer than the VM waits: it ends this process for that, as it would a gen_server.
+            %% Longer than the VM can wait: that ends this process, as it ends a gen_server.
             wait(timeout, Action, Loop);
         false ->
             {Crowd, Settled} = erlmcp_memory_parking:settle(Parking),
@@ -98,7 +98,7 @@ wait(#server_1{action = Action, parking = Parking} = Loop) ->
             end
     end.
 
-%% What is not changed is not copied: it is most of what a message costs.
+%% An unchanged record is not copied: copying it is most of what a message costs.
 parking(Parking, #server_1{parking = Parking} = Loop) -> Loop;
 parking(Parking, Loop) -> Loop#server_1{parking = Parking}.
 
@@ -419,7 +419,7 @@ state(New, #server_1{state = Old, parking = Parking} = Loop) ->
     end.
 
 replied(From, Reply, #server_1{state = State} = Loop) ->
-    %% It alone knows all forms of a destination.
+    %% Only that function knows all forms of a destination.
     _ = gen:reply(From, Reply),
     debug({out, Reply, From, State}, Loop).
 

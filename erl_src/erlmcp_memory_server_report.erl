@@ -17,7 +17,7 @@
 
 -type server() :: {Name :: term(), module(), State :: term(), [sys:dbg_opt()]}.
 
-%% @doc A server ends for a reason that is to be reported. `From' is the caller that got no reply.
+%% @doc Reports that a server ends for an abnormal reason. `From' is the caller that got no reply.
 -spec terminating(
     Reason :: term(),
     erlang:stacktrace() | undefined,

@@ -80,12 +80,12 @@ is_threshold({Metric, {Warning, Critical}}) when is_number(Warning), is_number(C
 is_threshold(_) ->
     false.
 
-%% @doc Who is called when a level changes. Raises {@link invalid()}.
+%% @doc The function that is called when a level changes. Raises {@link invalid()}.
 -spec alert_handler() -> {module(), atom()} | undefined.
 alert_handler() ->
     checked(alert_handler, undefined, fun is_function_or_none/1).
 
-%% @doc Who says how many connections there are. Raises {@link invalid()}.
+%% @doc The function that returns the number of connections. Raises {@link invalid()}.
 -spec connection_count() -> {module(), atom()} | undefined.
 connection_count() ->
     checked(connection_count, undefined, fun is_function_or_none/1).
@@ -149,8 +149,8 @@ value(Key, Default) ->
             end
     end.
 
-%% As application:get_env/2, whose two calls for one setting would be a quarter of the time that
-%% create_optimized_state/1 takes: its table is asked directly.
+%% Like application:get_env/2, but reads its table directly: the two calls for one setting would be
+%% a quarter of the time that create_optimized_state/1 takes.
 find(Application, Key, {Environments, Booted}) ->
     case ets:lookup(Environments, {env, Application, Key}) of
         [{_, Value}] ->

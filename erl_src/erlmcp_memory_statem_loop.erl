@@ -42,7 +42,7 @@
     }.
 %% What a machine continues with after it has waited or slept.
 
-%% @doc Calls `init', once there is room for one machine more.
+%% @doc Calls `init' as soon as there is room for another machine.
 -spec start(start()) -> no_return().
 start({start, Args, Starter, ServerRef, Left, #loop{modules = [Module], parking = Parking} = Loop}) ->
     case erlmcp_memory_parking:start(Left, Parking) of

@@ -34,7 +34,7 @@
 new() ->
     #timers{}.
 
-%% @doc Whether there is nothing to keep.
+%% @doc Whether no timeout is set.
 -spec is_empty(timers()) -> boolean().
 is_empty(Timers) ->
     Timers =:= #timers{}.

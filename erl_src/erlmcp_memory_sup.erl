@@ -1,8 +1,8 @@
 %% @private
 %% @doc What measures: the monitor of levels, and a supervisor for the sampler of a session.
 %%
-%% Measuring must not end a node: when the sampler's supervisor gives up, it stays away, and the
-%% application goes on.
+%% Measuring must not end a node: if the sampler's supervisor gives up, it is not restarted, and the
+%% application keeps running.
 -module(erlmcp_memory_sup).
 -behaviour(supervisor).
 

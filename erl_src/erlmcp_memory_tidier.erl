@@ -3,13 +3,13 @@
 %% memory of the others back.
 %%
 %% The VM gives memory back in large pieces, when nothing is left in one. While many servers are
-%% awake, their heaps and binaries fill such pieces; what a server keeps when it parks, some hundred
-%% bytes, is put into the gaps, and would keep all of them. So servers that park then are put down
-%% in the native library. When a peak is over, the tidier tells them, some at a time, and each
-%% hibernates anew, in the first gap there is by then.
+%% awake, their heaps and binaries fill such pieces; what a server keeps when it parks, a few
+%% hundred bytes, goes into the gaps, and would keep all of the pieces. So the native library lists
+%% the servers that park during a peak. When the peak is over, the tidier notifies them, a few at a
+%% time, and each hibernates again, in the first gap that is then free.
 %%
-%% There is no tidier as long as there is no such peak. It is started by the first server that is
-%% listed, has no owner, and ends when all were notified.
+%% The tidier runs only after such a peak. The first server that is listed starts it; it has no
+%% owner, and ends when all servers were notified.
 -module(erlmcp_memory_tidier).
 
 -include("erlmcp_memory_parking.hrl").
@@ -88,7 +88,7 @@ tell(Left, Rounds) ->
         end
     end.
 
-%% One that was put down meanwhile may have found this tidier.
+%% A server that was listed in the meantime may have found this tidier still registered.
 ended() ->
     true = unregister(?MODULE),
     case erlmcp_memory_nif:roster() of

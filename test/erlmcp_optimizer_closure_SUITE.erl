@@ -4,7 +4,7 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--import(erlmcp_optimizer_state_help, [alone/1, nested/2, settled_bytes/0]).
+-import(erlmcp_optimizer_state_help, [alone/1, nested/2, peak/1, settled_bytes/0, watch/0]).
 -import(erlmcp_wait_help, [until/1]).
 
 -export([all/0, groups/0]).
@@ -551,22 +551,6 @@ large_states_one_after_the_other_are_collected(_Config) ->
             {pending_refs, Pending, 200, 25_000_000}
         ]
     ].
-
-%% Watches how much more memory the node takes.
-watch() ->
-    Before = erlang:memory(total),
-    {spawn_link(fun() -> watching(Before, 0) end), Before}.
-
-watching(Before, Peak) ->
-    receive
-        {stop, To} -> To ! {peak, Peak}
-    after 2 ->
-        watching(Before, max(Peak, erlang:memory(total) - Before))
-    end.
-
-peak({Pid, _}) ->
-    Pid ! {stop, self()},
-    receive {peak, Peak} -> Peak end.
 
 %% Without end, where each way through the term is gone.
 parts_of_a_plain_state_are_counted_once(_Config) ->

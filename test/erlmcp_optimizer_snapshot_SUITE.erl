@@ -4,7 +4,9 @@
 -include_lib("common_test/include/ct.hrl").
 -include_lib("stdlib/include/assert.hrl").
 
--import(erlmcp_optimizer_state_help, [alone/1, every_kind/0, nested/2, refused/3]).
+-import(erlmcp_optimizer_state_help, [
+    alone/1, every_kind/0, nested/2, peak/1, refused/3, watch/0
+]).
 
 -export([all/0, groups/0, init_per_group/2, end_per_group/2]).
 -export([with_handlers/0, call_handlers/1]).
@@ -652,11 +654,10 @@ varint7(N) -> <<1:1, N:7, (varint7(N bsr 7))/binary>>.
 
 %% Small things in such numbers that they would take far more memory than the snapshot.
 forged_multitudes(_Config) ->
-    Before = erlang:memory(total),
     Many = 8_000_000,
     Atoms = iolist_to_binary([varint(Many), binary:copy(<<0>>, Many), 0, 1, 0]),
     Shares = iolist_to_binary([0, varint(Many), binary:copy(<<1, 5>>, Many), 1, 0]),
-    {Pid, Monitor} = spawn_monitor(fun() -> watch(Before, 0) end),
+    Watch = watch(),
     [
         ?assertEqual({error, corrupt_data}, ?O:decompress_state(raw(Body)))
      || Body <- [Atoms, Shares]
@@ -665,18 +666,9 @@ forged_multitudes(_Config) ->
     One = <<16#4a, 9, 131, 108, 0, 0, 0, 1, 104, 0, 106>>,
     External = <<16#45, (varint7(2_000_000))/binary, (binary:copy(One, 2_000_000))/binary>>,
     ?assert(is_reference(?O:decompress_state(forged(packed_map([{<<1>>, External}]))))),
-    Pid ! {stop, self()},
-    Peak = receive {peak, Bytes} -> Bytes end,
-    demonitor(Monitor, [flush]),
+    Peak = peak(Watch),
     ct:pal("at most ~b MB more", [Peak div 1_000_000]),
     ?assert(Peak < 600_000_000).
-
-watch(Before, Peak) ->
-    receive
-        {stop, To} -> To ! {peak, Peak}
-    after 2 ->
-        watch(Before, max(Peak, erlang:memory(total) - Before))
-    end.
 
 a_million_mutations(_Config) ->
     Local = ?O:from_map(#{id => <<"seed">>, kinds => [K || K <- every_kind(), small(K)]}),

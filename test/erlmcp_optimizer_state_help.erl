@@ -10,8 +10,10 @@
     every_kind/0,
     form/1,
     nested/2,
+    peak/1,
     refused/3,
-    settled_bytes/0
+    settled_bytes/0,
+    watch/0
 ]).
 
 -define(O, erlmcp_connection_optimizer).
@@ -106,4 +108,24 @@ settled_bytes(Looks) ->
         Bytes -> Bytes;
         _ when Looks > 0 -> settled_bytes(Looks - 1);
         Now -> ct:fail({still_changes, Bytes, Now})
+    end.
+
+%% Watches how much more memory the node takes from now on.
+watch() ->
+    Before = erlang:memory(total),
+    spawn_link(fun() -> watching(Before, 0) end).
+
+watching(Before, Peak) ->
+    receive
+        {stop, To} -> To ! {peak, self(), Peak}
+    after 2 ->
+        watching(Before, max(Peak, erlang:memory(total) - Before))
+    end.
+
+%% Ends the watch, and returns the most bytes that were seen.
+peak(Watch) ->
+    Watch ! {stop, self()},
+    receive
+        {peak, Watch, Peak} -> Peak
+    after 60000 -> ct:fail(no_peak)
     end.

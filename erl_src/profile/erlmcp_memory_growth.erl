@@ -8,8 +8,8 @@
 %% The windows of the settings in which growth is looked for, and the fewest that give a verdict.
 -define(WINDOWS, 36).
 -define(LEAST_WINDOWS, 3).
-%% What it is at least, as a part of the rate that matters: noise on the estimate seldom crosses
-%% that then.
+%% The least growth that is called one, as a fraction of the rate that matters: noise on the
+%% estimate of a level memory rarely crosses that.
 -define(PART, 0.6).
 
 %% @doc How far samples of a session are looked back at, in milliseconds.

@@ -1,5 +1,5 @@
 %% @private
-%% @doc The worst garbage collection pauses, and whose they were.
+%% @doc The longest garbage collection pauses, and the processes that they stopped.
 -module(erlmcp_memory_pauses).
 
 -export([gc/0, pauses/0, name/1]).

@@ -20,7 +20,7 @@ measure(Consumer) ->
         error:notsup -> {error, notsup}
     end.
 
-%% @doc `erlang:memory(total)', which a node whose allocators are switched off does not have.
+%% @doc `erlang:memory(total)', which is not available if the node's allocators are switched off.
 -spec total() -> {ok, non_neg_integer()} | {error, notsup}.
 total() ->
     try

@@ -3,11 +3,11 @@
 %% collections are timed.
 %%
 %% It is registered, so there is one session a node; a start while one runs ends that one first.
-%% Where the application is started, a supervisor has it: the native session, in which the data lie,
-%% is the supervisor's then, and a sampler that is started anew goes on with it. Where only the
-%% library is used it has no supervisor, and the session ends with it.
+%% If the application is started, the sampler has a supervisor, which owns the native session with
+%% the data, and a restarted sampler continues the session. If only the library is used, it has no
+%% supervisor, and the session ends with it.
 %%
-%% In both cases it goes on when the shell or the remote call that started it is gone.
+%% In both cases it keeps running when the shell or the remote call that started it is gone.
 -module(erlmcp_memory_sampler).
 -behaviour(gen_server).
 
@@ -36,7 +36,7 @@
     %% looked at
     gc :: boolean(),
     is_open = false :: boolean(),
-    %% processes whose flags are to be looked at before all are looked at anew
+    %% processes whose flags are still to be checked in this round
     to_look_at = [] :: [pid()],
     %% tells others of a snapshot
     teller = none :: pid() | none
@@ -247,9 +247,9 @@ closed(Session) ->
     ok = erlmcp_memory_trace:clear(),
     ok = erlmcp_memory_nif:profiler_window(Session, close).
 
-%% Somebody else may clear our flags in a window (`dbg', `recon_trace'): of all processes, of those
-%% that are there, of new ones, of single ones. So each time a few processes are looked at in turn,
-%% this one and new ones always. A window makes room for a trace session that came meanwhile.
+%% Another tool (`dbg', `recon_trace') may clear our flags in a window: those of all processes, of
+%% the existing ones, of new ones or of single ones. So each time a few processes are checked in
+%% turn, this one and new ones always. A window ends early if a trace session was started since.
 looked(#state{is_open = false} = State) ->
     State;
 looked(#state{options = #{gc := Gc}, to_look_at = ToLookAt} = State) ->

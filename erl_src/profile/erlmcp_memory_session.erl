@@ -6,7 +6,7 @@
 
 -include("erlmcp_memory.hrl").
 
-%% @doc The last session, running or not, when it has a snapshot, and how it stands.
+%% @doc The last session, running or not, if it has a snapshot, and its status.
 -spec last() -> {ok, reference(), #{atom() => term()}} | none.
 last() ->
     case erlmcp_memory_nif:profiler_session() of

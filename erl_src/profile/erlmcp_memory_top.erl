@@ -1,9 +1,9 @@
 %% @private
-%% @doc The processes that have most, for a person who asks: by memory, by binaries that they refer to
-%% or by messages that wait.
+%% @doc The largest processes, on request: by memory, by the binaries that they refer to or by the
+%% length of the message queue.
 %%
-%% That takes a walk over all processes, some hundred milliseconds for 100,000 of them, and so it is
-%% never done in the background. A process answers such a question itself, and one that is busy in
+%% This walks over all processes, a few hundred milliseconds for 100,000 of them, so it is never
+%% done in the background. Each process replies to such a request itself, and one that is busy in
 %% native code replies late: the walk runs in a process of its own, which returns what it has found
 %% so far, and the caller waits no longer than asked.
 -module(erlmcp_memory_top).

@@ -1,5 +1,5 @@
 %% @private
-%% @doc The trace flags of a profiling session, and whose flags there are beside them.
+%% @doc The trace flags of a profiling session, and other tracers on the node.
 %%
 %% The VM gives a process one tracer, and some releases of OTP 27 to 29 crash when two trace
 %% sessions follow the collections of one process. So flags are set only if no other tracer is there,
@@ -8,11 +8,11 @@
 
 -export([other/0, sessions/0, set/0, clear/0, clear_new/0, are_ours/1, is_our_tracer/1]).
 
-%% The same for every session: the VM takes two equal tracers for one.
+%% The same for every session: the VM treats two equal tracers as one.
 -define(TRACER, {tracer, erlmcp_memory_nif, []}).
 -define(FLAGS, [garbage_collection, ?TRACER]).
 
-%% @doc Who else traces on this node. To be asked before anything is switched on.
+%% @doc Another tracer that is active on this node. Call this before switching anything on.
 -spec other() -> {ok, erlmcp_memory_profiler:tracer()} | none.
 other() ->
     case sessions() of
@@ -25,8 +25,8 @@ other() ->
 -spec sessions() -> [term()].
 sessions() ->
     Module = trace,
-    %% Where nobody has loaded it, nobody has made a session. Loading it here would search all of the
-    %% code path again and again where the VM has none.
+    %% If the module is not loaded, there is no session. Loading it here would search the whole code
+    %% path again and again on releases that do not have it.
     case erlang:function_exported(Module, session_info, 1) andalso Module:session_info(all) of
         Sessions when is_list(Sessions) ->
             [Session || Session <- Sessions, answers(Module, Session)];
@@ -51,7 +51,7 @@ first_tracer([Item | Rest]) ->
 first_tracer([]) ->
     none.
 
-%% Of new processes, or of one that may be gone meanwhile.
+%% The tracer of new processes, or of a process that may have ended.
 tracer(Item) ->
     case erlang:trace_info(Item, tracer) of
         {tracer, []} -> none;
@@ -69,8 +69,8 @@ tracer(Item) ->
 is_our_tracer(Tracer) ->
     is_tuple(Tracer) andalso element(1, Tracer) =:= erlmcp_memory_nif.
 
-%% @doc Sets the flags of all processes, and of new ones. `false' if another tracer has one: then
-%% the rest has none, and {@link clear/0} takes back what was set.
+%% @doc Sets the flags of all processes, and of new ones. `false' if one has another tracer: the
+%% flags of the rest are not set then, and {@link clear/0} removes those that were.
 %%
 %% Flags are set process by process: that waits for whoever runs the process at the time. The VM's
 %% own pass over all of them stops all normal schedulers instead and, in releases before 25.3.2.11
@@ -95,14 +95,14 @@ set(Pid) ->
         error:badarg -> not is_process_alive(Pid)
     end.
 
-%% @doc Takes our flags away, where the tracer is ours. It must not be named here: where somebody
-%% else's traces a process, the VM refuses that before OTP 27 alone, and since then it gives the
-%% process to the named one, with all flags that it has.
+%% @doc Removes our flags where the tracer is ours. The call must not name the tracer: if a process
+%% has another one, only releases before OTP 27 refuse the call; later ones hand the process over to
+%% the named tracer, with all its flags.
 -spec clear() -> ok.
 clear() ->
     lists:foreach(fun clear/1, [new_processes | erlang:processes()]).
 
-%% @doc Takes our flag of new processes away.
+%% @doc Removes our flag from new processes.
 -spec clear_new() -> ok.
 clear_new() ->
     clear(new_processes).
@@ -115,7 +115,7 @@ clear(Item) ->
         error:badarg -> ok
     end.
 
-%% @doc Whether new processes and these have our flags, as far as they are alive.
+%% @doc Whether new processes, and those of these that are alive, have our flags.
 -spec are_ours([pid()]) -> boolean().
 are_ours(Pids) ->
     tracer(new_processes) =:= ours andalso

@@ -70,8 +70,8 @@ impl Recycle for ConnectionState {
     }
 }
 
-/// Frees what a map linked to, at once if it is a single thing that does not end here again: a chain
-/// of pooled states is as long as the user made it.
+/// Frees what a map linked to: at once if that is a single value that cannot lead here again, for a
+/// chain of pooled states can be of any length.
 fn free(links: Links<Anchor>) {
     let is_short = match &links {
         Links::None => true,

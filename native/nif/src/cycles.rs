@@ -91,8 +91,8 @@ const WORK_OF_ONE: usize = 8 << 10;
 /// long chain.
 const WORK_OF_LAST: usize = 128;
 
-/// After a trial without a bound there is none for this many times its duration, but a longer
-/// duration counts as `LONG`.
+/// After a trial without a bound, the next one waits for this many times its duration. A duration
+/// above `LONG` counts as `LONG`.
 const REST: u32 = 10;
 const LONG: Duration = Duration::from_secs(2);
 
@@ -167,8 +167,8 @@ impl Trials {
         }
     }
 
-    /// A trial of all that the bound left open. Its pooled states are locked for long, and the
-    /// thread works without a rest, so if it takes long it is done seldom.
+    /// A trial of everything that the bound left undecided. It locks its pooled states for its
+    /// whole duration and does not yield, so a long one is run rarely.
     fn large_trial(&mut self) {
         let began = Instant::now();
         let cells = std::mem::take(&mut self.large);
@@ -196,7 +196,7 @@ impl Trials {
     }
 }
 
-/// A thing with owners.
+/// A value with owners.
 pub enum Node {
     Cell(Arc<Cell>),
     State(Arc<Linked>),

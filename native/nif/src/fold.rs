@@ -15,11 +15,11 @@ use std::borrow::Cow;
 use std::ptr::{self, NonNull};
 use std::slice;
 
-/// Packed bytes of the largest value that is folded. What is larger is most of what it takes, and
-/// the VM looks for room for it less well than Rust's allocator.
+/// Packed bytes of the largest value that is folded. For a larger value the headers matter
+/// little, and the VM finds room for it less well than Rust's allocator.
 const MOST_BYTES: usize = 2 << 10;
 
-/// The most links that are folded: they are dropped where the object is.
+/// The most links that are folded: the thread that destroys the object drops them.
 const MOST_LINKS: usize = 32;
 
 /// All that is folded, and its bytes.
@@ -41,7 +41,7 @@ pub struct Folded {
     bytes: u16,
 }
 
-/// The bit that says that the bytes tell links by their places.
+/// The bit for bytes that refer to links by their positions.
 const NUMBERED: u8 = 0x80;
 
 // SAFETY: it owns what lies there, links and bytes, which are `Send` and `Sync`.
@@ -49,7 +49,7 @@ unsafe impl Send for Folded {}
 // SAFETY: as above.
 unsafe impl Sync for Folded {}
 
-/// What is to be folded.
+/// A value before it is folded.
 pub struct Unfolded<'v> {
     bytes: Cow<'v, [u8]>,
     links: SmallVec<[ShareLink; 8]>,
@@ -98,12 +98,12 @@ impl<'v> Unfolded<'v> {
         self.links.len() * size_of::<ShareLink>() + self.bytes.len()
     }
 
-    /// Puts it there.
+    /// Writes the value to `to`.
     ///
     /// # Safety
     ///
-    /// [`size`](Self::size) bytes lie there, aligned for a word, for as long as what is returned lives, and
-    /// nobody else uses them.
+    /// There are [`size`](Self::size) bytes at `to`, aligned for a word, which are valid for as
+    /// long as the returned value lives, and which nothing else uses.
     pub unsafe fn fold(self, to: NonNull<u8>) -> Folded {
         FOLDED.came(self.size());
         let Unfolded {
@@ -133,7 +133,7 @@ impl<'v> Unfolded<'v> {
 }
 
 impl Folded {
-    /// What it takes when it is built, about.
+    /// About what it takes when it is built.
     pub fn built(&self) -> Built {
         let bytes = self.built as usize;
         let on_heap = bytes * usize::from(self.on_heap) / 255;

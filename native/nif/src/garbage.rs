@@ -2,15 +2,15 @@
 //!
 //! A state takes a few words of its process's heap, whatever its size, so a process that makes one
 //! large state after another would collect its garbage only after hundreds of them. This module
-//! keeps an approximate sum of what each process has made lately, and the call that makes it large
-//! tells its wrapper to collect the garbage.
+//! keeps an approximate sum of the bytes that each process has made recently; the call that exceeds
+//! the limit tells its wrapper to collect the garbage.
 
 use crate::reply;
 use crate::terms::word;
 use rustler::{Encoder, Env, Term};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Values of fewer bytes are left to the VM: some hundreds of these are not much.
+/// Values of fewer bytes are left to the VM: a few hundred of these take little memory.
 const SMALL: usize = 16 << 10;
 
 /// Garbage is collected after this many bytes, and after at least this many times the size of the

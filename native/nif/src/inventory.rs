@@ -144,7 +144,7 @@ fn largest_shares(env: Env<'_>, limit: usize) -> Vec<LargeShare> {
 #[rustler::nif]
 fn resident() -> (usize, usize) {
     let statm = std::fs::read_to_string("/proc/self/statm");
-    // SAFETY: the call has no conditions.
+    // SAFETY: the call has no preconditions.
     let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) });
     let read = |(text, page): (String, usize)| Resident::of_statm(&text, page);
     match statm.ok().zip(page.ok()).and_then(read) {

@@ -34,7 +34,7 @@ pub struct IoData<'a> {
 }
 
 enum Part<'a> {
-    /// This many of the gathered bytes.
+    /// A number of the gathered bytes.
     Gathered(usize),
     Binary(Term<'a>, &'a [u8]),
 }

@@ -4,6 +4,7 @@
 //! form of the server's state and counts what the server has unparked.
 
 use crate::cycles::{self, Node};
+use crate::enif::owner::{Owner, Release};
 use crate::fold::{Folded, Unfolded, folded};
 use crate::lane::{Busy, Lane, NoResult};
 use crate::resource::ResourceRef;
@@ -19,7 +20,6 @@ use erlmcp_memory_core::starts::Starts;
 use erlmcp_memory_core::threads::Tally;
 use parking_lot::Mutex;
 use rustler::{Encoder, Env, LocalPid, Term, schedule::consume_timeslice};
-use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -90,16 +90,9 @@ const FREED_AT_ONCE: usize = 64 << 10;
 const LINKS_AT_ONCE: usize = 32;
 
 /// The resource behind a parked term.
-pub struct Handle(ManuallyDrop<Arc<Kept>>);
+pub struct Handle(Owner<Arc<Kept>>);
 
 resource!(Handle, c"erlmcp_memory_parked");
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // SAFETY: this is the end of the handle, so nothing takes its content a second time.
-        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
-    }
-}
 
 /// A parked term that values may refer to.
 pub struct Kept {
@@ -122,32 +115,21 @@ impl Kept {
     }
 }
 
-/// Drops an owner.
-fn unlink(kept: Arc<Kept>) {
-    if kept.cyclic {
-        cycles::suspect(Node::Parked(kept));
+impl Release for Arc<Kept> {
+    fn release(self) {
+        if self.cyclic {
+            cycles::suspect(Node::Parked(self));
+        }
     }
 }
 
 /// A parked term in a value of this library.
-pub struct ParkedLink(ManuallyDrop<Arc<Kept>>);
+#[derive(Clone)]
+pub struct ParkedLink(Owner<Arc<Kept>>);
 
 impl std::fmt::Debug for ParkedLink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ParkedLink")
-    }
-}
-
-impl Clone for ParkedLink {
-    fn clone(&self) -> Self {
-        ParkedLink(self.0.clone())
-    }
-}
-
-impl Drop for ParkedLink {
-    fn drop(&mut self) {
-        // SAFETY: this is the end of the link, so nothing takes its content a second time.
-        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
     }
 }
 
@@ -181,7 +163,7 @@ pub fn link(env: Env<'_>, term: Term<'_>) -> Option<ParkedLink> {
 pub struct Slot {
     held: Mutex<Held>,
     entry: Entry,
-    /// Whether it was put down in [`ROSTER`].
+    /// Whether it is listed in [`ROSTER`].
     is_listed: AtomicBool,
 }
 
@@ -205,12 +187,12 @@ impl Drop for Slot {
 }
 
 impl Slot {
-    /// What it is known by in [`ROSTER`] while it lives.
+    /// Its entry in [`ROSTER`] while it lives.
     fn number(&self) -> usize {
         ptr::from_ref(self).addr()
     }
 
-    /// Whether its owner was told, or is told at this moment, since it was put down.
+    /// Whether its owner was notified, or is being notified, since it was listed.
     fn unlist(&self) -> bool {
         self.is_listed.load(Ordering::Relaxed)
             && self.is_listed.swap(false, Ordering::Relaxed)
@@ -245,10 +227,10 @@ impl Held {
     }
 }
 
-/// Servers whose small memory lies between what large states left, since many were awake.
+/// Servers that parked while many were awake: their few bytes lie in the gaps between large states.
 static ROSTER: Roster = Roster::new();
 
-/// Bytes that were awake at a peak after which it is worth the while to look for other places.
+/// The fewest awake bytes of a peak after which moving parked servers is worth the work.
 const LARGE_PEAK: usize = 32 << 20;
 
 /// The sums of the node.
@@ -352,7 +334,7 @@ fn park<'a>(env: Env<'a>, term: Term<'a>, opened: Term<'a>, lane: Lane) -> Resul
                 parked: parked.in_block(heap::arc::<Kept>()),
                 known: Known::default(),
             };
-            let handle = Handle(ManuallyDrop::new(Arc::new(kept)));
+            let handle = Handle(Owner::new(Arc::new(kept)));
             Ok(garbage::made(env, resource::make(env, handle), bytes))
         }
         Err(error) => reply::not_packed(env, 1, error),
@@ -406,13 +388,13 @@ fn slot_park<'a>(
 fn slot_rest<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
     let slot = slot(reference)?;
     slot.entry.set_awake(&LEDGER, 0);
-    // It was built since, as a rule.
+    // Usually it has been built in the meantime.
     let held = lane.lock(&slot.held)?;
     pay(env, held.built().unwrap_or_default(), lane);
     Ok(reply::ok(env))
 }
 
-/// Words that the state takes on a heap when it is built, about.
+/// About how many words the state takes on a heap when it is built.
 fn slot_words<'a>(env: Env<'a>, reference: Term<'a>, lane: Lane) -> Result<Term<'a>, NoResult> {
     let held = lane.lock(&slot(reference)?.held)?;
     Ok(held.built().unwrap_or_default().words.encode(env))
@@ -470,13 +452,13 @@ fn slot_unlist<'a>(env: Env<'a>, reference: Term<'a>, _lane: Lane) -> Result<Ter
     Ok(slot(reference)?.unlist().encode(env))
 }
 
-/// How many servers are to be told.
+/// The number of servers that wait to be notified.
 #[rustler::nif]
 fn roster() -> usize {
     ROSTER.len()
 }
 
-/// Whether little of what was awake at the peak is awake.
+/// Whether awake bytes have fallen to a small part of their peak.
 #[rustler::nif]
 fn is_peak_over() -> bool {
     LEDGER.is_over()
@@ -500,7 +482,7 @@ fn roster_tell<'a>(
         // SAFETY: the word is a process's of this node.
         let server = unsafe { from_word(env, who) };
         if let Ok(pid) = server.decode::<LocalPid>() {
-            // One that is gone needs not be told.
+            // A server that has ended need not be notified.
             let _ = env.send(&pid, message);
         }
     });
@@ -533,14 +515,14 @@ fn slot_start<'a>(
     )
 }
 
-/// Takes into account that a server has started, and has so many bytes awake.
+/// Records that a server has started, and how many bytes it has awake.
 #[rustler::nif]
 fn started(env: Env<'_>, bytes: usize) -> Term<'_> {
     STARTS.grew_to(bytes);
     reply::ok(env)
 }
 
-/// A limit that is not an integer of 64 bits is no limit.
+/// A limit that is not a 64-bit integer means no limit.
 fn bytes_or_none(limit: Term<'_>) -> usize {
     limit.decode().unwrap_or(usize::MAX)
 }

@@ -3,6 +3,7 @@
 use crate::buffer::BLOCKS;
 use crate::connection::ConnectionState;
 use crate::cycles::{self, Node};
+use crate::enif::owner::{Owner, Release};
 use crate::lane::{Busy, FAST_BYTES, FAST_ENTRIES, Lane};
 use crate::stock::Stock;
 use crate::terms::{Anchor, Known, with_flat, with_packed};
@@ -14,7 +15,6 @@ use erlmcp_memory_core::threads::Usage;
 use parking_lot::{Mutex, MutexGuard};
 use rustler::types::atom::ok;
 use rustler::{Encoder, Env, Term};
-use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
@@ -47,8 +47,8 @@ pub fn stock() -> (Stock, Usage) {
     (in_use, idle)
 }
 
-/// Acquisitions that were served, those that had to make a state, and states that came back and
-/// were not kept. Those that say nothing of the host's load are left out.
+/// The numbers of acquisitions that reused a state, of those that made one, and of released states
+/// that were not kept. Acquisitions that say nothing about the host's load are left out.
 pub fn acquisitions() -> (u64, u64, u64) {
     let stats = STATES.stats();
     let created = stats
@@ -57,7 +57,7 @@ pub fn acquisitions() -> (u64, u64, u64) {
     (stats.reused, created, stats.dropped)
 }
 
-/// A state on lease; nothing once it was released.
+/// A leased state; `None` after its release.
 type Leased = Option<Lease<'static, ConnectionState>>;
 
 /// A state's owner: released explicitly, or when the last reference is collected. Either way the
@@ -77,7 +77,7 @@ pub struct Cell {
     leased: Mutex<Leased>,
     /// The one reference that stands for it.
     known: Known,
-    /// It leads to so much that only a sweep can decide whether it is alive.
+    /// Whether it leads to more than a trial looks at, so that only a sweep decides if it is alive.
     left: AtomicBool,
     /// The sweep knows it.
     noted: AtomicBool,
@@ -110,7 +110,7 @@ impl Cell {
         self.left.store(left, Ordering::Relaxed);
     }
 
-    /// Has the sweep know it, if it does not: from now on it may be part of a cycle.
+    /// Registers it with the sweep, unless it is: from now on it may be part of a cycle.
     fn note(self: &Arc<Self>) {
         if !self.noted.swap(true, Ordering::Relaxed) {
             cycles::note(self);
@@ -132,7 +132,7 @@ impl Cell {
 
 /// A state that nothing else can use in the meantime.
 pub struct Held {
-    /// Stands first: released before its cell may be freed.
+    /// The first field, so that it is released before its cell may be freed.
     leased: MutexGuard<'static, Leased>,
     _cell: Arc<Cell>,
 }
@@ -151,26 +151,15 @@ impl Held {
 }
 
 /// A pooled state in a value of this library.
-#[derive(Debug)]
-pub struct PooledLink(ManuallyDrop<Arc<Cell>>);
+#[derive(Debug, Clone)]
+pub struct PooledLink(Owner<Arc<Cell>>);
 
-impl Clone for PooledLink {
-    fn clone(&self) -> Self {
-        PooledLink(self.0.clone())
-    }
-}
-
-impl Drop for PooledLink {
-    fn drop(&mut self) {
-        // SAFETY: this is the end of the link, so nothing takes its state a second time.
-        unlink(unsafe { ManuallyDrop::take(&mut self.0) });
-    }
-}
-
-/// Drops an owner. If others remain, they may be a cycle.
-fn unlink(cell: Arc<Cell>) {
-    if Arc::strong_count(&cell) > 1 && !cell.is_left() && cell.may_have_links() {
-        cycles::suspect(Node::Cell(cell));
+impl Release for Arc<Cell> {
+    /// If other owners remain, they may be a cycle.
+    fn release(self) {
+        if Arc::strong_count(&self) > 1 && !self.is_left() && self.may_have_links() {
+            cycles::suspect(Node::Cell(self));
+        }
     }
 }
 
@@ -178,7 +167,7 @@ impl Drop for StateHandle {
     fn drop(&mut self) {
         let released = Holding::Own(None);
         if let Holding::Linked(cell) = std::mem::replace(self.0.get_mut(), released) {
-            unlink(cell);
+            cell.release();
         }
     }
 }
@@ -228,7 +217,7 @@ pub fn link(env: Env<'_>, term: Term<'_>, lane: Lane) -> Result<Option<PooledLin
             cell
         }
     };
-    Ok(Some(PooledLink(ManuallyDrop::new(cell))))
+    Ok(Some(PooledLink(Owner::new(cell))))
 }
 
 /// Tells the VM of the type; called once, when the library is loaded.
@@ -423,19 +412,19 @@ fn pool_stop() -> rustler::Atom {
     ok()
 }
 
-/// Makes up to `limit` of the idle states that are missing; how many were made.
+/// Makes up to `limit` of the idle states that are missing. Returns how many it made.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn pool_prepare(limit: usize) -> usize {
     STATES.prepare_step(limit)
 }
 
-/// Frees up to `limit` of the idle states over the maximum; 0 when there are none.
+/// Frees up to `limit` of the idle states over the maximum. Returns how many it freed.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn pool_shed(limit: usize) -> usize {
     STATES.shed_step(limit)
 }
 
-/// One trimming step over states and blocks; how many were freed.
+/// One trimming step over states and blocks. Returns how many it freed.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn pool_trim() -> usize {
     cycles::sweep();

@@ -4,7 +4,7 @@
 //! The thread works and rests in turn, about equally long, in slices of a millisecond or two, so
 //! that no scheduler is delayed when there are no more processors than schedulers. On a busy
 //! machine a rest takes much longer than requested; then the next slice is longer. When much is
-//! waiting, slices are longest and rests shortest, so that the backlog does not grow for ever.
+//! waiting, slices are longest and rests shortest, so that the backlog stays bounded.
 
 use crate::cycles::{Node, Trials};
 use crate::resource::{forget_released, released};
@@ -82,17 +82,17 @@ const SLICE: Duration = Duration::from_micros(400);
 /// How long it works after a long rest, or when much is waiting.
 const LONG_SLICE: Duration = Duration::from_millis(2);
 
-/// How much counts as much.
+/// The number of waiting items that counts as much.
 const MUCH: usize = 1 << 12;
 
 /// The longest rest.
 const LONG_REST: Duration = Duration::from_millis(20);
 
-/// Steps between two looks at the clock: some microseconds.
+/// Steps between two readings of the clock: a few microseconds.
 const STEPS: u32 = 32;
 
 /// Objects of the VM that are released before the thread rests or waits, however long a slice is: a
-/// scheduler of the VM destroys all of them in one go.
+/// scheduler of the VM destroys all of them at once.
 const OBJECTS: u32 = 128;
 
 /// Work that is done between two trials.

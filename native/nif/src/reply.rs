@@ -73,7 +73,7 @@ pub fn shared<'a>(env: Env<'a>, keys: usize, share: Term<'a>) -> Term<'a> {
     (atoms::shared(), keys, share).encode(env)
 }
 
-/// `{collect, Result}`: the caller's garbage is to be collected.
+/// `{collect, Result}`: the wrapper must collect the caller's garbage.
 pub fn collect<'a>(env: Env<'a>, result: Term<'a>) -> Term<'a> {
     (atoms::collect(), result).encode(env)
 }

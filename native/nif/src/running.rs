@@ -11,12 +11,12 @@ pub fn started() -> bool {
     STARTED.load(Ordering::Relaxed)
 }
 
-/// From now on it does.
+/// Allows the pool to hand out states and buffers.
 pub fn start() {
     STARTED.store(true, Ordering::Relaxed);
 }
 
-/// From now on it does not.
+/// Stops the pool from handing out states and buffers.
 pub fn stop() {
     STARTED.store(false, Ordering::Relaxed);
 }

@@ -60,8 +60,8 @@ fn compress<'a>(
     };
     with_state(env, state, lane, |state| {
         let fields = state.fields.view();
-        // Shared content is written as well, and may be large: a state with a link is not short
-        // work.
+        // Shared content is written as well and may be large, so a state with a link counts as
+        // long.
         let short = state.heap_bytes() <= SHORT && fields.links.is_empty();
         if lane == Lane::Fast && !short {
             return Err(Busy);
@@ -89,7 +89,7 @@ fn decompress<'a>(env: Env<'a>, term: Term<'a>, lane: Lane) -> Result<Term<'a>, 
     };
     let claimed = claimed_bytes(&bytes);
     let read = bytes.len().max(claimed);
-    // A claim over the limit is refused at once, whatever it is.
+    // A claimed length over the limit is refused at once, whatever follows.
     if lane == Lane::Fast && read > SHORT && claimed <= RAW_LIMIT {
         return Err(Busy);
     }
@@ -179,8 +179,8 @@ impl<'a> Host<'a> {
 const SHARE_COST: usize = 2_000;
 const EXTERNAL_COST: usize = 1_000;
 
-/// How many functions that the node has not loaded snapshots may name. The VM keeps an entry for
-/// each as long as it runs, in a table of limited size.
+/// The most functions of modules that are not loaded that snapshots may name. The VM keeps an entry
+/// for each until it ends, in a table of limited size.
 const UNKNOWN_FUNCTIONS: usize = 1 << 14;
 
 /// Those that were named: the words of module and function, and the arity.

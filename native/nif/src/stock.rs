@@ -1,6 +1,6 @@
-//! How much there is of a kind of things.
+//! Counts and bytes of one kind of values.
 
-/// What there is of a kind.
+/// The values of one kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stock {
     /// How many.

@@ -369,7 +369,7 @@ pub fn released() -> u32 {
     RELEASED.get()
 }
 
-/// Begins to count anew.
+/// Resets the count.
 pub fn forget_released() {
     RELEASED.set(0);
 }

@@ -55,7 +55,7 @@ pub struct Session {
     gc: Option<u64>,
     /// After how many milliseconds of the session its trace flags were found cleared.
     gc_lost: OnceLock<u64>,
-    /// By what its sampler knows it again when that is started anew.
+    /// The tag by which a restarted sampler recognizes its session.
     tag: OnceLock<u64>,
 }
 
@@ -203,7 +203,7 @@ fn profiler_stop(session: ResourceRef<Session>) -> Atom {
 }
 
 /// Trace flags of the session were cleared by another program: it counts no collections from now on,
-/// and the flags that are left go away by themselves.
+/// and the remaining flags disappear by themselves.
 #[rustler::nif]
 fn profiler_gc_lost(session: ResourceRef<Session>) -> Atom {
     if let Some(number) = session.gc {

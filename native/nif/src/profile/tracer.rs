@@ -44,7 +44,7 @@ pub fn now() -> u64 {
     CLOCK.elapsed().as_nanos() as u64
 }
 
-/// Whether to go on tracing. Without an open window the answer is `remove`, so trace flags that a
+/// Whether to go on tracing. Without an open window it returns `remove`, so trace flags that a
 /// killed sampler left behind dissolve at each process's next collection.
 fn enabled<'a>(env: Env<'a>, _tag: Term<'a>, _state: Term<'a>, _tracee: Term<'a>) -> Term<'a> {
     let answer = if GC.is_tracing() {

@@ -192,7 +192,7 @@ fn is_path(list: Term<'_>, limit: usize) -> bool {
     false
 }
 
-/// Keys that are compared in no time.
+/// Whether comparing the key takes negligible time.
 fn is_short(key: Term<'_>) -> bool {
     key.is_atom()
         || key.decode::<Binary>().map_or_else(

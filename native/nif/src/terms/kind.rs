@@ -72,7 +72,7 @@ fn boxed(term: Term<'_>) -> Kind<'_> {
     }
 }
 
-/// The kind of a term, by asking for one after the other.
+/// The kind of a term, found by trying one kind after another.
 fn asked(term: Term<'_>) -> Kind<'_> {
     let (env, word) = (term.get_env().as_c_arg(), term.as_c_arg());
     let (mut int, mut float) = (0, 0.0);
