@@ -15,13 +15,23 @@
 engines() ->
     [{gen_server, []} | [{erlmcp_memory_server, [{idle_after, I}]} || I <- [infinity, 0, 20]]].
 
-%% Runs a scenario under each engine. What it returned, the messages that were left and the reports
-%% are the same; returns the first.
+%% Runs a scenario under each engine, and under ours with parking switched off by the setting. What
+%% it returned, the messages that were left and the reports are the same; returns the first.
 twins(Scenario) ->
-    [Expected | Others] = [{Engine, run(Engine, Scenario)} || Engine <- engines()],
+    [Expected | Others] =
+        [{Engine, run(Engine, Scenario)} || Engine <- engines()] ++ [switched_off(Scenario)],
     _ = [is_same(Expected, Other) || Other <- Others],
     {_, {Result, _, _}} = Expected,
     Result.
+
+switched_off(Scenario) ->
+    ok = application:set_env(erlmcp, connection_state_compact, false),
+    Engine = {erlmcp_memory_server, [{idle_after, 20}]},
+    try
+        {{switched_off, Engine}, run(Engine, Scenario)}
+    after
+        application:unset_env(erlmcp, connection_state_compact)
+    end.
 
 is_same({_, Same}, {_, Same}) ->
     ok;
