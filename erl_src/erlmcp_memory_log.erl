@@ -33,7 +33,11 @@ format(#{label := {erlmcp_memory, not_parked}, module := Module, reason := Text,
 format(#{label := {erlmcp_memory, load_simulation}, progress := Line}) ->
     {"load simulation: ~ts", [Line]};
 format(#{label := {erlmcp_memory, invalid_config}, key := Key, value := Value}) ->
-    {"the setting ~tp of erlmcp_memory is wrong, so levels are not looked at: ~0tP", [Key, Value, 20]};
+    {"the setting ~tp of erlmcp_memory is wrong, so levels are not looked at: ~ts", [
+        Key, erlmcp_memory_format:term(Value)
+    ]};
 format(#{label := {erlmcp_memory, handler_failed}, reason := Reason} = Report) ->
     Called = maps:without([label, reason], Report),
-    {"what was to be told of ~0tp failed or took too long: ~0tP", [Called, Reason, 30]}.
+    {"what was to be told of ~ts failed or took too long: ~ts", [
+        erlmcp_memory_format:term(Called), erlmcp_memory_format:term(Reason)
+    ]}.

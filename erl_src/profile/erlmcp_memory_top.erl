@@ -179,7 +179,7 @@ identity(Pid) ->
             {name(Pid, Registered), function(Pid, Initial, Current)}
     end.
 
-name(_, Name) when is_atom(Name), Name =/= [] -> printed(Name);
+name(_, Name) when is_atom(Name), Name =/= [] -> erlmcp_memory_format:term(Name);
 name(Pid, []) -> label(Pid).
 
 %% The label of a process, if the VM has labels (OTP 27).
@@ -189,7 +189,7 @@ label(Pid) ->
         true ->
             case Module:get_label(Pid) of
                 undefined -> <<>>;
-                Label -> printed(Label)
+                Label -> erlmcp_memory_format:term(Label)
             end;
         false ->
             <<>>
@@ -208,11 +208,13 @@ function(_, Initial, _) ->
     mfa(Initial).
 
 mfa({Module, Function, Arity}) ->
-    printed({Module, Function, Arity});
+    <<
+        (erlmcp_memory_format:term(Module))/binary,
+        $:,
+        (erlmcp_memory_format:term(Function))/binary,
+        $/,
+        (integer_to_binary(Arity))/binary
+    >>;
 mfa(_) ->
     <<>>.
 
-printed({Module, Function, Arity}) when is_atom(Module), is_atom(Function), is_integer(Arity) ->
-    unicode:characters_to_binary(io_lib:format("~tw:~tw/~b", [Module, Function, Arity]));
-printed(Term) ->
-    unicode:characters_to_binary(io_lib:format("~0tP", [Term, 12])).
