@@ -34,6 +34,7 @@ all() ->
         connections_of_all_kinds_count,
         the_host_says_how_many_connections,
         processes_near_their_limit,
+        a_full_process_table_is_outlived,
         a_handler_is_told_of_changes,
         a_handler_may_crash_or_hang,
         a_session_watches_without_the_application,
@@ -196,9 +197,16 @@ what_is_logged_has_a_domain_and_a_text(_Config) ->
             {not_parked, #{module => my_server, reason => <<"large">>, states => 3}, "my_server.*large.*3"},
             {load_simulation, #{progress => ["50 ", <<"of 100">>]}, "50 of 100"},
             {invalid_config, #{key => alert_window, value => lists:seq(1, 10000)}, "alert_window"},
-            {handler_failed, #{metric => ports, reason => {error, lists:seq(1, 10000)}}, "ports"}
+            {invalid_config, #{key => connection_count, value => lists:duplicate(50000, $a)}, "aaa"},
+            {handler_failed, #{metric => ports, reason => {error, lists:seq(1, 10000)}}, "ports"},
+            {handler_failed, #{metric => ports, reason => long_atoms(6)}, "ports"},
+            {handler_failed, #{event => lists:duplicate(50000, 16#1F600), reason => timeout}, "timeout"}
         ]
     ].
+
+%% Maps of this depth.
+long_atoms(0) -> list_to_atom(lists:duplicate(255, $a));
+long_atoms(Depth) -> maps:from_list([{{long_atoms(0), N}, long_atoms(Depth - 1)} || N <- lists:seq(1, 6)]).
 
 %% A handler of logger.
 log(#{msg := {report, #{label := {erlmcp_memory, _}} = Report}}, #{config := Test}) ->
@@ -301,6 +309,35 @@ processes_near_their_limit(_Config) ->
         _ = Fill(97),
         ?assertEqual(critical, level(processes))
     end).
+
+%% Loading the library takes a process: where there is none left the code server ends of it.
+a_full_process_table_is_outlived(_Config) ->
+    on_peer(["+P", "1024"], fun() ->
+        ok = logger:set_primary_config(level, none),
+        ok = application:start(erlmcp_memory),
+        CodeServer = whereis(code_server),
+        Fillers = filled([]),
+        %% It may crash, and then be started anew, when there is room again.
+        Monitor = monitor(process, erlmcp_memory_monitor),
+        erlmcp_memory_monitor ! look,
+        try
+            _ = sys:get_state(erlmcp_memory_monitor)
+        catch
+            exit:_ -> receive {'DOWN', Monitor, process, _, _} -> ok end
+        end,
+        ?assertEqual(CodeServer, whereis(code_server)),
+        [exit(Filler, kill) || Filler <- Fillers],
+        until(fun() -> erlang:system_info(process_count) < 512 end),
+        ?assertEqual(ok, level(processes)),
+        ?assertEqual(CodeServer, whereis(code_server))
+    end).
+
+filled(Pids) ->
+    try spawn(fun() -> timer:sleep(infinity) end) of
+        Pid -> filled([Pid | Pids])
+    catch
+        error:system_limit -> Pids
+    end.
 
 %%% Who is told
 
