@@ -12,11 +12,14 @@ start(_Type, _Arguments) ->
     %% and where the node has none left it ends, and the node with it.
     {ok, Modules} = application:get_key(erlmcp_memory, modules),
     case code:ensure_modules_loaded([erlmcp_memory_nif | Modules]) of
-        ok -> erlmcp_memory_sup:start_link();
-        {error, _} = Error -> Error
+        ok ->
+            ok = erlmcp_memory_log:show(),
+            erlmcp_memory_sup:start_link();
+        {error, _} = Error ->
+            Error
     end.
 
 %% @private
 -spec stop(term()) -> ok.
 stop(_State) ->
-    ok.
+    erlmcp_memory_log:hide().

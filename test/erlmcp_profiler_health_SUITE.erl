@@ -30,6 +30,7 @@ all() ->
         thresholds_are_settings,
         wrong_settings_are_told,
         what_is_logged_has_a_domain_and_a_text,
+        the_default_handler_prints_what_is_logged,
         a_start_is_no_bad_reuse,
         connections_of_all_kinds_count,
         the_host_says_how_many_connections,
@@ -213,6 +214,72 @@ log(#{msg := {report, #{label := {erlmcp_memory, _}} = Report}}, #{config := Tes
     Test ! {logged, Report};
 log(_, _) ->
     ok.
+
+%% A node's own handler, with its filters, that writes to a file.
+the_default_handler_prints_what_is_logged(Config) ->
+    File = filename:join(proplists:get_value(priv_dir, Config), "default.log"),
+    on_peer(fun() ->
+        {ok, #{filters := Filters} = Default} = logger:get_handler_config(default),
+        ?assertMatch(#{filter_default := stop}, Default),
+        Handler = fun(More) ->
+            _ = logger:remove_handler(default),
+            ok = logger:add_handler(
+                default, logger_std_h, maps:merge(Default#{config => #{file => File}}, More)
+            )
+        end,
+        Printed = fun(N) ->
+            Report = #{label => {erlmcp_memory, pool_depleted}, created => N, enough => N, room => true},
+            logger:warning(Report, erlmcp_memory_log:metadata()),
+            logger:warning("of other code ~b", [N], #{domain => [somebody]}),
+            ok = logger_std_h:filesync(default),
+            {ok, Text} = file:read_file(File),
+            ?assertEqual(nomatch, binary:match(Text, <<"of other code">>)),
+            nomatch =/= binary:match(Text, <<"depleted: ", (integer_to_binary(N))/binary, " ">>)
+        end,
+        InForce = fun() ->
+            {ok, #{filters := Now}} = logger:get_handler_config(default),
+            Now
+        end,
+        Handler(#{}),
+        ?assertNot(Printed(1)),
+        [
+            begin
+                ok = application:start(erlmcp_memory),
+                ?assert(Printed(N)),
+                ?assertMatch([_], InForce() -- Filters),
+                ok = application:stop(erlmcp_memory),
+                ?assertEqual(Filters, InForce()),
+                ?assertNot(Printed(N + 1))
+            end
+         || N <- [2, 4]
+        ],
+        {ok, _} = ?POOL:start_link(),
+        ?assert(Printed(6)),
+        %% The pool goes on without the application.
+        ok = application:start(erlmcp_memory),
+        ?assertMatch([_], InForce() -- Filters),
+        ok = application:stop(erlmcp_memory),
+        ?assert(Printed(7)),
+        ok = gen_server:stop(?POOL),
+        %% What a host has set up, it has.
+        [
+            begin
+                Handler(Own),
+                Before = InForce(),
+                ok = application:start(erlmcp_memory),
+                ?assertEqual(Before, InForce()),
+                ok = application:stop(erlmcp_memory)
+            end
+         || Own <- [
+                #{filter_default => log},
+                #{filters => []},
+                #{filters => lists:keydelete(domain, 1, Filters)},
+                #{filters => [{domain, {fun logger_filters:domain/2, {log, super, [host]}}}]}
+            ]
+        ],
+        ok = logger:remove_handler(default),
+        ok = application:start(erlmcp_memory)
+    end).
 
 a_start_is_no_bad_reuse(_Config) ->
     on_peer(fun() ->
