@@ -45,6 +45,8 @@ all() ->
         growth_refuses_the_rest,
         resident_memory_grows,
         a_session_that_stopped_says_nothing,
+        pauses_need_a_session_that_runs,
+        a_suspended_session_holds_nobody_up,
         top_processes_of_each_kind,
         top_processes_end_in_time,
         somebody_elses_function_is_bounded,
@@ -607,6 +609,76 @@ a_session_that_stopped_says_nothing(_Config) ->
         ?assertEqual([], ?P:alerts()),
         ?assertEqual(not_measured, level(memory_growth)),
         ?assertMatch(#{total := #{verdict := growing}}, ?P:memory_growth())
+    end).
+
+pauses_need_a_session_that_runs(_Config) ->
+    on_peer(fun() ->
+        set(alert_thresholds, #{gc_pause => {0, 0}}),
+        [
+            begin
+                ok = ?P:start_profiling(#{interval_ms => 50}),
+                until(fun() ->
+                    true = erlang:garbage_collect(),
+                    level(gc_pause) =:= critical
+                end),
+                ?assertMatch(#{measured := true, worst := [_ | _]}, ?P:gc_pauses()),
+                End(),
+                ?assertMatch(#{measured := false, worst := [_ | _]}, ?P:gc_pauses()),
+                ?assertEqual(not_measured, level(gc_pause))
+            end
+         || End <- [
+                fun() -> #{snapshots := _} = ?P:stop_profiling() end,
+                fun() ->
+                    exit(whereis(erlmcp_memory_sampler), kill),
+                    until(fun() -> whereis(erlmcp_memory_sampler) =:= undefined end)
+                end
+            ]
+        ]
+    end).
+
+a_suspended_session_holds_nobody_up(_Config) ->
+    on_peer(fun() ->
+        ok = ?P:start_profiling(#{interval_ms => 50}),
+        Sampler = whereis(erlmcp_memory_sampler),
+        true = erlang:garbage_collect(),
+        ok = sys:suspend(Sampler),
+        Self = self(),
+        Calls = [
+            fun ?P:health/0, fun ?P:alerts/0, fun ?P:gc_pauses/0, fun ?P:generate_report/0,
+            fun() -> ?P:generate_report(html) end, fun ?P:stop_profiling/0, fun ?P:start_profiling/0
+        ],
+        Tags = [
+            begin
+                Tag = make_ref(),
+                _ = spawn_link(fun() -> Self ! {Tag, Call()} end),
+                Tag
+            end
+         || Call <- Calls
+        ],
+        ?assertMatch(
+            [
+                [_ | _],
+                Alerts,
+                #{measured := false},
+                {ok, _},
+                {ok, _},
+                {error, timeout},
+                {error, timeout}
+            ] when is_list(Alerts),
+            [
+                receive
+                    {Tag, Result} -> Result
+                after 60000 -> ct:fail(held_up)
+                end
+             || Tag <- Tags
+            ]
+        ),
+        %% What was asked of it holds.
+        ?assertEqual(Sampler, whereis(erlmcp_memory_sampler)),
+        ok = sys:resume(Sampler),
+        until(fun() -> whereis(erlmcp_memory_sampler) =:= undefined end),
+        ok = ?P:start_profiling(#{interval_ms => 50}),
+        ?assertMatch(#{snapshots := _}, ?P:stop_profiling())
     end).
 
 %% A session of the caller, with a sample a minute: MB of total and resident memory.

@@ -13,14 +13,14 @@
 %% @doc The page.
 -spec html() -> iodata().
 html() ->
-    _ = erlmcp_memory_session:look(),
+    %% First these, which have the session looked at, so that all of them are among the collections
+    %% that are counted.
+    Pauses = erlmcp_memory_pauses:pauses(),
     Session =
         case erlmcp_memory_session:last() of
             {ok, Reference, Status} -> {Status, erlmcp_memory_nif:profiler_charts(Reference)};
             none -> none
         end,
-    %% First these, so that all of them are among the collections that are counted.
-    Pauses = erlmcp_memory_pauses:pauses(),
     Inventory = erlmcp_memory_figures:inventory(),
     Breakdown = erlmcp_memory_figures:breakdown(),
     [
@@ -32,7 +32,7 @@ html() ->
         "<header><h1>Memory of ", escape(node()), "</h1><p>", escape(now_text()),
         " &middot; OTP ", escape(erlang:system_info(otp_release)), "</p></header>\n<main>",
         tiles(Breakdown),
-        alerts(erlmcp_memory_health:health()),
+        alerts(erlmcp_memory_health:levels()),
         growth(erlmcp_memory_growth:session()),
         charts(Session),
         worst(Pauses),
