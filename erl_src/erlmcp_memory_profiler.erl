@@ -585,6 +585,11 @@ gc_pauses() ->
 %% these, `complete' is false, and the greatest of those looked at are returned. Asking these who they
 %% are takes a second at most: one that does not say in time has an empty `name' and `function', and
 %% figures of 0 but for the one asked for.
+%%
+%% The binaries of a process with more than 10,000 messages are not looked for, since that takes the
+%% VM long: its `binaries' is `not_measured', it comes first of those of `binary', and `complete' is
+%% false. Binaries in messages that wait are counted once that process has collected its garbage, and
+%% not before; look at `message_queue_len' too.
 -spec top_processes(memory | binary | message_queue_len, Count :: 1..1000) -> top().
 top_processes(By, Count) when
     By =/= memory, By =/= binary, By =/= message_queue_len

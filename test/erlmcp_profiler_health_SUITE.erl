@@ -48,6 +48,7 @@ all() ->
         pauses_need_a_session_that_runs,
         a_suspended_session_holds_nobody_up,
         top_processes_of_each_kind,
+        top_processes_hide_no_slow_consumer,
         top_processes_end_in_time,
         somebody_elses_function_is_bounded,
         verdicts_on_series,
@@ -718,6 +719,23 @@ top_processes_of_each_kind(_Config) ->
         ?assertError(badarg, ?P:top_processes(By, Count))
      || {By, Count} <- [{reductions, 5}, {memory, 0}, {memory, 1001}, {memory, five}, {[], []}]
     ].
+
+top_processes_hide_no_slow_consumer(_Config) ->
+    Refers = holding(fun() -> put(held, binary:copy(<<1>>, 100 * ?MB)) end),
+    Slow = holding(fun() -> [self() ! binary:copy(<<1>>, 10000) || _ <- lists:seq(1, 10001)] end),
+    ?assertMatch(
+        #{
+            complete := false,
+            processes := [#{pid := Slow, binaries := not_measured, messages := 10001}, #{pid := Refers}]
+        },
+        ?P:top_processes(binary, 2)
+    ),
+    %% Its memory is known, and so the list of that is complete.
+    #{complete := true, processes := Processes} = ?P:top_processes(memory, 1000),
+    ?assertMatch([_], [P || #{pid := Pid, binaries := not_measured} = P <- Processes, Pid =:= Slow]),
+    {ok, Page} = ?P:generate_report(html),
+    ?assert(is_binary(iolist_to_binary(Page))),
+    [exit(Pid, kill) || Pid <- [Refers, Slow]].
 
 top_processes_end_in_time(_Config) ->
     Pids = [spawn(fun() -> timer:sleep(infinity) end) || _ <- lists:seq(1, 20000)],

@@ -323,7 +323,7 @@ escaped(Char) when Char >= 16#202A, Char =< 16#202E -> <<"&#xfffd;">>;
 escaped(Char) when Char >= 16#2066, Char =< 16#2069 -> <<"&#xfffd;">>;
 escaped(Char) -> <<Char/utf8>>.
 
-bytes(unknown) -> "-";
+bytes(Unknown) when is_atom(Unknown) -> "-";
 bytes(Bytes) when abs(Bytes) >= ?MB -> io_lib:format("~.1f MB", [Bytes / ?MB]);
 bytes(Bytes) when abs(Bytes) >= 10240 -> io_lib:format("~.1f KB", [Bytes / 1024]);
 bytes(Bytes) -> io_lib:format("~b bytes", [Bytes]).
