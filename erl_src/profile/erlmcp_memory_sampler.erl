@@ -95,8 +95,8 @@ replaced(Options, Tries) ->
     end.
 
 start_one(Options, Tag) ->
-    Owner = whereis(erlmcp_memory_sampler_sup),
-    try Owner =/= undefined andalso supervisor:start_child(Owner, [{Options, Owner, Tag}]) of
+    Owner = erlmcp_memory_sup:sampler_sup(),
+    try Owner =/= none andalso supervisor:start_child(Owner, [{Options, Owner, Tag}]) of
         false -> gen_server:start({local, ?MODULE}, ?MODULE, {Options, self, Tag}, []);
         Started -> Started
     catch
