@@ -3,9 +3,11 @@
 %% that is wrong.
 -module(erlmcp_memory_format).
 
--export([state/2]).
+-export([state/2, term/1]).
 
 -define(MAX_BYTES, 4096).
+%% Of a name, a label or a value in a line.
+-define(TERM_BYTES, 200).
 %% Shown in place of what is hidden.
 -define(REDACTED, '*redacted*').
 -define(CUT, "...").
@@ -121,6 +123,13 @@ shares_by_size(Term) when is_map(Term) ->
     maps:map(fun(_Key, Value) -> shares_by_size(Value) end, Term);
 shares_by_size(Term) ->
     Term.
+
+%% @doc A term of the host in one line of at most 200 bytes: strings, atoms and nested maps are cut
+%% as well, which a depth alone does not do.
+-spec term(term()) -> binary().
+term(Term) ->
+    Text = io_lib:format("~0tp", [Term], [{chars_limit, ?TERM_BYTES}]),
+    iolist_to_binary(cut(Text, ?TERM_BYTES)).
 
 %% At most this many bytes, without a partial character at the end.
 cut(Text, MaxBytes) ->

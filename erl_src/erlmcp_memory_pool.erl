@@ -487,6 +487,7 @@ init(Settings) ->
     {Size, Max} = in_force(Settings),
     %% So that terminate/2 is called when the supervisor stops the pool.
     process_flag(trap_exit, true),
+    ok = erlmcp_memory_log:show(),
     %% Made before the first acquisition.
     _ = zeros(),
     ok = erlmcp_memory_nif:pool_start(Size, Max),

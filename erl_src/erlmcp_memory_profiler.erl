@@ -212,7 +212,7 @@
 %% See {@link simulate_100k_load/2}.
 
 %% @doc The same as `start_profiling(#{})'.
--spec start_profiling() -> ok | {error, {already_traced, tracer()} | notsup}.
+-spec start_profiling() -> ok | {error, {already_traced, tracer()} | notsup | timeout}.
 start_profiling() ->
     start_profiling(#{}).
 
@@ -234,7 +234,8 @@ start_profiling() ->
 %% `{error, {already_traced, Tracer}}': some process of the node is traced by another tracer, and
 %% nothing was started. `Tracer' is a pid, a port, `{Module, State}' or, on OTP 27 and later,
 %% `{sessions, Sessions}'. End that trace, or profile with `gc => false'. `{error, notsup}': the
-%% node's allocators are switched off (`erl +Mea min'), so that there is no `erlang:memory/0'.
+%% node's allocators are switched off (`erl +Mea min'), so that there is no `erlang:memory/0'. `{error,
+%% timeout}': the running session could not be ended, see {@link stop_profiling/0}.
 %%
 %% When another program clears trace flags in a window (`erlang:trace(all, false, [all])'),
 %% the session goes on, but says `measured => false' from then on, and opens no more windows; it
@@ -244,7 +245,7 @@ start_profiling() ->
 %% hundreds of milliseconds in the caller, and in the session's process at both ends of a window;
 %% no other process waits.
 -spec start_profiling(options()) ->
-    ok | {error, {already_traced, tracer()} | notsup}.
+    ok | {error, {already_traced, tracer()} | notsup | timeout}.
 start_profiling(Options) when is_map(Options) ->
     case wrong_options(fun wrong/2, Options) of
         [] ->
@@ -282,7 +283,9 @@ wrong(_, _) ->
 %% `baseline' and `final' are the first and the last snapshot, `snapshots' the number kept,
 %% `total_memory_delta' (bytes) and `process_count_delta' the difference between these two,
 %% `avg_gc_pause' the mean pause in milliseconds, `gc' all figures of the collections, `duration_ms'
-%% how long it ran. The data can be read until the next start.
+%% how long it ran. The data can be read until the next start. `{error, timeout}' where the session's
+%% process does not reply within 15 seconds, for instance because it is suspended: the session ends
+%% when that goes on.
 -spec stop_profiling() ->
     #{
         baseline := snapshot_map(),
@@ -294,7 +297,7 @@ wrong(_, _) ->
         gc := gc(),
         duration_ms := non_neg_integer()
     }
-    | {error, profiling_not_started}.
+    | {error, profiling_not_started | timeout}.
 stop_profiling() ->
     case erlmcp_memory_sampler:stop() of
         ok -> summary(erlmcp_memory_nif:profiler_session());
@@ -567,8 +570,9 @@ memory_growth(Snapshots) ->
 %%
 %% Each has `pause_ms', the `timestamp' of its end in milliseconds since the epoch, and the process
 %% with its label or registered `name', and the `function' where it began. These are read with the
-%% next snapshot, and empty if the process had ended. `measured' is false where no session
-%% times collections; `timed_ms' is for how long they were timed in the window.
+%% next snapshot, and empty if the process had ended. `measured' is false where no session that runs
+%% times collections, or its process does not reply within five seconds; the rest is then what was
+%% timed in the window before. `timed_ms' is for how long they were timed in it.
 -spec gc_pauses() -> gc_pauses().
 gc_pauses() ->
     erlmcp_memory_pauses:pauses().
@@ -580,6 +584,11 @@ gc_pauses() ->
 %% these, `complete' is false, and the greatest of those looked at are returned. Asking these who they
 %% are takes a second at most: one that does not say in time has an empty `name' and `function', and
 %% figures of 0 but for the one asked for.
+%%
+%% The binaries of a process with more than 10,000 messages are not looked for, since that takes the
+%% VM long: its `binaries' is `not_measured', it comes first of those of `binary', and `complete' is
+%% false. Binaries in messages that wait are counted once that process has collected its garbage, and
+%% not before; look at `message_queue_len' too.
 -spec top_processes(memory | binary | message_queue_len, Count :: 1..1000) -> top().
 top_processes(By, Count) when
     By =/= memory, By =/= binary, By =/= message_queue_len

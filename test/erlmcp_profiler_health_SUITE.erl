@@ -30,10 +30,12 @@ all() ->
         thresholds_are_settings,
         wrong_settings_are_told,
         what_is_logged_has_a_domain_and_a_text,
+        the_default_handler_prints_what_is_logged,
         a_start_is_no_bad_reuse,
         connections_of_all_kinds_count,
         the_host_says_how_many_connections,
         processes_near_their_limit,
+        a_full_process_table_is_outlived,
         a_handler_is_told_of_changes,
         a_handler_may_crash_or_hang,
         a_session_watches_without_the_application,
@@ -43,7 +45,10 @@ all() ->
         growth_refuses_the_rest,
         resident_memory_grows,
         a_session_that_stopped_says_nothing,
+        pauses_need_a_session_that_runs,
+        a_suspended_session_holds_nobody_up,
         top_processes_of_each_kind,
+        top_processes_hide_no_slow_consumer,
         top_processes_end_in_time,
         somebody_elses_function_is_bounded,
         verdicts_on_series,
@@ -196,15 +201,88 @@ what_is_logged_has_a_domain_and_a_text(_Config) ->
             {not_parked, #{module => my_server, reason => <<"large">>, states => 3}, "my_server.*large.*3"},
             {load_simulation, #{progress => ["50 ", <<"of 100">>]}, "50 of 100"},
             {invalid_config, #{key => alert_window, value => lists:seq(1, 10000)}, "alert_window"},
-            {handler_failed, #{metric => ports, reason => {error, lists:seq(1, 10000)}}, "ports"}
+            {invalid_config, #{key => connection_count, value => lists:duplicate(50000, $a)}, "aaa"},
+            {handler_failed, #{metric => ports, reason => {error, lists:seq(1, 10000)}}, "ports"},
+            {handler_failed, #{metric => ports, reason => long_atoms(6)}, "ports"},
+            {handler_failed, #{event => lists:duplicate(50000, 16#1F600), reason => timeout}, "timeout"}
         ]
     ].
+
+%% Maps of this depth.
+long_atoms(0) -> list_to_atom(lists:duplicate(255, $a));
+long_atoms(Depth) -> maps:from_list([{{long_atoms(0), N}, long_atoms(Depth - 1)} || N <- lists:seq(1, 6)]).
 
 %% A handler of logger.
 log(#{msg := {report, #{label := {erlmcp_memory, _}} = Report}}, #{config := Test}) ->
     Test ! {logged, Report};
 log(_, _) ->
     ok.
+
+%% A node's own handler, with its filters, that writes to a file.
+the_default_handler_prints_what_is_logged(Config) ->
+    File = filename:join(proplists:get_value(priv_dir, Config), "default.log"),
+    on_peer(fun() ->
+        {ok, #{filters := Filters} = Default} = logger:get_handler_config(default),
+        ?assertMatch(#{filter_default := stop}, Default),
+        Handler = fun(More) ->
+            _ = logger:remove_handler(default),
+            ok = logger:add_handler(
+                default, logger_std_h, maps:merge(Default#{config => #{file => File}}, More)
+            )
+        end,
+        Printed = fun(N) ->
+            Report = #{label => {erlmcp_memory, pool_depleted}, created => N, enough => N, room => true},
+            logger:warning(Report, erlmcp_memory_log:metadata()),
+            logger:warning("of other code ~b", [N], #{domain => [somebody]}),
+            ok = logger_std_h:filesync(default),
+            {ok, Text} = file:read_file(File),
+            ?assertEqual(nomatch, binary:match(Text, <<"of other code">>)),
+            nomatch =/= binary:match(Text, <<"depleted: ", (integer_to_binary(N))/binary, " ">>)
+        end,
+        InForce = fun() ->
+            {ok, #{filters := Now}} = logger:get_handler_config(default),
+            Now
+        end,
+        Handler(#{}),
+        ?assertNot(Printed(1)),
+        [
+            begin
+                ok = application:start(erlmcp_memory),
+                ?assert(Printed(N)),
+                ?assertMatch([_], InForce() -- Filters),
+                ok = application:stop(erlmcp_memory),
+                ?assertEqual(Filters, InForce()),
+                ?assertNot(Printed(N + 1))
+            end
+         || N <- [2, 4]
+        ],
+        {ok, _} = ?POOL:start_link(),
+        ?assert(Printed(6)),
+        %% The pool goes on without the application.
+        ok = application:start(erlmcp_memory),
+        ?assertMatch([_], InForce() -- Filters),
+        ok = application:stop(erlmcp_memory),
+        ?assert(Printed(7)),
+        ok = gen_server:stop(?POOL),
+        %% What a host has set up, it has.
+        [
+            begin
+                Handler(Own),
+                Before = InForce(),
+                ok = application:start(erlmcp_memory),
+                ?assertEqual(Before, InForce()),
+                ok = application:stop(erlmcp_memory)
+            end
+         || Own <- [
+                #{filter_default => log},
+                #{filters => []},
+                #{filters => lists:keydelete(domain, 1, Filters)},
+                #{filters => [{domain, {fun logger_filters:domain/2, {log, super, [host]}}}]}
+            ]
+        ],
+        ok = logger:remove_handler(default),
+        ok = application:start(erlmcp_memory)
+    end).
 
 a_start_is_no_bad_reuse(_Config) ->
     on_peer(fun() ->
@@ -301,6 +379,35 @@ processes_near_their_limit(_Config) ->
         _ = Fill(97),
         ?assertEqual(critical, level(processes))
     end).
+
+%% Loading the library takes a process: where there is none left the code server ends of it.
+a_full_process_table_is_outlived(_Config) ->
+    on_peer(["+P", "1024"], fun() ->
+        ok = logger:set_primary_config(level, none),
+        ok = application:start(erlmcp_memory),
+        CodeServer = whereis(code_server),
+        Fillers = filled([]),
+        %% It may crash, and then be started anew, when there is room again.
+        Monitor = monitor(process, erlmcp_memory_monitor),
+        erlmcp_memory_monitor ! look,
+        try
+            _ = sys:get_state(erlmcp_memory_monitor)
+        catch
+            exit:_ -> receive {'DOWN', Monitor, process, _, _} -> ok end
+        end,
+        ?assertEqual(CodeServer, whereis(code_server)),
+        [exit(Filler, kill) || Filler <- Fillers],
+        until(fun() -> erlang:system_info(process_count) < 512 end),
+        ?assertEqual(ok, level(processes)),
+        ?assertEqual(CodeServer, whereis(code_server))
+    end).
+
+filled(Pids) ->
+    try spawn(fun() -> timer:sleep(infinity) end) of
+        Pid -> filled([Pid | Pids])
+    catch
+        error:system_limit -> Pids
+    end.
 
 %%% Who is told
 
@@ -505,6 +612,76 @@ a_session_that_stopped_says_nothing(_Config) ->
         ?assertMatch(#{total := #{verdict := growing}}, ?P:memory_growth())
     end).
 
+pauses_need_a_session_that_runs(_Config) ->
+    on_peer(fun() ->
+        set(alert_thresholds, #{gc_pause => {0, 0}}),
+        [
+            begin
+                ok = ?P:start_profiling(#{interval_ms => 50}),
+                until(fun() ->
+                    true = erlang:garbage_collect(),
+                    level(gc_pause) =:= critical
+                end),
+                ?assertMatch(#{measured := true, worst := [_ | _]}, ?P:gc_pauses()),
+                End(),
+                ?assertMatch(#{measured := false, worst := [_ | _]}, ?P:gc_pauses()),
+                ?assertEqual(not_measured, level(gc_pause))
+            end
+         || End <- [
+                fun() -> #{snapshots := _} = ?P:stop_profiling() end,
+                fun() ->
+                    exit(whereis(erlmcp_memory_sampler), kill),
+                    until(fun() -> whereis(erlmcp_memory_sampler) =:= undefined end)
+                end
+            ]
+        ]
+    end).
+
+a_suspended_session_holds_nobody_up(_Config) ->
+    on_peer(fun() ->
+        ok = ?P:start_profiling(#{interval_ms => 50}),
+        Sampler = whereis(erlmcp_memory_sampler),
+        true = erlang:garbage_collect(),
+        ok = sys:suspend(Sampler),
+        Self = self(),
+        Calls = [
+            fun ?P:health/0, fun ?P:alerts/0, fun ?P:gc_pauses/0, fun ?P:generate_report/0,
+            fun() -> ?P:generate_report(html) end, fun ?P:stop_profiling/0, fun ?P:start_profiling/0
+        ],
+        Tags = [
+            begin
+                Tag = make_ref(),
+                _ = spawn_link(fun() -> Self ! {Tag, Call()} end),
+                Tag
+            end
+         || Call <- Calls
+        ],
+        ?assertMatch(
+            [
+                [_ | _],
+                Alerts,
+                #{measured := false},
+                {ok, _},
+                {ok, _},
+                {error, timeout},
+                {error, timeout}
+            ] when is_list(Alerts),
+            [
+                receive
+                    {Tag, Result} -> Result
+                after 60000 -> ct:fail(held_up)
+                end
+             || Tag <- Tags
+            ]
+        ),
+        %% What was asked of it holds.
+        ?assertEqual(Sampler, whereis(erlmcp_memory_sampler)),
+        ok = sys:resume(Sampler),
+        until(fun() -> whereis(erlmcp_memory_sampler) =:= undefined end),
+        ok = ?P:start_profiling(#{interval_ms => 50}),
+        ?assertMatch(#{snapshots := _}, ?P:stop_profiling())
+    end).
+
 %% A session of the caller, with a sample a minute: MB of total and resident memory.
 pushed(Levels) ->
     Session = erlmcp_memory_nif:profiler_start(self(), 10000, false),
@@ -542,6 +719,23 @@ top_processes_of_each_kind(_Config) ->
         ?assertError(badarg, ?P:top_processes(By, Count))
      || {By, Count} <- [{reductions, 5}, {memory, 0}, {memory, 1001}, {memory, five}, {[], []}]
     ].
+
+top_processes_hide_no_slow_consumer(_Config) ->
+    Refers = holding(fun() -> put(held, binary:copy(<<1>>, 100 * ?MB)) end),
+    Slow = holding(fun() -> [self() ! binary:copy(<<1>>, 10000) || _ <- lists:seq(1, 10001)] end),
+    ?assertMatch(
+        #{
+            complete := false,
+            processes := [#{pid := Slow, binaries := not_measured, messages := 10001}, #{pid := Refers}]
+        },
+        ?P:top_processes(binary, 2)
+    ),
+    %% Its memory is known, and so the list of that is complete.
+    #{complete := true, processes := Processes} = ?P:top_processes(memory, 1000),
+    ?assertMatch([_], [P || #{pid := Pid, binaries := not_measured} = P <- Processes, Pid =:= Slow]),
+    {ok, Page} = ?P:generate_report(html),
+    ?assert(is_binary(iolist_to_binary(Page))),
+    [exit(Pid, kill) || Pid <- [Refers, Slow]].
 
 top_processes_end_in_time(_Config) ->
     Pids = [spawn(fun() -> timer:sleep(infinity) end) || _ <- lists:seq(1, 20000)],

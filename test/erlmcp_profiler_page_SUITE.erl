@@ -26,6 +26,7 @@ all() ->
         the_page_names_the_longest_pauses,
         the_host_says_how_many_connections,
         texts_in_the_page_are_escaped,
+        long_names_make_no_large_page,
         a_week_of_samples_is_a_small_page,
         a_page_in_no_other_format,
         the_page_in_a_browser
@@ -168,6 +169,40 @@ texts_in_the_page_are_escaped(_Config) ->
     ?assertEqual(<<"&lt;&amp;&quot;&#39;&gt;">>, Escape("<&\"'>")),
     ?assertEqual(<<"a&#xfffd;b">>, Escape([$a, 0, $b])),
     ?assertEqual(<<"ok">>, Escape(<<"ok", 255, "<">>)).
+
+%% A label may be any term, and each name shows at several places.
+long_names_make_no_large_page(_Config) ->
+    Long = fun(N) -> list_to_atom(integer_to_list(N) ++ lists:duplicate(250, 7)) end,
+    Map = lists:foldl(
+        fun(_, Inner) -> maps:from_list([{{Long(N), N}, Inner} || N <- lists:seq(1, 6)]) end,
+        Long(0),
+        lists:seq(1, 6)
+    ),
+    Labels = [lists:duplicate(50000, $a), lists:duplicate(50000, 16#1F600), Map],
+    Holders = [
+        begin
+            {Holder, _} = holding(fun() ->
+                case erlang:function_exported(proc_lib, set_label, 1) of
+                    true -> apply(proc_lib, set_label, [Label]);
+                    false -> true = register(Long(N), self())
+                end,
+                lists:seq(1, 2000000)
+            end),
+            Holder
+        end
+     || {N, Label} <- lists:zip([1, 2, 3], Labels)
+    ],
+    [
+        begin
+            {Name, _} = erlmcp_memory_top:identity(Holder),
+            ?assert(byte_size(Name) > 100 andalso byte_size(Name) =< 200)
+        end
+     || Holder <- Holders
+    ],
+    ok = ?P:start_profiling(#{interval_ms => 20, gc => always}),
+    [true = erlang:garbage_collect(Holder) || Holder <- Holders],
+    ?assert(byte_size(generated()) < 500000),
+    [gone(Holder) || Holder <- Holders].
 
 %% A sample a minute, and some more than are kept: nothing grows with them but the session.
 a_week_of_samples_is_a_small_page(_Config) ->

@@ -543,8 +543,18 @@ a_sampler_that_dies_again_and_again(_Config) ->
     ?assert(is_pid(whereis(erlmcp_memory_monitor))),
     until(fun() -> whereis(erlmcp_memory_sampler) =:= undefined end),
     ?assertMatch(#{snapshot_count := _}, ?P:get_profiling_data()),
+    %% The next session is supervised as all are, and ends with the application.
     ok = ?P:start_profiling(#{interval_ms => 60000}),
-    ?assertMatch(#{snapshots := 2}, ?P:stop_profiling()).
+    Sampler = whereis(erlmcp_memory_sampler),
+    ?assertMatch([{_, Sampler, _, _}], supervisor:which_children(erlmcp_memory_sampler_sup)),
+    ?assertMatch(#{snapshots := 2}, ?P:stop_profiling()),
+    exit(whereis(erlmcp_memory_sampler_sup), kill),
+    until(fun() -> whereis(erlmcp_memory_sampler_sup) =:= undefined end),
+    ok = ?P:start_profiling(#{interval_ms => 60000}),
+    ?assertNotEqual([], flagged()),
+    ok = application:stop(erlmcp_memory),
+    ?assertEqual(undefined, whereis(erlmcp_memory_sampler)),
+    ?assertEqual([], flagged()).
 
 the_application_stops(_Config) ->
     ok = application:start(erlmcp_memory),

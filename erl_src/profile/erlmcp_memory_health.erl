@@ -90,9 +90,10 @@ reuse(_) ->
     #{}.
 
 pause(#{gc_measured := true, timed_ns := Timed}, Window) when Timed > 0 ->
-    case erlmcp_memory_nif:gc_worst(Window) of
+    case erlmcp_memory_session:is_running() andalso erlmcp_memory_nif:gc_worst(Window) of
         [#{ns := Longest} | _] -> #{gc_pause => Longest / 1.0e6};
-        [] -> #{gc_pause => 0.0}
+        [] -> #{gc_pause => 0.0};
+        false -> #{}
     end;
 pause(_, _) ->
     #{}.

@@ -13,14 +13,14 @@
 %% @doc The page.
 -spec html() -> iodata().
 html() ->
-    _ = erlmcp_memory_session:look(),
+    %% First these, which have the session looked at, so that all of them are among the collections
+    %% that are counted.
+    Pauses = erlmcp_memory_pauses:pauses(),
     Session =
         case erlmcp_memory_session:last() of
             {ok, Reference, Status} -> {Status, erlmcp_memory_nif:profiler_charts(Reference)};
             none -> none
         end,
-    %% First these, so that all of them are among the collections that are counted.
-    Pauses = erlmcp_memory_pauses:pauses(),
     Inventory = erlmcp_memory_figures:inventory(),
     Breakdown = erlmcp_memory_figures:breakdown(),
     [
@@ -32,7 +32,7 @@ html() ->
         "<header><h1>Memory of ", escape(node()), "</h1><p>", escape(now_text()),
         " &middot; OTP ", escape(erlang:system_info(otp_release)), "</p></header>\n<main>",
         tiles(Breakdown),
-        alerts(erlmcp_memory_health:health()),
+        alerts(erlmcp_memory_health:levels()),
         growth(erlmcp_memory_growth:session()),
         charts(Session),
         worst(Pauses),
@@ -323,7 +323,7 @@ escaped(Char) when Char >= 16#202A, Char =< 16#202E -> <<"&#xfffd;">>;
 escaped(Char) when Char >= 16#2066, Char =< 16#2069 -> <<"&#xfffd;">>;
 escaped(Char) -> <<Char/utf8>>.
 
-bytes(unknown) -> "-";
+bytes(Unknown) when is_atom(Unknown) -> "-";
 bytes(Bytes) when abs(Bytes) >= ?MB -> io_lib:format("~.1f MB", [Bytes / ?MB]);
 bytes(Bytes) when abs(Bytes) >= 10240 -> io_lib:format("~.1f KB", [Bytes / 1024]);
 bytes(Bytes) -> io_lib:format("~b bytes", [Bytes]).

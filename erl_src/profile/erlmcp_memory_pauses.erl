@@ -21,14 +21,15 @@ gc() ->
 %% @doc Those of the window.
 -spec pauses() -> erlmcp_memory_profiler:gc_pauses().
 pauses() ->
-    _ = erlmcp_memory_session:look(),
+    Looked = erlmcp_memory_session:look(),
     Window = erlmcp_memory_settings:alert_window(),
     #{gc_measured := Measured, paused_ns := Paused, timed_ns := Timed} =
         erlmcp_memory_nif:health_window(Window),
     Now = erlang:system_time(nanosecond),
     name(erlmcp_memory_nif:gc_unnamed()),
     #{
-        measured => Measured,
+        measured => Measured andalso Looked =/= {error, timeout} andalso
+            erlmcp_memory_session:is_running(),
         window_ms => Window,
         timed_ms => Timed / 1.0e6,
         time_share => share(Paused, Timed),

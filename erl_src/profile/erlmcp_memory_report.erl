@@ -11,15 +11,15 @@
 %% @doc The report.
 -spec generate() -> {ok, string()} | {error, no_profiling_data}.
 generate() ->
-    _ = erlmcp_memory_session:look(),
+    %% First these, which have the session looked at, so that all of them are among the collections
+    %% that are counted.
+    Pauses = erlmcp_memory_pauses:pauses(),
     case erlmcp_memory_session:last() of
-        {ok, Session, Status} -> {ok, lists:flatten(text(Session, Status))};
+        {ok, Session, Status} -> {ok, lists:flatten(text(Session, Status, Pauses))};
         none -> {error, no_profiling_data}
     end.
 
-text(Session, #{baseline := First, last := Last} = Status) ->
-    %% First these, so that all of them are among the collections that are counted.
-    Pauses = erlmcp_memory_pauses:pauses(),
+text(Session, #{baseline := First, last := Last} = Status, Pauses) ->
     [
         "Memory profile of ", atom_to_list(node()), "\n\n",
         duration(Status), "\n\n",

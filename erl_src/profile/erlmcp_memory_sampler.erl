@@ -48,6 +48,8 @@
 -define(TRIES, 10).
 %% How often levels are checked when no monitor does.
 -define(WATCH_MS, 5000).
+%% How long the last snapshot and the flags of all processes may take.
+-define(STOP_MS, 15000).
 
 %% @doc The options of a session where none are given.
 -spec defaults() -> options().
@@ -58,7 +60,8 @@ defaults() ->
 
 %% @doc Starts a session, after ending the running one. Anything that prevents the start is looked
 %% for before that one is ended.
--spec start(options()) -> ok | {error, {already_traced, erlmcp_memory_profiler:tracer()} | notsup}.
+-spec start(options()) ->
+    ok | {error, {already_traced, erlmcp_memory_profiler:tracer()} | notsup | timeout}.
 start(#{gc := Gc} = Options) ->
     case erlmcp_memory_sample:total() of
         {ok, _} ->
@@ -74,7 +77,12 @@ replace(Options) ->
     replace(Options, ?TRIES).
 
 replace(Options, Tries) ->
-    _ = stop(),
+    case stop() of
+        {error, timeout} = Error -> Error;
+        _ -> replaced(Options, Tries)
+    end.
+
+replaced(Options, Tries) ->
     case start_one(Options, erlang:unique_integer([positive])) of
         {ok, _} ->
             ok;
@@ -87,8 +95,8 @@ replace(Options, Tries) ->
     end.
 
 start_one(Options, Tag) ->
-    Owner = whereis(erlmcp_memory_sampler_sup),
-    try Owner =/= undefined andalso supervisor:start_child(Owner, [{Options, Owner, Tag}]) of
+    Owner = erlmcp_memory_sup:sampler_sup(),
+    try Owner =/= none andalso supervisor:start_child(Owner, [{Options, Owner, Tag}]) of
         false -> gen_server:start({local, ?MODULE}, ?MODULE, {Options, self, Tag}, []);
         Started -> Started
     catch
@@ -101,12 +109,14 @@ start_one(Options, Tag) ->
 start_link(Argument) ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, Argument, []).
 
-%% @doc Takes the last snapshot and ends the running session.
--spec stop() -> ok | {error, profiling_not_started}.
+%% @doc Takes the last snapshot and ends the running session. One whose process is suspended, or busy
+%% for too long, ends when that goes on.
+-spec stop() -> ok | {error, profiling_not_started | timeout}.
 stop() ->
     try
-        gen_server:call(?MODULE, stop, infinity)
+        gen_server:call(?MODULE, stop, ?STOP_MS)
     catch
+        exit:{timeout, {gen_server, call, _}} -> {error, timeout};
         exit:{_, {gen_server, call, _}} -> {error, profiling_not_started}
     end.
 

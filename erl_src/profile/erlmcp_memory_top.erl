@@ -18,17 +18,18 @@
     pid := pid(),
     memory := non_neg_integer(),
     messages := non_neg_integer(),
-    binaries := non_neg_integer(),
+    binaries := non_neg_integer() | not_measured,
     name := binary(),
     function := binary()
 }.
-%% `memory' and `binaries' (those that it refers to, including shared ones) in bytes; `name' is the
+%% `memory' and `binaries' (those that it refers to, including shared ones; not measured where more
+%% than 10,000 messages wait) in bytes; `name' is the
 %% label or the registered name, `function' its initial or current function.
 
 %% Processes between two words of what was found.
 -define(STEP, 256).
 %% Binaries are counted if a process has no more messages than this: the VM scans its messages as
-%% well.
+%% well. With more it is not measured, which is greater than any number, as an atom is.
 -define(MESSAGES, 10000).
 %% How long one process may take to say who it is, and all of them together.
 -define(DESCRIBE_MS, 100).
@@ -51,7 +52,10 @@ processes(Limit, Ms) ->
     #{processes := [process()], complete := boolean()}.
 top(By, Limit, Ms) ->
     {[Greatest], Complete} = walked([By], Limit, Ms),
-    #{processes => described(Greatest, By), complete => Complete}.
+    #{
+        processes => described(Greatest, By),
+        complete => Complete andalso not lists:keymember(not_measured, 1, Greatest)
+    }.
 
 %% Of each kind the greatest, and whether the walk came to its end in time.
 walked(Kinds, Limit, Ms) ->
@@ -167,7 +171,7 @@ binaries(Pid, Messages) when Messages =< ?MESSAGES ->
         undefined -> 0
     end;
 binaries(_, _) ->
-    0.
+    not_measured.
 
 %% @doc The label or registered name of a process and where it began or is; `gone' where it is.
 -spec identity(pid()) -> {Name :: binary(), Function :: binary()} | gone.
@@ -179,7 +183,7 @@ identity(Pid) ->
             {name(Pid, Registered), function(Pid, Initial, Current)}
     end.
 
-name(_, Name) when is_atom(Name), Name =/= [] -> printed(Name);
+name(_, Name) when is_atom(Name), Name =/= [] -> erlmcp_memory_format:term(Name);
 name(Pid, []) -> label(Pid).
 
 %% The label of a process, if the VM has labels (OTP 27).
@@ -189,7 +193,7 @@ label(Pid) ->
         true ->
             case Module:get_label(Pid) of
                 undefined -> <<>>;
-                Label -> printed(Label)
+                Label -> erlmcp_memory_format:term(Label)
             end;
         false ->
             <<>>
@@ -208,11 +212,13 @@ function(_, Initial, _) ->
     mfa(Initial).
 
 mfa({Module, Function, Arity}) ->
-    printed({Module, Function, Arity});
+    <<
+        (erlmcp_memory_format:term(Module))/binary,
+        $:,
+        (erlmcp_memory_format:term(Function))/binary,
+        $/,
+        (integer_to_binary(Arity))/binary
+    >>;
 mfa(_) ->
     <<>>.
 
-printed({Module, Function, Arity}) when is_atom(Module), is_atom(Function), is_integer(Arity) ->
-    unicode:characters_to_binary(io_lib:format("~tw:~tw/~b", [Module, Function, Arity]));
-printed(Term) ->
-    unicode:characters_to_binary(io_lib:format("~0tP", [Term, 12])).
