@@ -16,6 +16,9 @@
 
 -export_type([invalid/0, thresholds/0]).
 
+%% In percent, milliseconds, MB or MB an hour.
+-define(MOST_THRESHOLD, 1.0e9).
+
 -type thresholds() :: #{Metric :: atom() => {Warning :: number(), Critical :: number()}}.
 
 -type invalid() :: {invalid_config, Key :: atom(), Value :: term()}.
@@ -69,14 +72,15 @@ alert_thresholds() ->
     end,
     maps:merge(Defaults, checked(alert_thresholds, #{}, IsValid)).
 
-%% The ratio is bad where it is low, all others where they are high.
+%% The ratio is bad where it is low, all others where they are high. What is greater than any figure of
+%% a node is a mistake, and bytes could not be computed from it.
 is_threshold({Metric, {Warning, Critical}}) when is_number(Warning), is_number(Critical) ->
     {Least, Most} =
         case Metric of
             reuse_ratio -> {Critical, Warning};
             _ -> {Warning, Critical}
         end,
-    Least >= 0 andalso Least =< Most;
+    Least >= 0 andalso Least =< Most andalso Most =< ?MOST_THRESHOLD;
 is_threshold(_) ->
     false.
 

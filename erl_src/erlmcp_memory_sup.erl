@@ -12,6 +12,8 @@
 %% @doc The top supervisor.
 -spec start_link() -> {ok, pid()} | {error, term()}.
 start_link() ->
+    %% Whoever is told of levels may be new as well.
+    ok = erlmcp_memory_watch:anew(),
     case supervisor:start_link({local, ?MODULE}, ?MODULE, top) of
         ignore -> {error, ignore};
         Started -> Started

@@ -160,7 +160,10 @@ wrong_settings_are_told(_Config) ->
                     #{ports => {95, 80}},
                     #{reuse_ratio => {50, 70}},
                     #{gc_pause => {-1, 1}},
-                    #{gc_pause => {a, b}}
+                    #{gc_pause => {a, b}},
+                    #{memory_growth => {1.0e308, 1.0e308}},
+                    #{resident_growth => {1, 1 bsl 1100}},
+                    #{memory_growth => {1 bsl 1100, 1 bsl 1100}}
                 ]}
             ],
             Value <- Values
@@ -183,7 +186,13 @@ wrong_settings_are_told(_Config) ->
         end,
         ?assertEqual(Monitor, whereis(erlmcp_memory_monitor)),
         application:unset_env(erlmcp_memory, alert_window),
-        ?assertMatch([_ | _], ?P:health())
+        ?assertMatch([_ | _], ?P:health()),
+        %% The greatest that is valid can be computed with.
+        _ = pushed([{500 + N, 800 + N} || N <- lists:seq(0, 120)]),
+        Most = {1.0e9, 1000000000},
+        set(alert_thresholds, #{memory_growth => Most, resident_growth => Most}),
+        ?assertEqual([ok, ok], [level(memory_growth), level(resident_growth)]),
+        ?assertMatch(#{total := _}, ?P:memory_growth())
     end).
 
 what_is_logged_has_a_domain_and_a_text(_Config) ->
@@ -588,7 +597,11 @@ growth_refuses_the_rest(_Config) ->
      || Input <- [
             atom, [Good | Good], [atom], [Good, #{}], [Good, #{timestamp => 1, total_memory => -1}],
             [Good, #{timestamp => 1, total_memory => 1 bsl 70}],
-            [Good, #{timestamp => 1 bsl 2000, total_memory => 1}]
+            [Good, #{timestamp => 1 bsl 2000, total_memory => 1}],
+            [#{timestamp => 1.0, total_memory => 1, time_offset => 1 bsl 2000}],
+            [#memory_snapshot{timestamp = 1.0, total_memory = 1, time_offset = -1 bsl 2000}],
+            %% Of a header that is newer.
+            [erlang:append_element(#memory_snapshot{timestamp = 1, total_memory = 1}, 1)]
         ]
     ].
 
@@ -778,7 +791,25 @@ somebody_elses_function_is_bounded(_Config) ->
     end,
     exit(Caller, kill),
     gone(),
-    ?assertEqual({messages, []}, process_info(self(), messages)).
+    ?assertEqual({messages, []}, process_info(self(), messages)),
+    %% What it starts goes on when it is done, and ends when it fails, as with any process.
+    Linked = fun() ->
+        spawn_link(fun() ->
+            receive
+                {From, Ref} -> From ! Ref
+            end
+        end)
+    end,
+    {ok, Kept} = Run(Linked, 60000),
+    Ref = make_ref(),
+    Kept ! {Self, Ref},
+    receive
+        Ref -> ok
+    after 60000 -> ct:fail(ended)
+    end,
+    Fails = fun() -> Self ! {worker, Linked()}, error(oops) end,
+    ?assertEqual({error, {error, oops}}, Run(Fails, 60000)),
+    gone().
 
 gone() ->
     receive

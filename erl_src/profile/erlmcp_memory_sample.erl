@@ -62,8 +62,8 @@ to_map(Snapshot) when element(1, Snapshot) =:= memory_snapshot ->
     Fields#{total_memory_mb => Total div ?MB}.
 
 %% @doc `{Time, TotalMemory}' of each snapshot, record or map; `invalid_input' when anything else is
-%% among them. A record may be from an older header: the first ten fields are the same. The time is
-%% monotonic when all have a `time_offset', else it is the `timestamp'.
+%% among them. A record may be from an older header, with ten fields or more, but not from a newer one.
+%% The time is monotonic when all have a `time_offset', else it is the `timestamp'.
 -spec points(term()) -> [{number(), non_neg_integer()}] | invalid_input.
 points(Snapshots) ->
     case points(Snapshots, []) of
@@ -71,13 +71,18 @@ points(Snapshots) ->
             invalid_input;
         Points ->
             Monotonic = lists:all(fun({_, Offset, _}) -> Offset =/= none end, Points),
-            [
-                case Monotonic of
-                    true -> {Time - Offset, Total};
-                    false -> {Time, Total}
-                end
-             || {Time, Offset, Total} <- Points
-            ]
+            try
+                [
+                    case Monotonic of
+                        true -> {Time - Offset, Total};
+                        false -> {Time, Total}
+                    end
+                 || {Time, Offset, Total} <- Points
+                ]
+            catch
+                %% No float is that large.
+                error:badarith -> invalid_input
+            end
     end.
 
 points([#{timestamp := Time, total_memory := Total} = Map | Rest], Points) when
@@ -87,6 +92,7 @@ points([#{timestamp := Time, total_memory := Total} = Map | Rest], Points) when
 points([Record | Rest], Points) when
     is_tuple(Record),
     tuple_size(Record) >= 11,
+    tuple_size(Record) =< #memory_snapshot.connections,
     element(1, Record) =:= memory_snapshot,
     is_number(element(#memory_snapshot.timestamp, Record)),
     is_integer(element(#memory_snapshot.total_memory, Record)),

@@ -61,18 +61,20 @@ top(By, Limit, Ms) ->
 walked(Kinds, Limit, Ms) ->
     Caller = self(),
     Tag = make_ref(),
-    {Walker, Monitor} = spawn_monitor(fun() ->
-        walk(erlang:processes(), Kinds, Limit, fun(Found) -> Caller ! {Tag, Found} end, [
-            []
-         || _ <- Kinds
-        ])
-    end),
-    Deadline = erlang:monotonic_time(millisecond) + Ms,
-    Result = found(Tag, Walker, Monitor, Deadline, [[] || _ <- Kinds]),
-    true = exit(Walker, kill),
-    _ = demonitor(Monitor, [flush]),
-    forget(Tag),
-    Result.
+    Nothing = [[] || _ <- Kinds],
+    Say = fun(Found) -> Caller ! {Tag, Found} end,
+    try spawn_monitor(fun() -> walk(erlang:processes(), Kinds, Limit, Say, Nothing) end) of
+        {Walker, Monitor} ->
+            Deadline = erlang:monotonic_time(millisecond) + Ms,
+            Result = found(Tag, Walker, Monitor, Deadline, Nothing),
+            true = exit(Walker, kill),
+            _ = demonitor(Monitor, [flush]),
+            forget(Tag),
+            Result
+    catch
+        %% The node has no room for another process.
+        error:system_limit -> {Nothing, false}
+    end.
 
 found(Tag, Walker, Monitor, Deadline, Found) ->
     receive
