@@ -10,8 +10,8 @@
 %% the awake states of the node take, the more is done:
 %%
 %% <ul>
-%% <li>from a half on, a tenth of a second is idle time enough;</li>
-%% <li>from three quarters on, servers that start wait before `init', as long as that is so;</li>
+%% <li>from a quarter on, a tenth of a second is idle time enough;</li>
+%% <li>from a third on, servers that start wait before `init', as long as that is so;</li>
 %% <li>from seven eighths on, a server parks as soon as it finds no message; the rest of the limit is
 %%   reserved for states that are woken.</li>
 %% </ul>
@@ -67,7 +67,7 @@
 %% What a server needs while its state is parked, in two words. Earlier versions kept the tuple.
 
 -type crowd() :: calm | pressed | crowded.
-%% How much of the limit is awake: less than half, half, or nearly all.
+%% How much of the limit is awake: less than a quarter, more, or nearly all.
 
 -type reason() :: idle | crowded.
 %% Why a state is parked: no message came for the idle time, or too many bytes are awake.
@@ -87,10 +87,13 @@
 -define(LONGEST_SLEEP, 20).
 %% The part of the limit that is reserved for states that are woken.
 -define(LEFT_FREE, 8).
-%% The part of the limit that starting servers leave free.
--define(LEFT_BY_STARTS, 4).
-%% Milliseconds without a message that are enough where half of the limit is awake, and after which
-%% a server that has started will not grow much more.
+%% The part of the limit that starting servers may take: what they read and send, and the garbage of
+%% that, is not counted.
+-define(FOR_STARTS, 3).
+%% The part of the limit from which on servers park after a short idle time.
+-define(PRESSED, 4).
+%% Milliseconds without a message that are enough then, and after which a server that has started
+%% will not grow much more.
 -define(SHORT_IDLE, 100).
 %% The longest time, in milliseconds, for which a server that has started and is never idle counts
 %% as one that may grow.
@@ -204,7 +207,7 @@ start_wait(Options) ->
 start(Left, #parking_1{slot = Slot, limit = Last, idle_after = IdleAfter} = Parking) ->
     %% It may have been raised because so many wait.
     Limit = limit(Last),
-    case erlmcp_memory_nif:slot_start(Slot, part(Limit, ?LEFT_BY_STARTS)) of
+    case erlmcp_memory_nif:slot_start(Slot, part(Limit, ?FOR_STARTS)) of
         {false, Ms} when Left > 0 ->
             %% Spread, so that they do not all ask at once.
             Spread = min(Left, Ms div 2 + erlang:phash2(erlang:monotonic_time(), Ms)),
@@ -221,8 +224,8 @@ start(Left, #parking_1{slot = Slot, limit = Last, idle_after = IdleAfter} = Park
 less(infinity, _Ms) -> infinity;
 less(Left, Ms) -> Left - Ms.
 
-part(infinity, _Left) -> infinity;
-part(Limit, Left) -> Limit - Limit div Left.
+part(infinity, _Part) -> infinity;
+part(Limit, Part) -> Limit div Part.
 
 %% It depends on the process alone, so that servers that were started together do not park together.
 spread(infinity) -> infinity;
@@ -314,7 +317,7 @@ grown(#parking_1{slot = Slot, due = {young, _, Due}} = Parking) ->
 crowd(_Awake, _Limit, refused) -> calm;
 crowd(_Awake, infinity, _State) -> calm;
 crowd(Awake, Limit, _State) when Awake > Limit - Limit div ?LEFT_FREE -> crowded;
-crowd(Awake, Limit, _State) when Awake > Limit div 2 -> pressed;
+crowd(Awake, Limit, _State) when Awake > Limit div ?PRESSED -> pressed;
 crowd(_Awake, _Limit, _State) -> calm.
 
 %% The limit may be changed while servers run. If the new one is wrong, they keep the last one.

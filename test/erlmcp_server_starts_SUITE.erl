@@ -27,7 +27,7 @@ all() ->
         what_is_expected_of_a_server_is_learned,
         a_server_counts_as_expected_until_it_is_idle,
         a_server_that_never_parks_counts_as_it_is,
-        idle_servers_park_sooner_when_half_of_the_limit_is_awake
+        idle_servers_park_sooner_when_a_quarter_of_the_limit_is_awake
     ].
 
 init_per_testcase(_Case, Config) ->
@@ -219,7 +219,7 @@ a_server_that_never_parks_counts_as_it_is(_Config) ->
     s = gen_server:call(Server, get),
     erlmcp_wait_help:until(fun() -> ?NIF:awake_bytes() < 100000 end).
 
-idle_servers_park_sooner_when_half_of_the_limit_is_awake(_Config) ->
+idle_servers_park_sooner_when_a_quarter_of_the_limit_is_awake(_Config) ->
     ok = expect(10000),
     Large = lists:seq(1, 100000),
     limit(1 bsl 40),
@@ -229,7 +229,7 @@ idle_servers_park_sooner_when_half_of_the_limit_is_awake(_Config) ->
     timer:sleep(300),
     Bytes = ?NIF:awake_bytes(),
     ?assert(Bytes > ?MB),
-    %% More than half of the limit, and less than seven eighths.
+    %% More than a quarter of the limit, and less than seven eighths.
     limit(Bytes * 3 div 2),
     Large = gen_server:call(Server, get),
     ok = ?HELP:parked(Server),
