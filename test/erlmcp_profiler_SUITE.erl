@@ -833,30 +833,11 @@ a_step_of_the_clock_changes_no_verdict(_Config) ->
 
 %% With a system clock that a file sets, where the library that does it is installed.
 the_clock_is_set_while_a_session_runs(Config) ->
-    Faketime = filelib:wildcard("/usr/lib/*/faketime/libfaketime*.so.1"),
-    case lists:filter(fun(Path) -> string:find(Path, "MT") =/= nomatch end, Faketime) of
-        [] -> {skip, "libfaketime is not installed"};
-        [Library | _] -> set_clock(Library, filename:join(?config(priv_dir, Config), "clock"))
-    end.
-
-set_clock(Library, File) ->
-    ok = file:write_file(File, "+0\n"),
-    {ok, Peer, _} = peer:start(#{
-        connection => standard_io,
-        args => ["+C", "multi_time_warp", "-pa" | code:get_path()],
-        env => [
-            {"LD_PRELOAD", Library},
-            {"FAKETIME_TIMESTAMP_FILE", File},
-            {"FAKETIME_NO_CACHE", "1"},
-            {"DONT_FAKE_MONOTONIC", "1"},
-            {"FAKETIME_DONT_FAKE_MONOTONIC", "1"}
-        ]
-    }),
-    Call = fun(Module, Function, Arguments) -> peer:call(Peer, Module, Function, Arguments) end,
-    try
+    erlmcp_profiler_clock_help:stepped(Config, fun(Peer, Step) ->
+        Call = fun(Module, Function, Arguments) -> peer:call(Peer, Module, Function, Arguments) end,
         ok = Call(?P, start_profiling, [#{interval_ms => 20, gc => false}]),
         #{baseline := #{timestamp := From}} = Call(?P, get_profiling_data, []),
-        ok = file:write_file(File, "+1d\n"),
+        ok = Step("+1d"),
         %% The VM looks at the system clock at most once in some seconds.
         until(fun() -> Call(erlang, system_time, [millisecond]) - From > 80000000 end),
         timer:sleep(100),
@@ -867,9 +848,7 @@ set_clock(Library, File) ->
         ?assertEqual(lists:sort(Times), Times),
         ?assert(lists:last(Times) - hd(Times) =< Duration + 1),
         ?assert(maps:get(timestamp, lists:last(Snapshots)) - From > 80000000)
-    after
-        peer:stop(Peer)
-    end.
+    end).
 
 a_node_that_filled_up_is_no_leak(_Config) ->
     Hour = fun(Level, Noise) ->

@@ -135,35 +135,14 @@ a_handler_after_a_restart(_Config) ->
 
 %% What is said once a minute is said so whatever the system clock does.
 wrong_settings_and_the_clock(Config) ->
-    Faketime = filelib:wildcard("/usr/lib/*/faketime/libfaketime*.so.1"),
-    case [Path || Path <- Faketime, string:find(Path, "MT") =/= nomatch] of
-        [] -> {skip, "libfaketime is not installed"};
-        [Library | _] -> set_clock(Library, filename:join(proplists:get_value(priv_dir, Config), "clock"))
-    end.
-
-set_clock(Library, File) ->
-    ok = file:write_file(File, "+0\n"),
-    {ok, Peer, _} = peer:start(#{
-        connection => standard_io,
-        args => ["+C", "multi_time_warp", "-pa" | code:get_path()],
-        env => [
-            {"LD_PRELOAD", Library},
-            {"FAKETIME_TIMESTAMP_FILE", File},
-            {"FAKETIME_NO_CACHE", "1"},
-            {"DONT_FAKE_MONOTONIC", "1"},
-            {"FAKETIME_DONT_FAKE_MONOTONIC", "1"}
-        ]
-    }),
-    try
+    erlmcp_profiler_clock_help:stepped(Config, fun(Peer, Step) ->
         ?assertEqual(1, peer:call(Peer, ?MODULE, said, [], infinity)),
         From = peer:call(Peer, erlang, system_time, [second]),
-        ok = file:write_file(File, "+1d\n"),
+        ok = Step("+1d"),
         until(fun() -> peer:call(Peer, erlang, system_time, [second]) - From > 80000 end),
-        %% A minute of the system's has passed, and none of those who read.
+        %% A minute has passed by the system clock alone.
         ?assertEqual(1, peer:call(Peer, ?MODULE, said, [], infinity))
-    after
-        peer:stop(Peer)
-    end.
+    end).
 
 %% Runs on the peer: how often a wrong setting was logged.
 said() ->

@@ -162,7 +162,7 @@ a_starter_that_waits_for_a_time_gets_its_server(_Config) ->
     ?assertEqual(infinity, ?PARKING:start_wait([{timeout, infinity}])),
     ?assertEqual(5000, ?PARKING:start_wait([{timeout, 10001}])),
     with_nothing_left(fun(_Slot) ->
-        {ok, Options} = {ok, [{idle_after, 1000}]},
+        Options = [{idle_after, 1000}],
         %% It has waited long enough.
         ?assertMatch({started, _}, ?PARKING:start(0, ?PARKING:new(Options))),
         Waits = [?PARKING:start(7, ?PARKING:new(Options)) || _ <- lists:seq(1, 50)],

@@ -55,7 +55,7 @@ impl Starts {
         self.expected.load(Ordering::Relaxed)
     }
 
-    /// Takes into account that a server has so many bytes awake now that it has started.
+    /// Records how many bytes a server that has started has awake.
     pub fn grew_to(&self, bytes: usize) {
         let expected = self.expected();
         // A lost update is made up for by the next ones.

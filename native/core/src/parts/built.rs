@@ -28,8 +28,8 @@ impl std::ops::AddAssign for Built {
     }
 }
 
-/// About the words that a map of so many entries takes on a heap, without these. A small one has its
-/// keys in a tuple, a large one is a trie.
+/// About how many words a map of `len` entries takes on a heap, without the keys and values. A small
+/// map has its keys in a tuple, a large one is a trie.
 pub fn map_words(len: usize) -> usize {
     match len {
         ..=32 => 4 + 2 * len,
